@@ -1,0 +1,224 @@
+"""Voices: any file to 16 kHz mono, and the features that networks hear.
+
+One definition each of the clock (25 frames of 640 samples a second), the Wav2Lip mel and the
+SyncNet MFCC, used by preparation, training, evaluation and serving alike.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import scipy.fft
+import scipy.signal
+from jaxtyping import Float32, Float64, Int16, Shaped
+
+from data_pipeline.errors import InputError
+
+SAMPLE_RATE = 16_000
+FPS = 25
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
+
+MEL_BANDS = 80
+MEL_COLUMNS = 16  # What the sync expert hears for five frames.
+_MEL_FFT, _MEL_HOP = 800, 200
+_PREEMPHASIS = 0.97
+
+# Containers whose header states the true duration: there a short stream is a truncated file.
+_DURATION_IN_HEADER = {"mov", "mp4", "matroska", "wav"}
+
+
+@contextlib.contextmanager
+def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
+    """Opens a media file; whatever the decoder finds wrong with it becomes an InputError."""
+    path = Path(path)
+    if not path.is_file():
+        state = "is not a file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {state}: give the path of a media file.")
+    if not path.stat().st_size:
+        raise InputError(f"{path} is empty (0 bytes): copy or record it again.")
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read: check its permissions.") from error
+    except av.FFmpegError as error:
+        raise InputError(
+            f"{path} cannot be decoded ({error.strerror}): it is truncated or not a media file."
+        ) from error
+
+
+def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, " n"]:
+    """The sound of any audio or video file as 16 kHz mono in about [-1, 1].
+
+    Raises:
+        InputError: the file is missing, unreadable, truncated, or has no sound in it.
+    """
+    with open_media(path) as container:
+        if not container.streams.audio:
+            raise InputError(f"{path} has no audio stream: give a file with a voice in it.")
+        waveform, _ = decode_audio(container, path)
+    return waveform
+
+
+def decode_audio(
+    container: av.container.InputContainer,
+    path: str | os.PathLike,
+    max_seconds: float | None = None,
+) -> tuple[Float32[np.ndarray, " n"], float]:
+    """Decodes the first audio stream; returns it with the time in seconds of its first sample."""
+    stream = container.streams.audio[0]
+    chunks, count, first_time = [], 0, None
+    resampler, source = None, None
+    for frame in decode_frames(container, stream):
+        if first_time is None:
+            first_time = frame.time or 0.0
+        if source != (frame.format.name, frame.layout.name, frame.sample_rate):
+            # Broadcast captures change from mono to stereo on the way; a resampler cannot.
+            chunks += _resample(resampler, None)
+            source = (frame.format.name, frame.layout.name, frame.sample_rate)
+            # To mono by averaging below: the resampler would make stereo 3 dB louder.
+            layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
+            resampler = av.AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
+        chunks += _resample(resampler, frame)
+        count += frame.samples
+        if max_seconds is not None and count / frame.sample_rate > max_seconds:
+            break
+    chunks += _resample(resampler, None)
+    waveform = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    if not waveform.size:
+        raise InputError(f"{path} has an audio stream without a single sample: record it again.")
+    if not np.isfinite(waveform).all():
+        raise InputError(f"{path} has samples that are not numbers: export the sound again.")
+    if max_seconds is None:
+        check_complete(container, stream, waveform.size / SAMPLE_RATE, path)
+    return waveform, first_time
+
+
+def decode_frames(
+    container: av.container.InputContainer, stream: av.stream.Stream
+) -> Iterator[av.AudioFrame | av.VideoFrame]:
+    """Decodes one stream on all cores, skipping damaged packets as players do."""
+    stream.thread_type = "AUTO"
+    for packet in container.demux(stream):
+        with contextlib.suppress(av.InvalidDataError):
+            yield from packet.decode()
+
+
+def _resample(
+    resampler: av.AudioResampler | None, frame: av.AudioFrame | None
+) -> list[Float32[np.ndarray, " n"]]:
+    if resampler is None:
+        return []
+    return [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
+
+
+def check_complete(
+    container: av.container.InputContainer,
+    stream: av.stream.Stream,
+    seconds: float,
+    path: str | os.PathLike,
+) -> None:
+    """Raises InputError if less was decoded than the file's header promises."""
+    if not stream.duration or not _DURATION_IN_HEADER & set(container.format.name.split(",")):
+        return
+    promised = float(stream.duration * stream.time_base)
+    if seconds < promised - max(0.5, 0.05 * promised):
+        raise InputError(
+            f"{path} is truncated: {stream.type} ends after {seconds:.1f} of {promised:.1f} s; "
+            "copy it again."
+        )
+
+
+def to_int16(waveform: Float32[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
+    """[-1, 1] to 16-bit samples, clipped."""
+    return np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def to_float(samples: Int16[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """16-bit samples to [-1, 1)."""
+    return samples.astype(np.float32) / 32768.0
+
+
+def window(samples: Shaped[np.ndarray, " n"], start: int, length: int) -> np.ndarray:
+    """`samples[start : start + length]` with zeros before the beginning and after the end."""
+    out = np.zeros(length, samples.dtype)
+    low, high = max(start, 0), min(start + length, len(samples))
+    if low < high:
+        out[low - start : high - start] = samples[low:high]
+    return out
+
+
+def is_silent(waveform: Float32[np.ndarray, " n"]) -> bool:
+    """True if no frame's RMS level reaches -60 dB of full scale."""
+    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
+    padded = window(waveform, 0, frames * SAMPLES_PER_FRAME).reshape(frames, SAMPLES_PER_FRAME)
+    return not np.any(np.mean(np.square(padded, dtype=np.float64), axis=1) > 1e-6)
+
+
+def log_mel(waveform: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "80 m"]:
+    """The Wav2Lip mel of a whole clip in [-4, 4]; column c is centred on sample 200 c."""
+    return mel_columns(waveform, 0, 1 + len(waveform) // _MEL_HOP)
+
+
+def mel_window(waveform: Float32[np.ndarray, " n"], frame: int) -> Float32[np.ndarray, "80 16"]:
+    """The 16 mel columns that go with the five video frames from `frame` on."""
+    return mel_columns(waveform, int(MEL_BANDS * frame / FPS), MEL_COLUMNS)
+
+
+def mel_columns(
+    waveform: Float32[np.ndarray, " n"], first: int, count: int
+) -> Float32[np.ndarray, "80 {count}"]:
+    """Columns [first, first + count) of `log_mel(waveform)`, from the samples they need alone."""
+    # Wav2Lip's transform is centred: it mirrors the pre-emphasised signal at both of its ends.
+    span = np.arange(_MEL_FFT + _MEL_HOP * (count - 1)) + first * _MEL_HOP - _MEL_FFT // 2
+    last = len(waveform) - 1
+    span = last - np.abs(last - span % max(2 * last, 1))
+    emphasised = waveform[span] - _PREEMPHASIS * np.where(span > 0, waveform[span - 1], 0)
+    pieces = np.lib.stride_tricks.sliding_window_view(emphasised, _MEL_FFT)[::_MEL_HOP]
+    hann, filters = _mel_constants()
+    magnitude = np.abs(scipy.fft.rfft(pieces * hann, axis=1)).astype(np.float32)
+    decibels = 20 * np.log10(np.maximum(1e-5, filters @ magnitude.T)) - 20
+    return np.clip(8 * (decibels + 100) / 100 - 4, -4, 4).astype(np.float32)
+
+
+@functools.cache
+def _mel_constants() -> tuple[Float32[np.ndarray, " 800"], Float32[np.ndarray, "80 401"]]:
+    import librosa.filters  # Not above: librosa takes a second to import.
+
+    filters = librosa.filters.mel(
+        sr=SAMPLE_RATE, n_fft=_MEL_FFT, n_mels=MEL_BANDS, fmin=55, fmax=7600
+    )
+    return scipy.signal.get_window("hann", _MEL_FFT).astype(np.float32), filters
+
+
+def mfcc(samples: Int16[np.ndarray, " n"]) -> Float64[np.ndarray, "13 m"]:
+    """The SyncNet v2 features: 13 MFCCs every 10 ms of 16-bit samples (not scaled to [-1, 1])."""
+    signal = samples.astype(np.float64)
+    emphasised = np.append(signal[:1], signal[1:] - _PREEMPHASIS * signal[:-1])
+    columns = 1 + max(0, -(-(len(signal) - 400) // 160))
+    padded = window(emphasised, 0, 400 + 160 * (columns - 1))
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, 400)[::160]
+    power = np.abs(scipy.fft.rfft(pieces, 512, axis=1)) ** 2 / 512
+    tiny = np.finfo(np.float64).eps
+    bands = power @ _htk_filters().T
+    cepstra = scipy.fft.dct(np.log(np.where(bands == 0, tiny, bands)), axis=1, norm="ortho")
+    cepstra = cepstra[:, :13] * (1 + 11 * np.sin(np.pi * np.arange(13) / 22))
+    energy = power.sum(axis=1)
+    cepstra[:, 0] = np.log(np.where(energy == 0, tiny, energy))
+    return cepstra.T
+
+
+@functools.cache
+def _htk_filters() -> Float64[np.ndarray, "26 257"]:
+    """26 triangles between 0 and 8 kHz, equally wide in mel, their corners on FFT bins."""
+    top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    hertz = 700 * (10 ** (np.linspace(0, top, 28) / 2595) - 1)
+    corners = np.floor(513 * hertz / SAMPLE_RATE)
+    low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    bins = np.arange(257)
+    rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
+    return np.where(bins < middle, rising, falling) * ((bins >= low) & (bins < high))

@@ -1,0 +1,380 @@
+"""Prepares a data set:
+
+    python -m data_pipeline.prepare synthetic --out data/synthetic
+    python -m data_pipeline.prepare folder --raw videos --out data/mine
+
+Every finished clip is kept in out/.parts until all of them become out/records; an interrupted run
+goes on where it was, and a finished one has nothing to do. out/manifest.csv says of every source
+what became of it and why.
+"""
+
+import argparse
+import csv
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from data_pipeline.audio import FPS
+from data_pipeline.emotions import EMOTIONS
+from data_pipeline.errors import InputError
+from data_pipeline.records import (
+    Source,
+    iterate_sources,
+    load_example,
+    save_example,
+    write_records,
+)
+
+
+class Job(Protocol):
+    """A source to be made into clips, in another process: it must be picklable."""
+
+    clip: str  # unique in the data set
+    identity: str
+    source: str  # file it comes from, or empty
+
+    def run(self) -> Iterable[dict[str, Any]]:
+        """Yields the examples `clip`, or `clip`#000, #001 …; raises InputError to refuse."""
+
+
+class Row(NamedTuple):
+    """A line of the manifest."""
+
+    clip: str
+    identity: str
+    emotion: str
+    source: str
+    bytes: int  # of the source file; a file of another size is prepared again
+    sha256: str
+    seconds: float  # that were accepted
+    clips: str  # names of the records, separated by blanks
+    state: str  # accepted, refused (its fault), or failed (ours: tried again by the next run)
+    reason: str
+
+
+class Summary(NamedTuple):
+    """What a data set holds after `prepare`."""
+
+    accepted: int
+    refused: int
+    failed: int
+    clips: int
+
+
+def prepare(
+    jobs: Sequence[Job],
+    out_dir: str | os.PathLike,
+    split_of: Callable[[Source], str],
+    settings: dict[str, Any],
+    workers: int = 1,
+) -> Summary:
+    """Runs the jobs that are not done yet and writes the records if anything is new.
+
+    Args:
+        jobs: all sources of the data set.
+        out_dir: where records/ and manifest.csv go, made if missing.
+        split_of: says of a clip whether it is "train" or "test".
+        settings: what a prepared data set cannot be continued with other values of.
+        workers: processes; 1 works in this one.
+
+    Raises:
+        InputError: no clip was accepted, the place cannot be written to, or it holds a data set
+            with other settings.
+    """
+    out = Path(out_dir)
+    parts = out / ".parts"
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        _check_settings(out, settings)
+        manifest = _read_manifest(out)
+        kept = {source.clip: source for source in iterate_sources(out)}
+        kept |= {path.stem: _part_source(path) for path in parts.glob("*.npz")}
+        todo = [job for job in jobs if not _is_done(job, manifest.get(job.clip), kept)]
+        for row in _run_all(todo, parts, workers):
+            manifest[row.clip] = row
+            _append(out, row)
+        made = {path.stem: _part_source(path) for path in parts.glob("*.npz")}
+        wanted = {job.clip for job in jobs}
+        rows = [row for name, row in sorted(manifest.items()) if name in wanted]
+        sources = [
+            (kept | made)[name]._replace(identity=row.identity)
+            for row in rows
+            for name in row.clips.split()
+        ]
+        if made or not (out / "records").exists():
+            write_records(sources, out, split_of)
+            _write_manifest(out, rows)
+        shutil.rmtree(parts)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
+            "has room."
+        ) from error
+    states = [row.state for row in rows]
+    return Summary(*(states.count(s) for s in ("accepted", "refused", "failed")), len(sources))
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    path = out / "settings.json"
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if path.exists() and path.read_text() != text:
+        raise InputError(
+            f"{out} was prepared with other settings ({path}): give another --out or delete it."
+        )
+    path.write_text(text)
+
+
+def _part_source(path: Path) -> Source:
+    return Source(path.stem, "", functools.partial(load_example, path))
+
+
+def _is_done(job: Job, row: Row | None, kept: dict[str, Source]) -> bool:
+    if row is None or row.state == "failed" or row.bytes != _size(job.source):
+        return False
+    return all(name in kept for name in row.clips.split())
+
+
+def _size(source: str) -> int:
+    return os.path.getsize(source) if source else 0
+
+
+def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[Row]:
+    """Yields the row of every job as it ends, with a line of progress."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    run = functools.partial(run_job, parts=parts)
+    refused = 0
+    with Progress(*columns, console=Console(stderr=True), disable=not jobs) as progress:
+        task = progress.add_task("preparing", total=len(jobs))
+        for row in map(run, jobs) if workers == 1 else _run_in_processes(run, jobs, workers):
+            refused += row.state != "accepted"
+            told = f"preparing ({refused} refused)" if refused else "preparing"
+            progress.update(task, advance=1, description=told)
+            yield row
+
+
+def _run_in_processes(
+    run: Callable[[Job], Row], jobs: Sequence[Job], workers: int
+) -> Iterator[Row]:
+    """As `map`, in no order; a job that takes its process down is refused, the others go on."""
+    waiting = list(reversed(jobs))
+    while waiting:
+        running: dict[Future, Job] = {}
+        suspects = []
+        with _pool(workers) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * workers:
+                        job = waiting.pop()
+                        running[pool.submit(run, job)] = job
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        row = future.result()
+                        del running[future]
+                        yield row
+            except BrokenProcessPool:
+                suspects = list(running.values())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        for job in suspects:
+            with _pool(1) as pool:
+                try:
+                    yield pool.submit(run, job).result()
+                except BrokenProcessPool:
+                    yield _row(job, "refused", "the decoder crashed on it", [])
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned: a fork of a process with threads (decoders, MediaPipe) may hang. Ctrl-C is the
+    # parent's business; the workers finish the clip in hand.
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+
+
+def run_job(job: Job, parts: Path) -> Row:
+    """Makes a job's clips into files in `parts`; whatever is wrong with its source is a row."""
+    examples = iter(job.run())
+    made = []
+    while True:
+        try:
+            example = next(examples, None)
+        except InputError as error:
+            return _row(job, "refused", str(error), [])
+        except Exception as error:
+            return _row(job, "failed", f"{type(error).__name__}: {error}", [])
+        if example is None:
+            return _row(job, "accepted", "", made)
+        save_example(parts / f"{example['clip']}.npz", example)
+        made.append((example["clip"], len(example["frames"]), int(example["emotion"])))
+
+
+def _row(job: Job, state: str, reason: str, made: list[tuple[str, int, int]]) -> Row:
+    emotion = made[0][2] if made else -1
+    return Row(
+        clip=job.clip,
+        identity=job.identity,
+        emotion=EMOTIONS[emotion] if emotion >= 0 else "",
+        source=job.source,
+        bytes=_size(job.source),
+        sha256=_sha256(job.source),
+        seconds=sum(frames for _, frames, _ in made) / FPS,
+        clips=" ".join(name for name, _, _ in made),
+        state=state,
+        reason=" ".join(reason.split()),
+    )
+
+
+def _sha256(source: str) -> str:
+    if not source:
+        return ""
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(out: Path) -> dict[str, Row]:
+    path = out / "manifest.csv"
+    rows = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for line in csv.DictReader(file):
+                if None in line.values() or None in line:
+                    continue  # Cut off when a run was killed.
+                row = Row(**line)
+                rows[row.clip] = row._replace(bytes=int(row.bytes), seconds=float(row.seconds))
+    return rows
+
+
+def _append(out: Path, row: Row) -> None:
+    path = out / "manifest.csv"
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(Row._fields)
+        writer.writerow(row)
+
+
+def _write_manifest(out: Path, rows: Iterable[Row]) -> None:
+    part = out / ".manifest.csv.part"
+    with part.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+    os.replace(part, out / "manifest.csv")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipeline.prepare", description="Prepare a data set for training."
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--out", type=Path, required=True, help="directory of the data set")
+    shared.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+
+    synthetic = kinds.add_parser("synthetic", parents=[shared], help="the procedural world")
+    synthetic.add_argument("--identities", type=int, default=64)
+    synthetic.add_argument("--clips-per-identity", type=int, default=4)
+    synthetic.add_argument("--seconds", type=float, default=3.0, help="length of a clip")
+    synthetic.add_argument("--size", type=int, default=128, help="side of the frames in pixels")
+    synthetic.add_argument("--seed", type=int, default=0)
+    synthetic.set_defaults(run=_prepare_synthetic)
+
+    folder = kinds.add_parser("folder", parents=[shared], help="your own talking-head videos")
+    folder.add_argument("--raw", type=Path, required=True, help="folder with the videos")
+    folder.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
+    folder.add_argument(
+        "--identity-from",
+        choices=("folder", "prefix", "file"),
+        default="folder",
+        help="who speaks: the file's folder, its name before '__', or each file another",
+    )
+    folder.add_argument("--identities", type=Path, help="CSV with columns id and identity")
+    folder.add_argument("--test-identities", type=Path, help="file that names them, one a line")
+    folder.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    folder.add_argument("--limit", type=int, help="take only the first so many files")
+    folder.set_defaults(run=_prepare_folder)
+    return parser.parse_args(arguments)
+
+
+def _prepare_synthetic(args: argparse.Namespace) -> Summary:
+    from data_pipeline.datasets import synthetic
+
+    settings = {
+        "identities": args.identities,
+        "clips_per_identity": args.clips_per_identity,
+        "seconds": args.seconds,
+        "size": args.size,
+        "seed": args.seed,
+    }
+    split_of = synthetic.split_of(args.identities)
+    return prepare(synthetic.jobs(**settings), args.out, split_of, settings, args.workers)
+
+
+def _prepare_folder(args: argparse.Namespace) -> Summary:
+    from data_pipeline.datasets import folder
+    from data_pipeline.face import landmarker_model
+
+    jobs = folder.jobs(
+        args.raw,
+        args.size,
+        str(landmarker_model(args.face_landmarker)),
+        args.identity_from,
+        args.identities,
+        args.limit,
+    )
+    settings = {"size": args.size, "identity_from": args.identity_from}
+    return prepare(jobs, args.out, folder.split_of(args.test_identities), settings, args.workers)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    args = _parse(arguments)
+    try:
+        summary = args.run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here.", file=sys.stderr)
+        return 130
+    print(
+        f"{args.out}: {summary.clips} clips of {summary.accepted} sources, {summary.refused} "
+        f"refused, {summary.failed} failed; see manifest.csv"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""Clips on disk: a TFDS data set of ArrayRecord files, written and read without TensorFlow.
+
+One clip is one record. Its frames stay JPEG bytes until a reader wants them, so that a training
+sample decodes only its window. Every data set of the project has this one schema; what a data set
+does not know (the synthetic world's coefficients, a real clip's phonemes) is zeros.
+
+    out/records/{dataset_info.json, features.json, clips.json, talking_heads-train.array_record-…}
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TFDS_LOG_LEVEL", "error")
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from data_pipeline.errors import InputError
+
+JPEG_QUALITY = 95
+COEFFICIENTS = 64
+_FOLDER = "records"
+_RAW = tfds.features.Encoding.BYTES  # Else every number is a 64-bit varint, slow to parse.
+
+
+def features() -> tfds.features.FeaturesDict:
+    """The schema of a clip of T frames; landmarks, boxes and coefficients are one row a frame."""
+    tensor = tfds.features.Tensor
+    return tfds.features.FeaturesDict(
+        {
+            # T JPEG files, RGB, all of one square size.
+            "frames": tfds.features.Sequence(tensor(shape=(), dtype=np.object_)),
+            # 640 T samples at 16 kHz.
+            "audio": tensor(shape=(None,), dtype=np.int16, encoding=_RAW),
+            # 68 iBUG points, x and y in [0, 1] of the frame.
+            "landmarks": tensor(shape=(None, 68, 2), dtype=np.float32, encoding=_RAW),
+            # y0, x0, y1, x1 in [0, 1]: the tight face box that the sync expert sees.
+            "sync_box": tensor(shape=(4,), dtype=np.float32, encoding=_RAW),
+            # Centre x, y and side of the crop in the source video, in pixels.
+            "boxes": tensor(shape=(None, 3), dtype=np.float32, encoding=_RAW),
+            # Index into EMOTIONS, -1 if unknown.
+            "emotion": tensor(shape=(), dtype=np.int32),
+            "identity": tfds.features.Text(),
+            "clip": tfds.features.Text(),
+            # The synthetic world's truth.
+            "coefficients": tensor(shape=(None, COEFFICIENTS), dtype=np.float32, encoding=_RAW),
+            "phonemes": tensor(shape=(None,), dtype=np.int32, encoding=_RAW),
+        }
+    )
+
+
+class Source(NamedTuple):
+    """A clip that is not in memory yet: `load` gives its example (a dict as of `encode_clip`)."""
+
+    clip: str
+    identity: str
+    load: Callable[[], dict[str, Any]]
+
+
+class TalkingHeads(tfds.core.GeneratorBasedBuilder):
+    """Talking-head clips; every data set of the project is prepared through this builder."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, splits: dict[str, list[Source]], **kwargs):
+        self._sources = splits
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Order is kept, so that row i of clips.json is record i; training shuffles as it reads.
+        return tfds.core.DatasetInfo(builder=self, features=features(), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(rows) for name, rows in self._sources.items()}
+
+    def _generate_examples(self, sources: list[Source]):
+        for key, source in enumerate(sources):
+            yield key, source.load()
+
+
+def encode_clip(clip: Any) -> dict[str, Any]:
+    """A clip in memory as an example of the schema.
+
+    Args:
+        clip: has `frames` uint8 (T,S,S,3), `audio` int16 (640 T,), `landmarks`, `sync_box`,
+            `emotion`, `identity` and `clip`; and `boxes`, `coefficients`, `phonemes` if known.
+    """
+    count = len(clip.frames)
+    unknown = {
+        "boxes": np.zeros((count, 3)),
+        "coefficients": np.zeros((count, COEFFICIENTS)),
+        "phonemes": np.zeros(count),
+    }
+    return {
+        "frames": [encode_jpeg(frame) for frame in clip.frames],
+        "audio": np.asarray(clip.audio, np.int16),
+        "landmarks": np.asarray(clip.landmarks, np.float32),
+        "sync_box": np.asarray(clip.sync_box, np.float32),
+        "boxes": np.asarray(getattr(clip, "boxes", unknown["boxes"]), np.float32),
+        "emotion": np.int32(clip.emotion),
+        "identity": clip.identity,
+        "clip": clip.clip,
+        "coefficients": np.asarray(
+            getattr(clip, "coefficients", unknown["coefficients"]), np.float32
+        ),
+        "phonemes": np.asarray(getattr(clip, "phonemes", unknown["phonemes"]), np.int32),
+    }
+
+
+def encode_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """JPEG without chroma subsampling: at 128 px the lips' colour is a handful of pixels."""
+    settings = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        JPEG_QUALITY,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
+    return cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+
+
+def decode_jpeg(data: bytes, size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of a record's JPEG, resized to `size` square if it has another."""
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if size is not None and bgr.shape[:2] != (size, size):
+        shrinks = size < bgr.shape[0]
+        bgr = cv2.resize(
+            bgr, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        )
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def save_example(path: Path, example: dict[str, Any]) -> None:
+    """Keeps one finished clip in a file of its own until the records are written."""
+    frames = example["frames"]
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            **{k: v for k, v in example.items() if k != "frames"},
+            jpegs=np.frombuffer(b"".join(frames), np.uint8),
+            lengths=np.array([len(frame) for frame in frames]),
+        )
+    os.replace(part, path)
+
+
+def load_example(path: Path) -> dict[str, Any]:
+    """Reads what `save_example` wrote."""
+    with np.load(path) as file:
+        example = dict(file)
+    jpegs, ends = example.pop("jpegs").tobytes(), np.cumsum(example.pop("lengths"))
+    example["frames"] = [jpegs[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    return {
+        **example,
+        "identity": str(example["identity"]),
+        "clip": str(example["clip"]),
+        "emotion": np.int32(example["emotion"]),
+    }
+
+
+def write_records(
+    sources: Sequence[Source], out_dir: str | os.PathLike, split_of: Callable[[Source], str]
+) -> None:
+    """Writes a data set to `out_dir`/records, replacing the one that is there.
+
+    Nothing stands under the final name before all of it is written.
+
+    Args:
+        sources: the clips; loaded one at a time, in the order of their names.
+        out_dir: the data set's directory, made if missing.
+        split_of: "train" or "test"; a clip's identity must decide.
+
+    Raises:
+        InputError: there is no clip, or the place cannot be written to.
+    """
+    if not sources:
+        raise InputError(f"no clip was accepted for {out_dir}: see its manifest for the reasons.")
+    splits: dict[str, list[Source]] = {}
+    for source in sorted(sources, key=lambda source: source.clip):
+        splits.setdefault(split_of(source), []).append(source)
+    final = Path(out_dir) / _FOLDER
+    building = final.with_name(f".{_FOLDER}.building")
+    replaced = final.with_name(f".{_FOLDER}.replaced")
+    if replaced.exists() and not final.exists():  # Killed between the two renames below.
+        replaced.rename(final)
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        written = _build(splits, building)
+        if final.exists():
+            final.rename(replaced)
+        written.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {final} ({error.strerror}): give a place that may be written to and "
+            "has room."
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _build(splits: dict[str, list[Source]], building: Path) -> Path:
+    rows: dict[str, list[dict]] = {name: [] for name in splits}
+
+    def noting(source: Source, split: str) -> Source:
+        def load() -> dict[str, Any]:
+            example = source.load()
+            rows[split].append(
+                {
+                    "clip": example["clip"],
+                    "identity": example["identity"],
+                    "emotion": int(example["emotion"]),
+                    "frames": len(example["frames"]),
+                }
+            )
+            return example
+
+        return source._replace(load=load)
+
+    tfds.disable_progress_bar()
+    builder = TalkingHeads(
+        splits={name: [noting(s, name) for s in group] for name, group in splits.items()},
+        data_dir=building,
+        file_format="array_record",
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # It announces a download that is none.
+        builder.download_and_prepare()
+    written = Path(builder.data_dir)
+    (written / "clips.json").write_text(json.dumps(rows))
+    return written
+
+
+def open_records(dir: str | os.PathLike, split: str) -> Sequence[dict[str, Any]]:
+    """The clips of a split as a random-access, picklable data source (NumPy, frames as JPEG).
+
+    Raises:
+        InputError: there is no such data set or split.
+    """
+    list_clips(dir, split)
+    return tfds.builder_from_directory(Path(dir) / _FOLDER).as_data_source(split)
+
+
+def list_clips(dir: str | os.PathLike, split: str) -> list[dict[str, Any]]:
+    """Clip, identity, emotion and number of frames of every record, in the records' order."""
+    path = Path(dir) / _FOLDER / "clips.json"
+    if not path.is_file():
+        raise InputError(
+            f"{dir} has no prepared data set: make one with python -m data_pipeline.prepare."
+        )
+    splits = json.loads(path.read_text())
+    if split not in splits:
+        raise InputError(f"{dir} has no split {split!r}: it has {', '.join(sorted(splits))}.")
+    return splits[split]
+
+
+def iterate_sources(dir: str | os.PathLike) -> Iterator[Source]:
+    """The clips that a data set already holds, as sources for writing it anew with more."""
+    path = Path(dir) / _FOLDER / "clips.json"
+    for split in json.loads(path.read_text()) if path.is_file() else ():
+        records = open_records(dir, split)
+        for index, row in enumerate(list_clips(dir, split)):
+            yield Source(row["clip"], row["identity"], lambda r=records, i=index: _reread(r[i]))
+
+
+def _reread(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as the example it was written from."""
+    text = {key: record[key].decode() for key in ("identity", "clip")}
+    return {**record, **text, "frames": list(record["frames"])}

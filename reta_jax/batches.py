@@ -1,0 +1,33 @@
+"""Batches as a config asks for them."""
+
+import jax
+from ml_collections import ConfigDict
+
+from data_pipeline.loader import WindowSpec, training_batches
+
+
+def open_batches(config: ConfigDict, split: str = "train", batch_size: int | None = None):
+    """This process's endless batches (fields: data_pipeline/loader.py).
+
+    Args:
+      split: "train" or "test"; their identities are apart.
+      batch_size: clips over all processes; default `train.batch_size`.
+    """
+    window = config.model.window
+    return training_batches(
+        dict(zip(config.data.dirs, config.data.weights, strict=True)),
+        split=split,
+        batch_size=batch_size or config.train.batch_size,
+        window=WindowSpec(
+            frames=config.train.frames,
+            size=config.model.size,
+            past=window.past,
+            chunk=window.chunk,
+            look_ahead=window.look_ahead,
+            portrait=config.data.portrait,
+        ),
+        seed=config.train.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        max_identity_share=config.data.max_identity_share,
+    )

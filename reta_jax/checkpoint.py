@@ -1,0 +1,162 @@
+"""Checkpoints of a run (Orbax), and folders of weights to share (safetensors + config.json)."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+from safetensors.numpy import load_file, save_file
+
+from data_pipeline.errors import InputError
+from reta_jax.state import TrainState
+
+PARAMS_FILE, CONFIG_FILE = "params.safetensors", "config.json"
+
+
+class Checkpoints:
+    """State, data position and resolved config of a run, saved while training goes on."""
+
+    def __init__(self, workdir: Path, config: ConfigDict):
+        policies = ocp.training
+        self._config = config_to_dict(config)
+        self._checkpointer = policies.Checkpointer(
+            workdir.absolute() / "checkpoints",
+            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.preservation_policies.AnyPreservationPolicy(
+                [
+                    policies.preservation_policies.LatestN(config.train.keep_checkpoints),
+                    policies.preservation_policies.EveryNSteps(config.train.keep_every),
+                ]
+            ),
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Starts an asynchronous save of this step; nothing happens if it is saved already."""
+        step = int(state.step)
+        if self.latest_step == step:
+            return
+        try:
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": state, "data": data_state, "config": self._config}
+            )
+        except OSError as error:
+            raise InputError(f"cannot write a checkpoint of step {step}: {error}") from error
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The latest checkpoint, placed as `abstract` says (any number of devices)."""
+        loaded = self._checkpointer.load_checkpointables(None, {"state": abstract, "data": None})
+        return loaded["state"], loaded["data"]
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self._checkpointer.close()
+
+
+def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
+    """EMA parameters and config of a run's latest checkpoint, as NumPy arrays."""
+    with ocp.training.Checkpointer(workdir.absolute() / "checkpoints") as checkpointer:
+        if checkpointer.latest is None:
+            raise InputError(f"no finished checkpoint in {workdir}: train first, or name another")
+        loaded = checkpointer.load_checkpointables(None, {"state": None, "config": None})
+    return jax.tree.map(np.asarray, loaded["state"]["ema"]), loaded["config"]
+
+
+def save_weights(folder: Path, params: Any, config: dict[str, Any], dtype: str = "float32") -> None:
+    """Writes a folder of weights to share, complete or not at all.
+
+    Args:
+      params: nested dict of arrays.
+      config: JSON values; for RETA the resolved config, for an expert its kind and fields.
+      dtype: storage type of floating arrays ("float32", "float16").
+    """
+    flat = {
+        key: np.asarray(value).astype(dtype) if np.issubdtype(value.dtype, np.floating) else value
+        for key, value in flatten(params).items()
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        save_file(flat, scratch / PARAMS_FILE)
+        (scratch / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    except OSError as error:
+        raise InputError(f"cannot write weights to {folder}: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load_weights(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Reads a folder of weights: nested dict of float32 arrays, and its config."""
+    for name in (PARAMS_FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"no {name} in {folder}: not a folder of weights")
+    try:
+        flat = load_file(folder / PARAMS_FILE)
+        config = json.loads((folder / CONFIG_FILE).read_text())
+    except Exception as error:  # safetensors raises its own type, on truncation and on bad headers
+        raise InputError(f"cannot read the weights in {folder}: {error}") from error
+    to_f32 = lambda x: x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
+    return unflatten({key: to_f32(value) for key, value in flat.items()}), config
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Nested dict to {"a/b/c": leaf}."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in paths}
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def check_params(params: Any, expected: Any, source: str) -> None:
+    """Compares names and shapes with what the model expects; reports all differences at once."""
+    have = {k: v.shape for k, v in flatten(params).items()}
+    want = {
+        "/".join(k.key for k in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]
+    }
+    problems = [f"missing {k}" for k in want.keys() - have.keys()]
+    problems += [f"unexpected {k}" for k in have.keys() - want.keys()]
+    problems += [
+        f"{k} is {have[k]}, expected {want[k]}"
+        for k in have.keys() & want.keys()
+        if have[k] != want[k]
+    ]
+    if problems:
+        raise InputError(f"{source} does not fit the model: {'; '.join(sorted(problems))}")
+
+
+def config_to_dict(config: ConfigDict) -> dict[str, Any]:
+    """Resolved config as JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def config_from_dict(values: dict[str, Any]) -> ConfigDict:
+    def tuples(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {k: tuples(v) for k, v in x.items()}
+        return tuple(tuples(v) for v in x) if isinstance(x, list) else x
+
+    return ConfigDict(tuples(values))

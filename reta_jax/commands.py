@@ -1,0 +1,47 @@
+"""How the commands fail: one sentence on stderr and exit code 2 for what the user can put right."""
+
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Iterator
+
+from absl import app, flags
+
+from data_pipeline.errors import InputError
+
+EXIT_BAD_INPUT = 2
+
+
+@contextlib.contextmanager
+def sentences_for_errors() -> Iterator[None]:
+    """Turns InputError and a full disk into one line and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        _leave(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _leave(f"the disk is full: cannot write {error.filename or 'the output'}")
+
+
+def run_with_flags(main: Callable[[list[str]], None]) -> None:
+    """absl's app.run, with wrong flags and config fields refused by a sentence too."""
+
+    def guarded(argv: list[str]) -> None:
+        with sentences_for_errors():
+            main(argv)
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _leave(" ".join(str(error).split()))
+
+
+def _leave(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,200 @@
+"""The paper's configuration, every field; an experiment in configs/ changes what it needs."""
+
+from ml_collections import ConfigDict
+
+
+def paper() -> ConfigDict:
+    """RETA as published: 256 px, 512-d codes, wav2vec 2.0, all losses (sections 3, C, D)."""
+    config = ConfigDict()
+    config.name = "paper"
+    config.model = _model()
+    config.discriminator = ConfigDict({"minibatch_std_group": 4})
+    config.loss = ConfigDict(
+        {
+            "l1": 2.0,  # lambda_L1, D.2
+            "perceptual": 1.0,  # lambda_perc; each VGG layer carries LIA's own factor 10 inside
+            "motion": 1.0,  # lambda_motion; 0 is "w/o TVM" of Table 4
+            "adversarial": 1.0,  # lambda_adv
+            "sync": 1.0,  # lambda_syn; 0 is "w/o L_syn" of Table 9
+            "emotion": 2.0,  # lambda_emo, shared by both emotion losses
+            "emotion_visual": True,  # False is "w/o L_emo^{v-v}" of Table 9
+            "emotion_audio": True,  # False is "w/o L_emo^{v-a}" of Table 9
+        }
+    )
+    # Algorithm 1; the paper gives no constants (decisions: docs/decisions.md).
+    config.tvm = ConfigDict(
+        {"resolution": 64, "tau_init": 0.2, "kernel": 3, "sigma": 1.5, "tau_final": 0.5}
+    )
+    config.experts = _experts()
+    config.data = ConfigDict(
+        {
+            "dirs": ("data/hdtf",),  # record folders that data_pipeline.prepare wrote
+            "weights": (1.0,),  # share of the samples from each
+            "portrait": "clip",  # source frame from the "clip" itself, or any of its "identity"
+            "max_identity_share": 1.0,  # of the samples; 1 draws every clip alike, 0 every identity
+            # The synthetic world's clips are made at the start if the folder has none; 0: never.
+            "synthetic_identities": 0,
+            "synthetic_clips_per_identity": 8,
+            "synthetic_seconds": 3.0,
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "batch_size": 32,  # clips a step over all devices
+            "frames": 5,  # frames a clip and step; the sync expert needs five
+            "steps": 300_000,
+            "max_minutes": 0.0,  # stop (and go on next time) after this long; 0 is no limit
+            "learning_rate": 1e-3,  # D.2
+            "d_learning_rate": 1e-3,
+            "betas": (0.0, 0.99),
+            "warmup_steps": 500,
+            "decay": False,  # True: cosine to 5 % of the learning rate
+            "clip_norm": 10.0,
+            "ema_decay": 0.999,
+            "adversarial_start": 0,  # first step with the discriminator
+            "r1_gamma": 0.0,  # R1 on the discriminator, off in the paper
+            "r1_every": 16,
+            "eds": True,  # False is "w/o EDS" of Table 4
+            "eds_frames": 5,  # cross-synthesised frames a clip
+            "perceptual_scales": (1.0, 0.5, 0.25, 0.125),
+            "seed": 0,
+            "log_every": 100,
+            "preview_every": 2_000,
+            "save_every": 5_000,
+            "keep_checkpoints": 2,
+            "keep_every": 50_000,  # checkpoints at multiples of this are never deleted
+        }
+    )
+    config.init_from = ""  # folder with params.safetensors to start from; "" starts from scratch
+    return config
+
+
+def _model() -> ConfigDict:
+    return ConfigDict(
+        {
+            "size": 256,
+            "style_dim": 512,
+            "channel_multiplier": 1.0,
+            "modulation": "adain",  # Eq. 1; "modconv" is LIA's and EDTalk's arithmetic
+            "split_res": 64,  # levels below take f_STY + f_M, from here on f_STY + f_E
+            "injection": "hierarchical",  # "concat" is "w/o HI" of Table 4
+            "geometry": "3dmm",  # "direct" is "w/o 3DMM", "none" is "w/o GPL" of Table 4
+            "emotion": True,  # False is "w/o ERL" of Table 4
+            "use_style": True,  # False is "w/o f_STY" of Table 4
+            "p_exp_dim": 64,
+            "uv_resolution": 64,
+            "tcn": {"features": 512, "dilations": (1, 2, 4, 8)},
+            "motion_encoder": {"channels": (32, 64, 128, 256)},
+            "window": {"past": 50, "chunk": 10, "look_ahead": 2},  # video frames
+            "audio_encoder": {
+                "kind": "wav2vec2",
+                "trainable": False,
+                "weights": "facebook/wav2vec2-base-960h",
+                "wav2vec2": {
+                    "conv_features": (512,) * 7,
+                    "width": 768,
+                    "layers": 12,
+                    "heads": 12,
+                    "mlp_dim": 3072,
+                    "position_kernel": 128,
+                    "position_groups": 16,
+                },
+                "mel": {"width": 256, "layers": 4},
+            },
+            "dtype": "bfloat16",
+        }
+    )
+
+
+def _experts() -> ConfigDict:
+    """Frozen teachers; `weights` is a folder of params.safetensors + config.json, or "random"."""
+    return ConfigDict(
+        {
+            "teacher": {
+                "weights": "weights/emotion_vit",
+                "fields": {
+                    "size": 224,
+                    "patch": 16,
+                    "width": 768,
+                    "layers": 12,
+                    "heads": 12,
+                    "mlp_dim": 3072,
+                    "classes": 7,
+                },
+            },
+            "sync": {"weights": "weights/sync_expert", "fields": {"channel_multiplier": 1.0}},
+            "vgg": {"weights": "weights/vgg19", "fields": {"channel_multiplier": 1.0}},
+        }
+    )
+
+
+def small(config: ConfigDict, size: int, channel_multiplier: float, style_dim: int) -> ConfigDict:
+    """Shrinks the paper's model: other numbers for the same fields, float32, mel features."""
+    config.model.update(
+        {
+            "size": size,
+            "style_dim": style_dim,
+            "channel_multiplier": channel_multiplier,
+            "split_res": max(8, size // 4),
+            "dtype": "float32",
+            "tcn": {"features": 2 * style_dim, "dilations": (1, 2, 4)},
+            "motion_encoder": {"channels": (8, 16, 32, 32)},
+        }
+    )
+    audio = config.model.audio_encoder
+    audio.kind, audio.trainable, audio.weights = "mel", True, "random"
+    audio.mel = {"width": style_dim, "layers": 2}
+    audio.wav2vec2.update(
+        {
+            "conv_features": (64,) * 7,
+            "width": 128,
+            "layers": 2,
+            "heads": 4,
+            "mlp_dim": 256,
+            "position_kernel": 32,
+            "position_groups": 4,
+        }
+    )
+    config.tvm.resolution = size // 4
+    return config
+
+
+def random_teachers(config: ConfigDict) -> ConfigDict:
+    """Untrained teachers: for tests and first tries, where no weights are at hand."""
+    for expert in (config.experts.teacher, config.experts.sync, config.experts.vgg):
+        expert.weights = "random"
+    return config
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """Shrinks any experiment to two steps that touch every loss, on a few synthetic clips."""
+    random_teachers(small(config, size=32, channel_multiplier=1 / 16, style_dim=32))
+    config.name += "_smoke"
+    config.experts.teacher.fields.update(
+        {"size": 32, "patch": 8, "width": 32, "layers": 1, "heads": 4, "mlp_dim": 32}
+    )
+    config.experts.sync.fields.channel_multiplier = 1 / 16
+    config.experts.vgg.fields.channel_multiplier = 1 / 32
+    config.data.update(
+        {
+            "dirs": ("data/smoke",),
+            "weights": (1.0,),
+            "synthetic_identities": 4,
+            "synthetic_clips_per_identity": 2,
+            "synthetic_seconds": 1.0,
+        }
+    )
+    config.train.update(
+        {
+            "batch_size": 4,
+            "steps": 2,
+            "warmup_steps": 1,
+            "adversarial_start": 1,
+            "r1_gamma": 1.0,
+            "perceptual_scales": (1.0, 0.5),
+            "log_every": 1,
+            "preview_every": 1,
+            "save_every": 1,
+        }
+    )
+    return config

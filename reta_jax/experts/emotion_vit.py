@@ -1,0 +1,83 @@
+"""The emotion teacher T: a ViT that names the emotion of a face (Section 3, f_V of Eq. 6).
+
+The defaults are `trpakov/vit-face-expression` (ViT-B/16, seven classes).
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from reta_jax.models.attention import SelfAttention
+
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-12, use_fast_variance=False)
+
+
+class EncoderLayer(nn.Module):
+    """Transformer layer with the norms before attention and MLP."""
+
+    heads: int
+    mlp_dim: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
+        y = LayerNorm(dtype=self.dtype, name="attention_norm")(x)
+        x = x + SelfAttention(self.heads, self.dtype, name="attention")(y)
+        y = LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
+        y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
+        y = nn.gelu(y, approximate=False)
+        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(y)
+
+
+class EmotionViT(nn.Module):
+    """Face images to emotion features f_V and class logits, both float32."""
+
+    size: int = 224
+    patch: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    classes: int = 7
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b {self.width}"], Float[Array, "b {self.classes}"]]:
+        """RGB in [-1, 1] of any size (resized inside, differentiably) to (f_V, logits)."""
+        x = resize(images, self.size).astype(self.dtype)
+        x = nn.Conv(
+            self.width,
+            (self.patch, self.patch),
+            (self.patch, self.patch),
+            padding="VALID",
+            dtype=self.dtype,
+            name="patches",
+        )(x)
+        x = x.reshape(x.shape[0], -1, self.width)
+
+        small = nn.initializers.truncated_normal(0.02)
+        class_token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
+        positions = self.param("positions", small, (1, x.shape[1] + 1, self.width))
+        class_token = jnp.broadcast_to(class_token, (x.shape[0], 1, self.width))
+        x = jnp.concatenate([class_token.astype(self.dtype), x], axis=1)
+        x = x + positions.astype(self.dtype)
+
+        for i in range(self.layers):
+            x = EncoderLayer(self.heads, self.mlp_dim, self.dtype, name=f"layer_{i}")(x)
+        features = LayerNorm(name="norm")(x[:, 0])
+        logits = nn.Dense(self.classes, name="classifier")(features)
+        return features, logits
+
+
+def resize(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b {size} {size} 3"]:
+    """Bilinear with antialiasing when it shrinks, as PIL resizes for the published network."""
+    batch, height, width, channels = images.shape
+    if (height, width) == (size, size):
+        return images
+    return jax.image.resize(images, (batch, size, size, channels), "bilinear", antialias=True)

@@ -1,0 +1,101 @@
+"""The losses of section 3.3, one function each; every one is a mean over what it is given.
+
+Images are float [-1, 1], NHWC. Losses are computed in float32.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class LossWeights(NamedTuple):
+    """lambda of Eq. 2 and 3. Defaults: D.2 and the last row of Table 10."""
+
+    l1: float = 2.0
+    perceptual: float = 1.0
+    motion: float = 1.0  # 0: w/o TVM
+    adversarial: float = 1.0
+    sync: float = 1.0  # 0: w/o L_syn
+    emotion: float = 2.0  # L_emo^{v-v} and L_emo^{v-a} share it
+    emotion_visual: bool = True  # False: w/o L_emo^{v-v}
+    emotion_audio: bool = True  # False: w/o L_emo^{v-a}
+
+
+def l1_loss(generated: Float[Array, "*s"], real: Float[Array, "*s"]) -> Float[Array, ""]:
+    """First term of Eq. 3, as a mean over pixels and channels."""
+    return jnp.abs(_f32(generated) - _f32(real)).mean()
+
+
+def perceptual_loss(
+    generated: list[tuple[Array, ...]], real: list[tuple[Array, ...]]
+) -> Float[Array, ""]:
+    """Second term of Eq. 3 as LIA and EDTalk have it: sum over scales and taps of 10 mean|d|.
+
+    Args:
+      generated, real: for each scale of the image pyramid, the VGG-19 taps. `real` is a constant.
+    """
+    total = jnp.zeros(())
+    for taps_generated, taps_real in zip(generated, real, strict=True):
+        for g, r in zip(taps_generated, taps_real, strict=True):
+            total += 10.0 * jnp.abs(_f32(g) - jax.lax.stop_gradient(_f32(r))).mean()
+    return total
+
+
+def motion_loss(
+    generated: Float[Array, "b t h w c"],
+    real: Float[Array, "b t h w c"],
+    mask: Float[Array, "b h w 1"],
+) -> Float[Array, ""]:
+    """Third term of Eq. 3: L1 inside the motion mask of Algorithm 1, as a mean over all pixels."""
+    return (jnp.abs(_f32(generated) - _f32(real)) * mask[:, None]).mean()
+
+
+def adversarial_loss(logits_first: Float[Array, " n"], logits_second: Float[Array, " n"]):
+    """Eq. 4, pairwise relativistic: E softplus(D(first) - D(second)).
+
+    The generator minimises it with (real, generated), the discriminator with (generated, real).
+    """
+    return jax.nn.softplus(_f32(logits_first) - _f32(logits_second)).mean()
+
+
+def sync_loss(
+    faces: Float[Array, "n d"], voices: Float[Array, "n d"], eps: float = 1e-8
+) -> Float[Array, ""]:
+    """Eq. 5: 1 - cos(v, s) of SyncNet's embeddings."""
+    return (1.0 - cosine_similarity(faces, voices, eps)).mean()
+
+
+def emotion_visual_loss(
+    logits_real: Float[Array, "*n c"], logits_generated: Float[Array, "*n c"]
+) -> Float[Array, ""]:
+    """Eq. 6: KL(softmax(sg(z_gt)) || softmax(z_gen)), the teacher's view of both frames."""
+    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(_f32(logits_real)))
+    log_q = jax.nn.log_softmax(_f32(logits_generated))
+    return (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+
+
+def emotion_audio_loss(
+    student: Float[Array, "*n d"], teacher: Float[Array, "*n d"], eps: float = 1e-8
+) -> Float[Array, ""]:
+    """L_emo^{v-a} of section 3.1: 1 - cos(f_E, sg(f_V)), f_E already projected to f_V's width."""
+    return (1.0 - cosine_similarity(student, jax.lax.stop_gradient(teacher), eps)).mean()
+
+
+def gradient_penalty(gradient: Float[Array, "n h w c"]) -> Float[Array, ""]:
+    """R1: half the mean squared norm of the discriminator's gradient at real images."""
+    return 0.5 * jnp.square(_f32(gradient)).sum((1, 2, 3)).mean()
+
+
+def cosine_similarity(
+    a: Float[Array, "*n d"], b: Float[Array, "*n d"], eps: float
+) -> Float[Array, "*n"]:
+    """a.b / max(|a||b|, eps), with a finite gradient at zero."""
+    a, b = _f32(a), _f32(b)
+    norms = jnp.sqrt(jnp.maximum((a * a).sum(-1) * (b * b).sum(-1), eps**2))
+    return (a * b).sum(-1) / norms
+
+
+def _f32(x: Array) -> Array:
+    return x.astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""Figures of merit; every one states its definition."""

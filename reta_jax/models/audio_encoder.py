@@ -1,0 +1,102 @@
+"""Audio encoder E_A: a window of voice to one feature vector a video frame (section 3.1).
+
+The encoder always sees a window of fixed length: `past` frames of context, the `chunk` that is
+asked for, and `look_ahead` frames of future. The same rule holds in training, offline and live, so
+that the three agree, memory does not grow with the length of the voice, and one shape is compiled.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from data_pipeline.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+
+STEPS_PER_FRAME = 2  # wav2vec 2.0's hop of 320 samples, exactly half a video frame
+
+
+class AudioWindow(NamedTuple):
+    """Lengths in video frames (25 fps, 640 samples each)."""
+
+    past: int = 50
+    chunk: int = 10
+    look_ahead: int = 2
+
+    @property
+    def frames(self) -> int:
+        return self.past + self.chunk + self.look_ahead
+
+    @property
+    def samples(self) -> int:
+        return self.frames * SAMPLES_PER_FRAME
+
+
+class AudioEncoder(nn.Module):
+    """Runs a 50 Hz speech network and averages its two steps a frame: f_A (b, frames, d)."""
+
+    network: nn.Module
+
+    def __call__(self, audio: Float[Array, "b n"]) -> Float[Array, "b t d"]:
+        steps = self.network(audio)
+        frames = audio.shape[1] // SAMPLES_PER_FRAME
+        return steps.reshape(steps.shape[0], frames, STEPS_PER_FRAME, -1).mean(2)
+
+
+class MelEncoder(nn.Module):
+    """Log-mel spectrogram and a few convolutions: for training without a pretrained speech model."""
+
+    width: int = 256
+    layers: int = 4
+    bins: int = 80
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, audio: Float[Array, "b n"]) -> Float[Array, "b s {self.width}"]:
+        x = log_mel(audio, self.bins).astype(self.dtype)
+        x = nn.Conv(self.width, (5,), padding="SAME", dtype=self.dtype, name="stem")(x)
+        x = nn.gelu(x)
+        x = nn.Conv(self.width, (4,), (2,), padding=((1, 1),), dtype=self.dtype, name="down")(
+            x
+        )  # 100 Hz -> 50 Hz
+        for i in range(self.layers):
+            y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"norm{i}")(x)
+            y = nn.Conv(self.width, (3,), padding="SAME", dtype=self.dtype, name=f"conv{i}")(y)
+            x = x + nn.Dense(self.width, dtype=self.dtype, name=f"dense{i}")(nn.gelu(y))
+        return x
+
+
+MEL_FFT, MEL_HOP = 512, 160
+
+
+def log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]:
+    """Log-mel spectrogram at 100 Hz, about [-1, 1]: Hann 512, hop 160, centred, zero-padded."""
+    steps = audio.shape[1] // MEL_HOP
+    padded = jnp.pad(audio.astype(jnp.float32), ((0, 0), (MEL_FFT // 2, MEL_FFT // 2)))
+    starts = jnp.arange(steps) * MEL_HOP + MEL_HOP // 2  # window centred on the hop it describes
+    frames = padded[:, starts[:, None] + jnp.arange(MEL_FFT)[None, :]]
+    spectrum = jnp.abs(
+        jnp.fft.rfft(frames * jnp.asarray(np.hanning(MEL_FFT), jnp.float32)[None, None])
+    )
+    mel = jnp.einsum("bsf,fm->bsm", spectrum**2, jnp.asarray(_mel_filters(bins)))
+    return (jnp.log10(jnp.maximum(mel, 1e-6)) + 2.0) / 4.0
+
+
+@functools.cache
+def _mel_filters(bins: int) -> np.ndarray:
+    from transformers.audio_utils import (
+        mel_filter_bank,  # slow to import, needed by this kind alone
+    )
+
+    return mel_filter_bank(
+        num_frequency_bins=MEL_FFT // 2 + 1,
+        num_mel_filters=bins,
+        min_frequency=50.0,
+        max_frequency=8000.0,
+        sampling_rate=SAMPLE_RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    ).astype(np.float32)

@@ -1,0 +1,242 @@
+"""G: flow and occlusion at every level from the control codes, warping the portrait's textures.
+
+The decoder of LIA and EDTalk with one code per level (appendix C.4, Eq. 1). At each level, 8^2 to
+size^2, two modulated convolutions carry the control features x; a third reads a raw map (flow x,
+flow y, occlusion) off them, added to the upsampled map of the level before. The texture map is
+warped by the flow and weighed by the mask:
+
+    warped = mask * sample(f_TEX, identity + flow)
+    x = warped + (1 - mask) * x
+    frame = to_rgb(warped) + upsample(frame of the level before)
+"""
+
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from reta_jax.models.stylegan import (
+    UNIT_NORMAL,
+    EqualConv,
+    EqualDense,
+    channels,
+    leaky_relu,
+    resolutions,
+)
+from reta_jax.ops.adain import adain_affine, demodulation, modulate
+from reta_jax.ops.blur import upsample
+from reta_jax.ops.conv import conv, up_conv, up_conv_polyphase
+from reta_jax.ops.warp import grid_sample, identity_grid
+
+# Training from scratch starts with sigmoid(2) = 88 % of the warped texture: enough to be judged and
+# to train the flow, while the control features below still receive gradient. Finer levels add to
+# the upsampled map, so the coarsest alone carries it. Imported weights bring their own.
+MASK_BIAS = 2.0
+
+Modulation = Literal["adain", "modconv"]
+
+
+class GeneratorOutput(NamedTuple):
+    """Levels are coarse to fine, 8^2 first. Only `frames` is needed to render."""
+
+    frames: jax.Array  # (b, t, h, w, 3) float32, nominally in [-1, 1], not clipped
+    flows: tuple[jax.Array, ...]  # (b, t, h, w, 2) x, y added to the identity grid, in (-1, 1)
+    masks: tuple[jax.Array, ...]  # (b, t, h, w, 1) 1: warped texture, 0: control features
+    raw: tuple[jax.Array, ...]  # (b, t, h, w, 3) before tanh and sigmoid
+
+
+class Generator(nn.Module):
+    """Codes of t frames and one pyramid of textures to t frames.
+
+    modulation: "adain" normalises every modulated layer's input (Eq. 1); "modconv" is the
+      arithmetic of the published weights, which scales it only.
+    split_res: the levels below take the early code (f_STY + f_M), the others the late one
+      (f_STY + f_E).
+    polyphase: the up-convolution's form. Equal outputs; True is faster forward, False backward.
+    """
+
+    size: int = 256
+    style_dim: int = 512
+    channel_multiplier: float = 1.0
+    modulation: Modulation = "adain"
+    split_res: int = 64
+    polyphase: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        textures: tuple[Float[Array, "b _ _ _"], ...],
+        early: Float[Array, "b t {self.style_dim}"],
+        late: Float[Array, "b t {self.style_dim}"],
+    ) -> GeneratorOutput:
+        b, t, _ = early.shape
+        early, late = (code.reshape(b * t, -1) for code in (early, late))
+        levels = resolutions(self.size)
+        if len(textures) != len(levels):
+            raise ValueError(f"{len(textures)} texture maps for the {len(levels)} levels {levels}")
+
+        width = channels(4, self.channel_multiplier)
+        constant = self.param("constant", UNIT_NORMAL, (4, 4, width))
+        x = jnp.broadcast_to(constant.astype(self.dtype), (b * t, *constant.shape))
+        x = StyledConv(width, self.modulation, dtype=self.dtype, name="conv")(x, early)
+        frames = raw = None
+        maps = []
+        for resolution, texture in zip(levels, textures, strict=True):
+            level = Level(
+                features=channels(resolution, self.channel_multiplier),
+                modulation=self.modulation,
+                polyphase=self.polyphase,
+                mask_bias=MASK_BIAS if raw is None else 0.0,
+                dtype=self.dtype,
+                name=f"level_{resolution}",
+            )
+            code = early if resolution < self.split_res else late
+            x, frames, raw = level(x, code, texture, frames, raw)
+            maps.append(raw.reshape(b, t, *raw.shape[1:]))
+        return GeneratorOutput(
+            frames=frames.reshape(b, t, *frames.shape[1:]),
+            flows=tuple(flow_of(raw) for raw in maps),
+            masks=tuple(mask_of(raw) for raw in maps),
+            raw=tuple(maps),
+        )
+
+
+def flow_of(raw: Float[Array, "*b 3"]) -> Float[Array, "*b 2"]:
+    return jnp.tanh(raw[..., :2])
+
+
+def mask_of(raw: Float[Array, "*b 3"]) -> Float[Array, "*b 1"]:
+    return jax.nn.sigmoid(raw[..., 2:])
+
+
+class Level(nn.Module):
+    """One resolution: doubles the control features, reads the raw map off them, warps and blends.
+
+    n = b * t: the texture of a clip serves its t frames.
+    """
+
+    features: int
+    modulation: Modulation
+    polyphase: bool
+    mask_bias: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "n g g i"],
+        code: Float[Array, "n d"],
+        texture: Float[Array, "b h h {self.features}"],
+        frames: Float[Array, "n g g 3"] | None,
+        raw: Float[Array, "n g g 3"] | None,
+    ) -> tuple[Float[Array, "n h h {self.features}"], Float[Array, "n h h 3"], Array]:
+        up = "polyphase" if self.polyphase else "dilated"
+        x = StyledConv(self.features, self.modulation, up, self.dtype, name="up")(x, code)
+        x = StyledConv(self.features, self.modulation, dtype=self.dtype, name="conv")(x, code)
+
+        step = ToRaw(self.modulation, self.mask_bias, name="to_flow")(x, code)
+        raw = step if raw is None else step + upsample(raw)
+        mask = mask_of(raw).astype(self.dtype)
+        warped = mask * self.warp(texture, raw)
+        x = warped + (1 - mask) * x
+
+        step = ToRGB(self.dtype, name="to_rgb")(warped)
+        frames = step if frames is None else step + upsample(frames)
+        return x, frames, raw
+
+    def warp(
+        self, texture: Float[Array, "b h h c"], raw: Float[Array, "n h h 3"]
+    ) -> Float[Array, "n h h c"]:
+        b, h, w, _ = texture.shape
+        grid = identity_grid(h, w)[None] + flow_of(raw)
+        warped = grid_sample(texture.astype(self.dtype), grid.reshape(b, -1, h, w, 2))
+        return warped.reshape(-1, h, w, texture.shape[-1])
+
+
+class ControlStyle(nn.Module):
+    """AF of Eq. 1: a control code to the scale and the shift of a layer's input channels.
+
+    Returns alpha too, from which the demodulation is computed. Starts with alpha around 1 and, for
+    "adain", with beta 0; "modconv" has no beta and no normalisation.
+    """
+
+    modulation: Modulation
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], code: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "n c"], Float[Array, "n c"], Float[Array, "n c"] | None]:
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        alpha = EqualDense(x.shape[-1], bias_init=ones, name="alpha")(code)
+        if self.modulation == "modconv":
+            return alpha, alpha, None
+        beta = EqualDense(x.shape[-1], kernel_init=zeros, name="beta")(code)
+        return alpha, *adain_affine(x, alpha, beta)
+
+
+class StyledConv(nn.Module):
+    """Modulated and demodulated 3x3 convolution, bias, leaky ReLU; `up` doubles the size."""
+
+    features: int
+    modulation: Modulation
+    up: Literal["", "dilated", "polyphase"] = ""
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"]
+    ) -> Float[Array, "n _ _ {self.features}"]:
+        alpha, scale, shift = ControlStyle(self.modulation, name="style")(x, code)
+        kernel = self.param("kernel", UNIT_NORMAL, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        gain = (9 * x.shape[-1]) ** -0.5
+        norm = demodulation(kernel, alpha * gain) * gain
+
+        x = modulate(x, scale, shift)
+        kernel = kernel.astype(self.dtype)
+        if self.up == "dilated":
+            x = up_conv(x, kernel)
+        elif self.up == "polyphase":
+            x = up_conv_polyphase(x, kernel)
+        else:
+            x = conv(x, kernel, pad=(1, 1))
+        return leaky_relu(modulate(x, norm, bias[None]))
+
+
+class ToRaw(nn.Module):
+    """Modulated 1x1 convolution to (flow x, flow y, occlusion), float32, not demodulated.
+
+    Its kernel starts at zero, so the first flow is the identity.
+    """
+
+    modulation: Modulation
+    mask_bias: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"]
+    ) -> Float[Array, "n h w 3"]:
+        _, scale, shift = ControlStyle(self.modulation, name="style")(x, code)
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], 3))
+        bias = self.param("bias", lambda _: jnp.array([0.0, 0.0, self.mask_bias]))
+        kernel = kernel * x.shape[-1] ** -0.5
+        # Three outputs: it is cheaper to modulate the kernel than the map.
+        raw = jnp.einsum("nhwi,nio->nhwo", x.astype(jnp.float32), scale[..., None] * kernel[None])
+        offset = bias[None] if shift is None else bias[None] + shift @ kernel
+        return raw + offset[:, None, None]
+
+
+class ToRGB(nn.Module):
+    """1x1 convolution, bias, leaky ReLU on the three channels, and another bias; float32."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w 3"]:
+        x = EqualConv(3, 1, dtype=self.dtype, name="conv")(x)
+        bias = self.param("bias", nn.initializers.zeros, (3,))
+        return x.astype(jnp.float32) + bias[None, None, None]

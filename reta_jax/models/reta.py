@@ -1,0 +1,176 @@
+"""RETA, as in Figure 1: one portrait and a voice in, frames out.
+
+portrait -> E_I -> f_STY, f_TEX
+voice -> E_A -> f_A -> D -> p_exp -> 3DMM -> E_M -> f_M
+                f_A -> S -> f_E
+f_STY + f_M (early levels), f_STY + f_E (late levels), f_TEX -> G -> frames
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Int
+
+from reta_jax.models.audio_encoder import AudioEncoder, AudioWindow, MelEncoder
+from reta_jax.models.generator import Generator, GeneratorOutput
+from reta_jax.models.image_encoder import ImageEncoder
+from reta_jax.models.morphable import MorphableModel, position_map
+from reta_jax.models.motion_encoder import MotionEncoder
+from reta_jax.models.tcn import TCN
+from reta_jax.models.wav2vec2 import Wav2Vec2
+
+
+class Identity(NamedTuple):
+    """What the portrait says: computed once a person."""
+
+    style: jax.Array  # (b, d) f_STY
+    textures: tuple[jax.Array, ...]  # f_TEX, 8^2 first
+
+
+class Controls(NamedTuple):
+    """What the voice says, one row a frame; None where the branch is ablated."""
+
+    motion: jax.Array | None  # (b, t, d) f_M
+    emotion: jax.Array | None  # (b, t, d) f_E
+    p_exp: jax.Array | None  # (b, t, k) expression coefficients of the 3DMM
+
+
+class RETA(nn.Module):
+    """The whole model. A branch of None is that row of Table 4:
+
+    motion_decoder  None: w/o GPL (no geometric prior)
+    motion_encoder  None: w/o 3DMM (D predicts f_M directly)
+    emotion_student None: w/o ERL (no emotion representation)
+    fusion          a layer: w/o HI (all signals concatenated into one code for every level)
+    use_style       False: w/o f_STY
+    """
+
+    image_encoder: ImageEncoder  # E_I
+    audio_encoder: AudioEncoder  # E_A
+    generator: Generator  # G
+    motion_decoder: TCN | None  # D
+    motion_encoder: MotionEncoder | None  # E_M
+    emotion_student: TCN | None  # S
+    fusion: nn.Dense | None = None
+    use_style: bool = True
+    tune_audio_encoder: bool = False
+    window: AudioWindow = AudioWindow()
+
+    def __call__(
+        self,
+        portrait: Float[Array, "b h w 3"],
+        audio: Float[Array, "b n"],
+        offset: Int[Array, " b"],
+        frames: int,
+        morphable: MorphableModel,
+    ) -> tuple[GeneratorOutput, Identity, Controls]:
+        """Renders `frames` frames of the chunk, from the `offset`-th on."""
+        identity = self.encode_portrait(portrait)
+        controls = self.encode_voice(audio, offset, frames, morphable)
+        return self.generate(identity, controls), identity, controls
+
+    def encode_portrait(self, portrait: Float[Array, "b h w 3"]) -> Identity:
+        return Identity(*self.image_encoder(portrait))
+
+    def encode_voice(
+        self,
+        audio: Float[Array, "b n"],
+        offset: Int[Array, " b"],
+        frames: int,
+        morphable: MorphableModel,
+    ) -> Controls:
+        """Controls for frames [offset, offset + frames) of the window's chunk."""
+        features = self.audio_encoder(audio)
+        if not self.tune_audio_encoder:
+            features = jax.lax.stop_gradient(features)
+        start = self.window.past + offset
+        motion = p_exp = emotion = None
+        if self.motion_decoder is not None:
+            motion = _slice_time(self.motion_decoder(features), start, frames)
+            if self.motion_encoder is not None:
+                p_exp = motion
+                motion = self.motion_encoder(position_map(morphable, p_exp))
+        if self.emotion_student is not None:
+            emotion = _slice_time(self.emotion_student(features), start, frames)
+        return Controls(motion, emotion, p_exp)
+
+    def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
+        early, late = self.control_codes(identity.style, controls)
+        return self.generator(identity.textures, early, late)
+
+    def control_codes(
+        self, style: Float[Array, "b d"], controls: Controls
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"]]:
+        """f_CTRL for the early and the late levels: hierarchical injection (section 3.2)."""
+        frames = next(x.shape[1] for x in controls if x is not None)
+        none = jnp.zeros((style.shape[0], frames, style.shape[1]))
+        f_sty = none + style[:, None] if self.use_style else none
+        f_m = none if controls.motion is None else controls.motion
+        f_e = none if controls.emotion is None else controls.emotion
+        if self.fusion is not None:
+            code = self.fusion(jnp.concatenate([f_sty, f_m, f_e], -1))
+            return code, code
+        return f_sty + f_m, f_sty + f_e
+
+
+def build_reta(config: ml_collections.ConfigDict, polyphase: bool = False) -> RETA:
+    """Builds RETA from the `model` section of a config.
+
+    `polyphase` chooses the up-convolution's form for inference: equal outputs, faster forward.
+    """
+    dtype = jnp.dtype(config.dtype)
+    width = config.style_dim
+    image = {"size": config.size, "channel_multiplier": config.channel_multiplier, "dtype": dtype}
+    tcn = {
+        "features": config.tcn.features,
+        "dilations": tuple(config.tcn.dilations),
+        "dtype": dtype,
+    }
+    motion_decoder = motion_encoder = emotion_student = fusion = None
+    if config.geometry == "3dmm":
+        motion_decoder = TCN(config.p_exp_dim, **tcn)
+        motion_encoder = MotionEncoder(width, tuple(config.motion_encoder.channels), dtype)
+    elif config.geometry == "direct":
+        motion_decoder = TCN(width, zero_head=True, **tcn)
+    elif config.geometry != "none":
+        raise ValueError(f"model.geometry is {config.geometry!r}; use '3dmm', 'direct' or 'none'")
+    if config.emotion:
+        emotion_student = TCN(width, zero_head=True, **tcn)
+    if config.injection == "concat":
+        fusion = nn.Dense(width)
+    elif config.injection != "hierarchical":
+        raise ValueError(f"model.injection is {config.injection!r}; use 'hierarchical' or 'concat'")
+    return RETA(
+        image_encoder=ImageEncoder(style_dim=width, **image),
+        audio_encoder=AudioEncoder(_speech_network(config.audio_encoder, dtype)),
+        generator=Generator(
+            style_dim=width,
+            modulation=config.modulation,
+            split_res=config.split_res,
+            polyphase=polyphase,
+            **image,
+        ),
+        motion_decoder=motion_decoder,
+        motion_encoder=motion_encoder,
+        emotion_student=emotion_student,
+        fusion=fusion,
+        use_style=config.use_style,
+        tune_audio_encoder=config.audio_encoder.trainable,
+        window=AudioWindow(**config.window),
+    )
+
+
+def _speech_network(config: ml_collections.ConfigDict, dtype: jax.typing.DTypeLike) -> nn.Module:
+    if config.kind == "wav2vec2":
+        fields = {k: tuple(v) if hasattr(v, "__len__") else v for k, v in config.wav2vec2.items()}
+        return Wav2Vec2(**fields, dtype=dtype)
+    if config.kind == "mel":
+        return MelEncoder(**config.mel, dtype=dtype)
+    raise ValueError(f"model.audio_encoder.kind is {config.kind!r}; use 'wav2vec2' or 'mel'")
+
+
+def _slice_time(x: Float[Array, "b s d"], start: Int[Array, " b"], frames: int) -> Array:
+    return jax.vmap(lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, frames))(x, start)

@@ -1,0 +1,109 @@
+"""What the image networks share: StyleGAN2's layers with equalised learning rate.
+
+Kernels are stored with unit variance and scaled by 1 / sqrt(fan in) when they are used.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from reta_jax.ops.blur import blur
+from reta_jax.ops.conv import conv
+
+UNIT_NORMAL = nn.initializers.normal(1.0)
+
+
+def channels(resolution: int, multiplier: float = 1.0) -> int:
+    """Width of the maps of `resolution`: 512 up to 32, then half for every doubling; at least 4."""
+    return max(4, int(min(512, 16384 // resolution) * multiplier))
+
+
+def resolutions(size: int) -> tuple[int, ...]:
+    """The levels of the pyramid: 8, 16, ..., size."""
+    if size < 8 or size & (size - 1):
+        raise ValueError(f"the image size is {size}; use a power of two, 8 or more")
+    return tuple(2**n for n in range(3, size.bit_length()))
+
+
+def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """Slope 0.2, scaled by sqrt(2) to keep the variance."""
+    return jax.nn.leaky_relu(x, 0.2) * 2**0.5
+
+
+class EqualDense(nn.Module):
+    """Linear layer, always float32: its inputs are codes, not maps."""
+
+    features: int
+    kernel_init: Initializer = UNIT_NORMAL
+    bias_init: Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b {self.features}"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        return x.astype(jnp.float32) @ (kernel * x.shape[-1] ** -0.5) + bias[None]
+
+
+class EqualConv(nn.Module):
+    """Convolution; with `activate` also bias and leaky ReLU."""
+
+    features: int
+    window: int
+    stride: int = 1
+    pad: int = 0
+    activate: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b _ _ {self.features}"]:
+        shape = (self.window, self.window, x.shape[-1], self.features)
+        kernel = self.param("kernel", UNIT_NORMAL, shape)
+        scale = (self.window**2 * x.shape[-1]) ** -0.5
+        x = conv(
+            x.astype(self.dtype),
+            (kernel * scale).astype(self.dtype),
+            self.stride,
+            (self.pad, self.pad),
+        )
+        if not self.activate:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return leaky_relu(x + bias.astype(self.dtype)[None, None, None])
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves the size, blurring before each stride of two."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b _ _ {self.features}"]:
+        y = EqualConv(x.shape[-1], 3, pad=1, dtype=self.dtype, name="conv1")(x)
+        y = blur(y, pad=(2, 2))
+        y = EqualConv(self.features, 3, stride=2, dtype=self.dtype, name="conv2")(y)
+        skip = blur(x, pad=(1, 1), stride=2)
+        skip = EqualConv(self.features, 1, activate=False, dtype=self.dtype, name="skip")(skip)
+        return (y + skip) * 0.5**0.5
+
+
+class Trunk(nn.Module):
+    """RGB image to feature maps of every resolution from size^2 down to 4^2, finest first."""
+
+    size: int
+    channel_multiplier: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "b {self.size} {self.size} 3"]
+    ) -> list[Float[Array, "b _ _ _"]]:
+        width = channels(self.size, self.channel_multiplier)
+        maps = [EqualConv(width, 1, dtype=self.dtype, name="from_rgb")(image)]
+        for resolution in reversed((4, *resolutions(self.size)[:-1])):
+            width = channels(resolution, self.channel_multiplier)
+            maps.append(DownBlock(width, self.dtype, name=f"down_{resolution}")(maps[-1]))
+        return maps

@@ -1,0 +1,52 @@
+"""Temporal convolutional network: the motion decoder D and the emotion student S (section 3.1)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class ResidualBlock(nn.Module):
+    """Pre-norm residual block of one dilated convolution over time and one point-wise layer."""
+
+    features: int
+    kernel: int
+    dilation: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
+        y = nn.Conv(
+            self.features,
+            (self.kernel,),
+            kernel_dilation=(self.dilation,),
+            padding="SAME",
+            dtype=self.dtype,
+        )(y)
+        y = nn.Dense(self.features, dtype=self.dtype)(nn.gelu(y))
+        return x + y
+
+
+class TCN(nn.Module):
+    """Maps audio features to one vector a frame.
+
+    Convolutions are centred: the network always runs on a whole audio window (past, chunk,
+    look-ahead), so the few future frames that it sees are the same in training and live.
+    """
+
+    outputs: int
+    features: int = 512
+    kernel: int = 3
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    zero_head: bool = False  # start with an output of zero: the generator then sees f_STY alone
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t {self.outputs}"]:
+        x = nn.Dense(self.features, dtype=self.dtype, name="stem")(x)
+        for i, dilation in enumerate(self.dilations):
+            x = ResidualBlock(self.features, self.kernel, dilation, self.dtype, name=f"block{i}")(x)
+        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
+        init = nn.initializers.zeros if self.zero_head else nn.initializers.lecun_normal()
+        return nn.Dense(self.outputs, kernel_init=init, dtype=jnp.float32, name="head")(x)

@@ -1,0 +1,57 @@
+"""Adaptive instance normalisation (Eq. 1) and the demodulation of StyleGAN2."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def adain(
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, "b c"],
+    beta: Float[Array, "b c"],
+    eps: float = 1e-5,
+) -> Float[Array, "b h w c"]:
+    """alpha * (x - mean) / std + beta, mean and std over height and width (Eq. 1)."""
+    scale, shift = adain_affine(x, alpha, beta, eps)
+    return modulate(x, scale, shift)
+
+
+def adain_affine(
+    x: Float[Array, "b h w c"],
+    alpha: Float[Array, "b c"],
+    beta: Float[Array, "b c"],
+    eps: float = 1e-5,
+) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
+    """Eq. 1 as `scale * x + shift`, so that a 1x1 convolution can take it into its weights.
+
+    Statistics are float32, with the biased variance about the mean (two passes).
+    """
+    x = x.astype(jnp.float32)
+    mean = x.mean((1, 2), keepdims=True)
+    variance = jnp.square(x - mean).mean((1, 2))
+    scale = alpha * jax.lax.rsqrt(variance + eps)
+    return scale, beta - scale * mean[:, 0, 0]
+
+
+def modulate(
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, "b c"],
+    shift: Float[Array, "b c"] | None = None,
+) -> Float[Array, "b h w c"]:
+    """Multiplies and shifts each channel of each sample in float32; keeps the dtype of x."""
+    y = x.astype(jnp.float32) * scale[:, None, None]
+    if shift is not None:
+        y = y + shift[:, None, None]
+    return y.astype(x.dtype)
+
+
+def demodulation(
+    kernel: Float[Array, "k l i o"], style: Float[Array, "b i"], eps: float = 1e-8
+) -> Float[Array, "b o"]:
+    """1 / the norm of the kernel whose input channels are scaled by `style`, per output channel.
+
+    Scaling the activations before the convolution and by this after it equals StyleGAN2's
+    convolution with a modulated kernel for each sample.
+    """
+    energy = jnp.square(kernel.astype(jnp.float32)).sum((0, 1))
+    return jax.lax.rsqrt(jnp.square(style) @ energy + eps)

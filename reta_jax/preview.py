@@ -1,0 +1,59 @@
+"""Preview pictures during training: the same few held-out clips, every time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from reta_jax.batches import open_batches
+from reta_jax.images import to_uint8
+from reta_jax.models.morphable import MorphableModel, mesh
+from reta_jax.models.reta import RETA
+from reta_jax.pictures import contact_sheet, flow_picture, mask_picture, mesh_picture
+from reta_jax.step import render_batch, to_device_batch
+
+TITLES = ["portrait", "truth", "generated", "flow", "mask", "mesh"]
+CLIPS = 4
+
+
+def make_preview(
+    config: ConfigDict, reta: RETA, morphable: MorphableModel
+) -> Callable[[Any], np.ndarray]:
+    """Builds `preview(params) -> picture`: one row a clip with the columns of TITLES."""
+    batches = open_batches(config, "test", CLIPS)
+    raw = next(batches)
+    batches.close()
+
+    @jax.jit
+    def forward(params: Any):
+        batch = to_device_batch(raw)
+        output, _, controls = render_batch(reta, params, morphable, batch)
+        p_exp = controls.p_exp
+        vertices = None if p_exp is None else mesh(morphable, p_exp[:, 0])
+        return (
+            to_uint8(output.frames[:, 0]),
+            output.flows[-1][:, 0],
+            output.masks[-1][:, 0],
+            vertices,
+        )
+
+    def preview(params: Any) -> np.ndarray:
+        frames, flows, masks, vertices = jax.device_get(forward(params))
+        blank = np.full((config.model.size,) * 2 + (3,), 255, np.uint8)
+        triangles = np.asarray(morphable.triangles)
+        rows = [
+            [
+                raw["portrait"][i],
+                raw["frames"][i, 0],
+                frames[i],
+                flow_picture(flows[i]),
+                mask_picture(masks[i]),
+                blank if vertices is None else mesh_picture(vertices[i], triangles),
+            ]
+            for i in range(len(frames))
+        ]
+        return contact_sheet(rows, TITLES)
+
+    return preview

@@ -1,0 +1,231 @@
+"""Makes a portrait speak: python -m reta_jax.render --image p.png --audio v.wav --out out.mp4
+
+In scripts:
+
+    renderer = Renderer.from_pretrained("weights/synthetic/reta")
+    frames = renderer.render(portrait, waveform)  # uint8 (t, size, size, 3)
+
+The portrait is encoded once. The voice is cut into windows of fixed length (past, chunk,
+look-ahead), each of which gives its chunk's frames: one shape is compiled whatever the length, and
+memory does not grow with it.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from data_pipeline.face import portrait_crop
+from jaxtyping import Array, Float, UInt8
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio, window
+from data_pipeline.errors import InputError
+from data_pipeline.video import VideoWriter, read_image
+from reta_jax.checkpoint import (
+    PARAMS_FILE,
+    check_params,
+    config_from_dict,
+    latest_ema,
+    load_weights,
+)
+from reta_jax.commands import sentences_for_errors
+from reta_jax.images import to_float, to_uint8
+from reta_jax.models.audio_encoder import AudioWindow
+from reta_jax.models.morphable import MorphableModel, builtin_morphable
+from reta_jax.models.reta import RETA, Identity, build_reta
+
+SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
+
+
+@functools.partial(jax.jit, static_argnames="reta")
+def encode_portrait(reta: RETA, params: Any, portrait: UInt8[Array, "b h w 3"]) -> Identity:
+    """f_STY and f_TEX of portraits."""
+    return reta.apply({"params": params}, to_float(portrait), method=RETA.encode_portrait)
+
+
+@functools.partial(jax.jit, static_argnames="reta")
+def render_chunk(
+    reta: RETA,
+    params: Any,
+    morphable: MorphableModel,
+    identity: Identity,
+    audio: Float[Array, "b n"],
+) -> UInt8[Array, "b t h w 3"]:
+    """The chunk's frames of each audio window."""
+    frames = reta.window.chunk
+    offset = jnp.zeros(audio.shape[0], jnp.int32)
+    controls = reta.apply(
+        {"params": params}, audio, offset, frames, morphable, method=RETA.encode_voice
+    )
+    output = reta.apply({"params": params}, identity, controls, method=RETA.generate)
+    return to_uint8(output.frames)
+
+
+def render(
+    reta: RETA,
+    params: Any,
+    morphable: MorphableModel,
+    portrait: UInt8[np.ndarray, "h w 3"],
+    waveform: Float[np.ndarray, " n"],
+) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+    """Yields the frames of a voice chunk by chunk; ceil(n / 640) frames in all.
+
+    Args:
+      portrait: a face crop of the model's size.
+      waveform: 16 kHz mono in [-1, 1].
+    """
+    identity = encode_portrait(reta, params, portrait[None])
+    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
+    pending: tuple[Array, int] | None = None
+    for audio, count in audio_windows(waveform, reta.window):
+        chunk = render_chunk(reta, params, morphable, identity, audio[None])
+        if pending is not None:  # fetched while the device works on the next chunk
+            yield np.asarray(pending[0])[0, : pending[1]]
+        pending = chunk, count
+    if frames and pending is not None:
+        yield np.asarray(pending[0])[0, : pending[1]]
+
+
+def audio_windows(
+    waveform: Float[np.ndarray, " n"], spec: AudioWindow
+) -> Iterator[tuple[Float[np.ndarray, " w"], int]]:
+    """Yields each chunk's audio window and how many of its frames the voice fills."""
+    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
+    for first in range(0, frames, spec.chunk):
+        start = (first - spec.past) * SAMPLES_PER_FRAME
+        yield window(waveform, start, spec.samples), min(spec.chunk, frames - first)
+
+
+class Renderer:
+    """A trained model, ready to render."""
+
+    def __init__(self, reta: RETA, params: Any, morphable: MorphableModel, size: int):
+        self.reta, self.params, self.morphable, self.size = reta, params, morphable, size
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "Renderer":
+        """Loads a folder of weights, or the latest checkpoint of a training run's workdir.
+
+        Raises:
+          InputError: nothing there, or it does not fit its config.
+        """
+        path = Path(path)
+        if (path / PARAMS_FILE).is_file():
+            params, config = load_weights(path)
+        elif (path / "checkpoints").is_dir():
+            params, config = latest_ema(path)
+        else:
+            raise InputError(
+                f"no model at {path}: give a folder with {PARAMS_FILE}, or a training workdir"
+            )
+        model = config_from_dict(config).model
+        reta = build_reta(model, polyphase=True)
+        morphable = builtin_morphable(model.uv_resolution)
+        check_params(params, expected_params(reta, morphable, model.size), str(path))
+        return cls(reta, jax.tree.map(jnp.asarray, params), morphable, model.size)
+
+    def render(
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """All frames of a voice; see `stream` for long ones."""
+        return np.concatenate(list(self.stream(portrait, waveform)))
+
+    def stream(
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        """Yields frames chunk by chunk, in constant memory."""
+        yield from render(self.reta, self.params, self.morphable, portrait, waveform)
+
+
+def expected_params(reta: RETA, morphable: MorphableModel, size: int) -> Any:
+    """Shapes of the parameters, at no cost."""
+    portrait, audio = jnp.zeros((1, size, size, 3)), jnp.zeros((1, reta.window.samples))
+    init = functools.partial(reta.init, frames=1)
+    return jax.eval_shape(
+        lambda: init(jax.random.key(0), portrait, audio, jnp.zeros(1, int), morphable=morphable)
+    )["params"]
+
+
+def render_file(
+    renderer: Renderer,
+    image: Path,
+    audio: Path,
+    out: Path,
+    crop: str = "auto",
+    face_landmarker: Path | None = None,
+) -> int:
+    """Renders a portrait file and a voice file to an mp4; returns the number of frames."""
+    waveform = load_audio(audio)
+    if is_silent(waveform):
+        raise InputError(f"{audio} is silent: give a recording with a voice in it")
+    portrait, note = portrait_crop(read_image(image), renderer.size, crop, face_landmarker)
+    if note:
+        print(f"{image}: {note}", file=sys.stderr)
+    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
+    with VideoWriter(out, renderer.size, waveform) as video, _progress_bar() as progress:
+        task = progress.add_task("rendering", total=frames)
+        for chunk in renderer.stream(portrait, waveform):
+            video.write(chunk)
+            progress.advance(task, len(chunk))
+    return frames
+
+
+def _progress_bar() -> Progress:
+    columns = "{task.description}", BarColumn(), "{task.completed}/{task.total} frames"
+    return Progress(
+        *(TextColumn(c) if isinstance(c, str) else c for c in columns),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m reta_jax.render", description="Makes a portrait speak."
+    )
+    parser.add_argument("--image", "--source_image", type=Path, required=True, help="portrait")
+    parser.add_argument("--audio", "--driven_audio", type=Path, required=True, help="voice")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=SHIPPED_WEIGHTS, help="weights folder or workdir"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--out", type=Path, help="video to write; default <image>_<audio>.mp4")
+    output.add_argument("--result_dir", type=Path, help="folder for <image>_<audio>.mp4")
+    parser.add_argument(
+        "--crop",
+        choices=("auto", "none"),
+        default="auto",
+        help="auto finds the face and crops to it; none takes the image as it is",
+    )
+    parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    arguments = parser.parse_args(argv)
+    if arguments.out is None:
+        name = f"{arguments.image.stem}_{arguments.audio.stem}.mp4"
+        arguments.out = (arguments.result_dir or Path()) / name
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    with sentences_for_errors():
+        renderer = Renderer.from_pretrained(arguments.checkpoint)
+        frames = render_file(
+            renderer,
+            arguments.image,
+            arguments.audio,
+            arguments.out,
+            arguments.crop,
+            arguments.face_landmarker,
+        )
+    print(f"{arguments.out}: {frames} frames, {frames / 25:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Everything that training changes, as one pytree."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from reta_jax.models.audio_encoder import AudioWindow
+from reta_jax.models.discriminator import Discriminator
+from reta_jax.models.morphable import MorphableModel
+from reta_jax.models.reta import RETA, build_reta
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: jax.Array  # () int32
+    params: Any  # {"reta": ..., "projection": ...}
+    opt_state: Any
+    d_params: Any
+    d_opt_state: Any
+    ema: Any  # exponential moving average of params["reta"]: what is rendered and shared
+
+
+class Networks(flax.struct.PyTreeNode):
+    """The networks that training changes; they hold no arrays."""
+
+    reta: RETA = flax.struct.field(pytree_node=False)
+    discriminator: Discriminator = flax.struct.field(pytree_node=False)
+    projection: nn.Dense = flax.struct.field(pytree_node=False)  # f_E -> the teacher's width
+
+
+def build_networks(config: ml_collections.ConfigDict, teacher_width: int) -> Networks:
+    model = config.model
+    return Networks(
+        reta=build_reta(model),
+        discriminator=Discriminator(
+            size=model.size,
+            channel_multiplier=model.channel_multiplier,
+            minibatch_std_group=config.discriminator.minibatch_std_group,
+            dtype=jnp.dtype(model.dtype),
+        ),
+        # f_E starts at zero: a bias away from zero gives its cosine a finite gradient there.
+        projection=nn.Dense(teacher_width, bias_init=nn.initializers.normal(0.02)),
+    )
+
+
+def optimizers(
+    config: ml_collections.ConfigDict,
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Adam for the generator's side and for the discriminator (D.2; the rest is not given)."""
+    train = config.train
+
+    def adam(learning_rate: float) -> optax.GradientTransformation:
+        schedule = optax.linear_schedule(0.0, learning_rate, train.warmup_steps)
+        if train.decay:
+            schedule = optax.warmup_cosine_decay_schedule(
+                0.0, learning_rate, train.warmup_steps, train.steps, 0.05 * learning_rate
+            )
+        return optax.chain(
+            optax.clip_by_global_norm(train.clip_norm), optax.adam(schedule, *train.betas)
+        )
+
+    labels = _label_frozen(config.model.audio_encoder.trainable)
+    generator = optax.partition(
+        {"trained": adam(train.learning_rate), "frozen": optax.set_to_zero()}, labels
+    )
+    return generator, adam(train.d_learning_rate)
+
+
+def _label_frozen(tune_audio_encoder: bool):
+    def label(path: tuple, _: Any) -> str:
+        frozen = not tune_audio_encoder and path[1].key == "audio_encoder"
+        return "frozen" if frozen else "trained"
+
+    return lambda params: jax.tree_util.tree_map_with_path(label, params)
+
+
+def create_state(
+    config: ml_collections.ConfigDict,
+    networks: Networks,
+    morphable: MorphableModel,
+    key: jax.Array,
+    initial: Any = None,
+) -> TrainState:
+    """The state at step 0. `initial` (params of RETA) replaces the random initialisation.
+
+    Meant to run under jit, so that no two leaves share a buffer (the state is donated).
+    """
+    key_reta, key_projection, key_d = jax.random.split(key, 3)
+    size = config.model.size
+    window = AudioWindow(**config.model.window)
+    portrait = jnp.zeros((1, size, size, 3))
+    reta = networks.reta.init(
+        key_reta, portrait, jnp.zeros((1, window.samples)), jnp.zeros(1, int), 1, morphable
+    )["params"]
+    if initial is not None:
+        reta = initial
+    code = jnp.zeros((1, config.model.style_dim))
+    params = {
+        "reta": reta,
+        "projection": networks.projection.init(key_projection, code)["params"],
+    }
+    d_params = networks.discriminator.init(key_d, portrait)["params"]
+    generator_tx, discriminator_tx = optimizers(config)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=generator_tx.init(params),
+        d_params=d_params,
+        d_opt_state=discriminator_tx.init(d_params),
+        ema=jax.tree.map(jnp.copy, params["reta"]),
+    )

@@ -1,0 +1,94 @@
+"""Emotion-FAN: the published parameters, the attention over frames, training."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reta_jax.experts.emotion_fan import EmotionFAN
+from reta_jax.pretrained import emotion_fan
+from tests.golden.fill import state_dict
+
+SMALL = EmotionFAN(width=8, classes=3)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return jax.random.uniform(jax.random.key(0), (2, 4, 32, 32, 3), minval=-1)
+
+
+@pytest.fixture(scope="module")
+def variables(clips):
+    return jax.jit(SMALL.init)(jax.random.key(1), clips)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("emotion_fan_7", 7), ("emotion_fan_mead8", 8)])
+def test_takes_every_published_tensor(name, classes):
+    state = state_dict(name)
+    weights = emotion_fan.convert(state, EmotionFAN(classes=classes))["params"]
+    not_trained = ("running_mean", "running_var", "num_batches_tracked")
+    published = sum(v.size for k, v in state.items() if not k.endswith(not_trained))
+    ours = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
+    assert ours == published == 11_188_816 + (classes - 7) * (512 + 1024 + 2)
+
+
+def test_attention_equals_numpy(variables, clips):
+    (logits, features), captured = SMALL.apply(
+        variables, clips, capture_intermediates=lambda module, _: module.name == "block_3_1"
+    )
+    (last,) = captured["intermediates"]["block_3_1"]["__call__"]
+    frames = np.asarray(last, np.float64).mean(axis=(1, 2)).reshape(2, 4, -1)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+
+    def gate(name, x):
+        return 1 / (1 + np.exp(-(x @ params[name]["kernel"] + params[name]["bias"])))
+
+    for clip, expected_logits, expected in zip(frames, logits, features, strict=True):
+        alpha = gate("alpha", clip)
+        mean = (clip * alpha).sum(0) / alpha.sum()
+        pairs = np.concatenate([clip, np.tile(mean, (4, 1))], axis=1)
+        weights = alpha * gate("beta", pairs)
+        related = (pairs * weights).sum(0) / weights.sum()
+        np.testing.assert_allclose(expected, related, rtol=1e-4, atol=1e-5)
+        head = params["relation_head"]
+        np.testing.assert_allclose(
+            expected_logits, related @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_order_of_frames_does_not_matter_and_plain_attention_is_the_other_head(variables, clips):
+    logits, _ = SMALL.apply(variables, clips)
+    np.testing.assert_allclose(SMALL.apply(variables, clips[:, ::-1])[0], logits, atol=1e-5)
+    plain, features = SMALL.clone(relation=False).apply(variables, clips)
+    head = variables["params"]["attention_head"]
+    np.testing.assert_allclose(
+        plain, np.asarray(features) @ np.asarray(head["kernel"]) + head["bias"][None], atol=1e-5
+    )
+
+
+def test_training_moves_the_batch_statistics_and_lowers_the_loss(variables, clips):
+    labels = jnp.array([0, 2])
+
+    @jax.jit
+    def step(variables):
+        def loss(params):
+            (logits, _), new = SMALL.apply(
+                variables | {"params": params}, clips, train=True, mutable=["batch_stats"]
+            )
+            scores = jax.nn.log_softmax(logits)
+            return -jnp.take_along_axis(scores, labels[:, None], axis=1).mean(), new
+
+        (value, new), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], gradient)
+        return value, {"params": params} | new
+
+    first, trained = step(variables)
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), variables["batch_stats"], trained["batch_stats"]
+    )
+    assert min(jax.tree.leaves(moved)) > 0
+    for _ in range(10):
+        last, trained = step(trained)
+    assert last < first / 2

@@ -1,0 +1,138 @@
+"""wav2vec 2.0 against the published network's outputs, and its promises about time."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipeline.errors import InputError
+from reta_jax.models.wav2vec2 import Wav2Vec2
+from reta_jax.pretrained import wav2vec2
+from tests.golden.fill import golden, state_dict
+
+SMALL = Wav2Vec2(
+    conv_features=(16,) * 7, width=32, layers=2, heads=4, mlp_dim=64, position_kernel=8,
+    position_groups=4,
+)  # fmt: skip
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return SMALL.init(jax.random.key(0), jnp.zeros((1, 3200)))
+
+
+def test_equals_the_published_network():
+    expected = golden("wav2vec2")
+    network = Wav2Vec2(pad=0)
+    params = wav2vec2.convert(state_dict("wav2vec2_base_960h"), network)
+
+    @jax.jit
+    def stages_of(params, audio):
+        kept = lambda module, _: module.name in ("feature_norm", "norm")
+        return network.apply({"params": params}, audio, capture_intermediates=kept)
+
+    features, captured = stages_of(params, expected["audio"])
+    stages = captured["intermediates"]
+    np.testing.assert_allclose(stages["feature_norm"]["__call__"][0], expected["conv"], atol=3e-5)
+    np.testing.assert_allclose(stages["norm"]["__call__"][0], expected["h0"], atol=3e-5)
+    np.testing.assert_allclose(features, expected["last"], atol=3e-5)
+
+
+def test_has_the_published_number_of_parameters():
+    audio = jax.ShapeDtypeStruct((1, 3200), jnp.float32)
+    params = jax.eval_shape(Wav2Vec2().init, jax.random.key(0), audio)["params"]
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == 94_371_712
+
+
+@pytest.mark.parametrize("frames", [1, 5, 62])
+def test_two_steps_per_video_frame(frames):
+    audio = jax.ShapeDtypeStruct((2, frames * 640), jnp.float32)
+    features, _ = jax.eval_shape(lambda x: SMALL.init_with_output(jax.random.key(0), x), audio)
+    assert features.shape == (2, frames * 2, 32)
+
+
+def test_loudness_and_offset_do_not_matter(small, rng):
+    audio = rng.standard_normal((2, 3200), np.float32)
+    plain = SMALL.apply(small, audio)
+    np.testing.assert_allclose(SMALL.apply(small, 3000 * audio + 50), plain, atol=1e-4)
+    assert np.isfinite(SMALL.apply(small, jnp.zeros((1, 3200)))).all()
+
+
+def test_windows_of_a_batch_are_apart(small, rng):
+    audio = rng.standard_normal((2, 3200), np.float32)
+    both = SMALL.apply(small, audio)
+    np.testing.assert_allclose(SMALL.apply(small, audio[1:]), both[1:], atol=1e-5)
+
+
+def test_mask_replaces_what_was_heard(small, rng):
+    first, second = rng.standard_normal((2, 1, 3200), np.float32)
+    everything = jnp.ones((1, 10), bool)
+    masked = SMALL.apply(small, first, everything)
+    np.testing.assert_array_equal(masked, SMALL.apply(small, second, everything))
+    assert not np.allclose(masked, SMALL.apply(small, first))
+
+
+def test_every_parameter_is_trained(small, rng):
+    audio = rng.standard_normal((1, 3200), np.float32)
+    mask = jnp.arange(10)[None] < 3
+    target = rng.standard_normal((1, 10, 32), np.float32)
+    gradients = jax.grad(lambda v: ((SMALL.apply(v, audio, mask) - target) ** 2).mean())(small)
+    silent = {
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+        if not np.abs(leaf).max() > 1e-12
+    }
+    # A constant added to every key shifts all scores of a query alike: softmax does not see it.
+    assert all("'key']['bias']" in path for path in silent), silent
+
+
+def test_bfloat16_stays_close(small, rng):
+    audio = rng.standard_normal((1, 3200), np.float32)
+    half = SMALL.clone(dtype=jnp.bfloat16).apply(small, audio)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), SMALL.apply(small, audio), atol=0.15)
+
+
+def small_state():
+    """The small network's tensors under the published keys."""
+    shapes = {"feature_extractor.conv_layers.0.conv.weight": (16, 1, 10)}
+    like = jax.eval_shape(SMALL.init, jax.random.key(0), jnp.zeros((1, 3200)))["params"]
+    flat = {
+        "/".join(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    for key, (path, transform) in wav2vec2.table(SMALL).items():
+        reversed_axes = transform.__name__ in ("conv", "linear")
+        shapes[key] = flat[path][::-1] if reversed_axes else flat[path]
+    return {f"wav2vec2.{key}": np.full(shape, 0.5, np.float32) for key, shape in shapes.items()}
+
+
+def test_accepts_both_names_of_the_weight_norm_and_a_missing_mask_vector():
+    old = small_state()
+    old["lm_head.weight"] = np.zeros((32, 32))
+    base = "wav2vec2.encoder.pos_conv_embed.conv"
+    new = dict(old)
+    new[f"{base}.parametrizations.weight.original0"] = new.pop(f"{base}.weight_g")
+    new[f"{base}.parametrizations.weight.original1"] = new.pop(f"{base}.weight_v")
+    del new["wav2vec2.masked_spec_embed"]
+    converted = wav2vec2.convert(new, SMALL)
+    expected = wav2vec2.convert(old, SMALL) | {"mask_vector": np.zeros(32, np.float32)}
+    jax.tree.map(np.testing.assert_array_equal, converted, expected)
+
+
+def test_names_every_misfit():
+    state = small_state()
+    del state["wav2vec2.encoder.layer_norm.bias"]
+    state["wav2vec2.adapter.weight"] = np.zeros(3)
+    state["wav2vec2.feature_projection.projection.weight"] = np.zeros((33, 16))
+    with pytest.raises(InputError) as error:
+        wav2vec2.convert(state, SMALL)
+    for name in ("encoder.layer_norm.bias", "adapter.weight", "feature_projection.projection"):
+        assert name in str(error.value)
