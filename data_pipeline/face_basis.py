@@ -13,11 +13,11 @@ from data_pipeline.errors import InputError
 
 
 class FaceBasis(NamedTuple):
-    """shape = mean + expression @ p_exp + identity @ p_id, in centimetres (x right of the image, y up,
-    z towards the camera).
+    """shape = mean + expression @ p_exp + identity @ p_id.
 
-    The six rigid modes (headPitch, headYaw, headRoll in radians about `neck_top`; headX, headY, headZ
-    in cm) are in the linear model as first derivatives.
+    Centimetres, x to the right of the image, y up, z towards the camera. The six rigid modes
+    (headPitch, headYaw, headRoll in radians about `neck_top`; headX, headY, headZ in cm) are in the
+    linear model as first derivatives.
     """
 
     mean: np.ndarray  # (V, 3) float32, s̄
@@ -65,7 +65,9 @@ def _read(path: Path) -> FaceBasis:
             neck_top=data["neck_top"],
         )
     except FileNotFoundError:
-        raise InputError(f"face basis {path} does not exist; give the path of an .npz file") from None
+        raise InputError(
+            f"face basis {path} does not exist; give the path of an .npz file"
+        ) from None
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{path} is not a face basis ({error}); make one with scripts/make_face_basis.py"

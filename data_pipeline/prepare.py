@@ -89,10 +89,10 @@ def prepare(
     settings: dict[str, Any],
     workers: int = 1,
 ) -> Summary:
-    """Runs the jobs that are not done yet and writes the records if anything is new.
+    """Runs the jobs that are not done yet and adds their clips to the records.
 
     Args:
-        jobs: all sources of the data set.
+        jobs: the sources; what earlier calls made of other sources stays in the data set.
         out_dir: where records/ and manifest.csv go, made if missing.
         split_of: says of a clip whether it is "train" or "test".
         settings: what a prepared data set cannot be continued with other values of.
@@ -105,25 +105,27 @@ def prepare(
     out = Path(out_dir)
     parts = out / ".parts"
     try:
-        parts.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         _check_settings(out, settings)
+        parts.mkdir(exist_ok=True)
         manifest = _read_manifest(out)
-        kept = {source.clip: source for source in iterate_sources(out)}
-        kept |= {path.stem: _part_source(path) for path in parts.glob("*.npz")}
+        recorded = {source.clip: source for source in iterate_sources(out)}
+        kept = recorded | _list_parts(parts)
         todo = [job for job in jobs if not _is_done(job, manifest.get(job.clip), kept)]
         for row in _run_all(todo, parts, workers):
             manifest[row.clip] = row
             _append(out, row)
-        made = {path.stem: _part_source(path) for path in parts.glob("*.npz")}
-        wanted = {job.clip for job in jobs}
-        rows = [row for name, row in sorted(manifest.items()) if name in wanted]
-        sources = [
-            (kept | made)[name]._replace(identity=row.identity)
+        fresh = _list_parts(parts)
+        kept = recorded | fresh
+        rows = [row for _, row in sorted(manifest.items())]
+        clips = {
+            name: kept[name]._replace(identity=row.identity)
             for row in rows
             for name in row.clips.split()
-        ]
-        if made or not (out / "records").exists():
-            write_records(sources, out, split_of)
+            if name in kept
+        }
+        if fresh.keys() & clips.keys() or clips.keys() != recorded.keys() or not clips:
+            write_records(list(clips.values()), out, split_of)
             _write_manifest(out, rows)
         shutil.rmtree(parts)
     except OSError as error:
@@ -132,7 +134,7 @@ def prepare(
             "has room."
         ) from error
     states = [row.state for row in rows]
-    return Summary(*(states.count(s) for s in ("accepted", "refused", "failed")), len(sources))
+    return Summary(*(states.count(s) for s in ("accepted", "refused", "failed")), len(clips))
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -145,8 +147,12 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path.write_text(text)
 
 
-def _part_source(path: Path) -> Source:
-    return Source(path.stem, "", functools.partial(load_example, path))
+def _list_parts(parts: Path) -> dict[str, Source]:
+    """The finished clips that are not in the records yet."""
+    return {
+        path.stem: Source(path.stem, "", functools.partial(load_example, path))
+        for path in parts.glob("*.npz")
+    }
 
 
 def _is_done(job: Job, row: Row | None, kept: dict[str, Source]) -> bool:
@@ -191,7 +197,7 @@ def _run_in_processes(
         with _pool(workers) as pool:
             try:
                 while waiting or running:
-                    while waiting and len(running) < 2 * workers:
+                    while waiting and len(running) < workers:
                         job = waiting.pop()
                         running[pool.submit(run, job)] = job
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -328,18 +334,42 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _prepare_synthetic(args: argparse.Namespace) -> Summary:
+def prepare_synthetic(
+    out_dir: str | os.PathLike,
+    *,
+    identities: int = 64,
+    clips_per_identity: int = 4,
+    seconds: float = 3.0,
+    size: int = 128,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Summary:
+    """Makes clips of the procedural world; two seeds have nobody in common."""
     from data_pipeline.datasets import synthetic
 
     settings = {
-        "identities": args.identities,
-        "clips_per_identity": args.clips_per_identity,
-        "seconds": args.seconds,
-        "size": args.size,
-        "seed": args.seed,
+        "identities": identities,
+        "clips_per_identity": clips_per_identity,
+        "seconds": seconds,
+        "size": size,
+        "seed": seed,
     }
-    split_of = synthetic.split_of(args.identities)
-    return prepare(synthetic.jobs(**settings), args.out, split_of, settings, args.workers)
+    split_of = synthetic.split_of(identities)
+    return prepare(
+        synthetic.jobs(**settings), out_dir, split_of, settings, workers or os.cpu_count() or 1
+    )
+
+
+def _prepare_synthetic(args: argparse.Namespace) -> Summary:
+    return prepare_synthetic(
+        args.out,
+        identities=args.identities,
+        clips_per_identity=args.clips_per_identity,
+        seconds=args.seconds,
+        size=args.size,
+        seed=args.seed,
+        workers=args.workers,
+    )
 
 
 def _prepare_folder(args: argparse.Namespace) -> Summary:

@@ -1,7 +1,7 @@
 """A small z-buffer renderer on the CPU: triangles with a texture, smooth normals and soft lights.
 
-Two passes per frame. `draw` keeps the nearest triangle per sample; `shade` then computes the colour of
-every sample once and averages 2x2 of them into a pixel, in linear light.
+Two passes per frame. `draw` keeps the nearest triangle per sample; `shade` then computes the
+colours and averages 2x2 samples into a pixel, in linear light.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 
 SUPERSAMPLING = 2
 FAR = np.float32(1e9)
-SKIN, EYE, TEETH, WET, HAIR, CLOTH, GLASS = range(7)
+BRIGHTEST = 2.0  # linear light that still has a value of its own
+SKIN, EYE, TEETH, WET, HAIR, CLOTH = range(6)
 _FAST = {"cache": True, "fastmath": True, "nogil": True, "error_model": "numpy"}
 
 # per material: wrap of red, green and blue diffuse light, gloss, sharp gloss
 MATERIALS = np.array(
     [
-        [0.35, 0.18, 0.12, 0.22, 0.10],  # skin: red light travels further under the surface
-        [0.30, 0.30, 0.30, 0.02, 1.60],
+        [0.35, 0.18, 0.12, 0.13, 0.10],  # skin: red light travels further under the surface
+        [0.30, 0.30, 0.30, 0.02, 3.00],
         [0.45, 0.40, 0.35, 0.10, 0.30],
         [0.35, 0.20, 0.20, 0.25, 0.35],
-        [0.25, 0.25, 0.25, 0.35, 0.00],
+        [0.25, 0.25, 0.25, 0.18, 0.00],
         [0.10, 0.10, 0.10, 0.03, 0.00],
-        [0.05, 0.05, 0.05, 0.60, 0.60],
     ],
     np.float32,
 )
@@ -74,8 +74,10 @@ def draw(points, triangles, see_through, uv, alpha, depth, index):
             px = np.float32(x0) + np.float32(0.5) - ax
             u = px * du_dx + py * du_dy
             v = px * dv_dx + py * dv_dy
+            entered = False
             for x in range(x0, x1 + 1):
                 if u >= 0 and v >= 0 and u + v <= 1:
+                    entered = True
                     z = az + u * (bz - az) + v * (cz - az)
                     if z < depth[y, x]:
                         seen = True
@@ -87,6 +89,8 @@ def draw(points, triangles, see_through, uv, alpha, depth, index):
                         if seen:
                             depth[y, x] = z
                             index[y, x] = t
+                elif entered:
+                    break
                 u += du_dx
                 v += dv_dx
 
@@ -97,8 +101,16 @@ def vertex_normals(points, triangles, normals):
     normals[:] = 0
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
-        vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+        ux, uy, uz = (
+            points[b, 0] - points[a, 0],
+            points[b, 1] - points[a, 1],
+            points[b, 2] - points[a, 2],
+        )
+        vx, vy, vz = (
+            points[c, 0] - points[a, 0],
+            points[c, 1] - points[a, 1],
+            points[c, 2] - points[a, 2],
+        )
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         for k in (a, b, c):
             normals[k, 0] += nx
@@ -113,101 +125,162 @@ def vertex_normals(points, triangles, normals):
 
 
 @numba.njit(**_FAST)
-def shade(
-    points, normals, light_of_vertex, triangles, material, uv, texture, to_linear, constants,
-    key, key_colour, sky, ground, rim, rim_colour, background, index, to_srgb, out,
-):  # fmt: skip
-    """Colour every sample and average 2x2 into `out` (S, S, 3) uint8.
+def vertex_areas(points, triangles, areas):
+    """Twice the area of the triangles around each vertex (V,), written into `areas`."""
+    areas[:] = 0
+    for t in range(triangles.shape[0]):
+        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        ux, uy, uz = (
+            points[b, 0] - points[a, 0],
+            points[b, 1] - points[a, 1],
+            points[b, 2] - points[a, 2],
+        )
+        vx, vy, vz = (
+            points[c, 0] - points[a, 0],
+            points[c, 1] - points[a, 1],
+            points[c, 2] - points[a, 2],
+        )
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        area = np.sqrt(nx * nx + ny * ny + nz * nz)
+        areas[a] += area
+        areas[b] += area
+        areas[c] += area
 
-    `light_of_vertex` (V, 2) holds how much ambient and key light reaches each vertex; `texture`
-    (H, W, 4) uint8 is sRGB and gloss; `background` (S, S, 3) is linear.
+
+@numba.njit(**_FAST)
+def _sample(x, y, t, points, normals, arriving, triangles, material, uv, level, texture, lights):
+    """Linear colour of triangle `t` at screen position x, y."""
+    zero, half, one = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+    a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+    ax, ay = points[a, 0], points[a, 1]
+    bx, by = points[b, 0] - ax, points[b, 1] - ay
+    cx, cy = points[c, 0] - ax, points[c, 1] - ay
+    area = bx * cy - by * cx
+    px, py = x - ax, y - ay
+    u = min(max((px * cy - py * cx) / area, zero), one)
+    v = min(max((py * bx - px * by) / area, zero), one - u)
+    w = one - u - v
+    nx = w * normals[a, 0] + u * normals[b, 0] + v * normals[c, 0]
+    ny = w * normals[a, 1] + u * normals[b, 1] + v * normals[c, 1]
+    nz = w * normals[a, 2] + u * normals[b, 2] + v * normals[c, 2]
+    n = one / np.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-9))
+    nx, ny, nz = nx * n, ny * n, nz * n
+    ambient = w * arriving[a, 0] + u * arriving[b, 0] + v * arriving[c, 0]
+    lit = w * arriving[a, 1] + u * arriving[b, 1] + v * arriving[c, 1]
+
+    s = (w * uv[a, 0] + u * uv[b, 0] + v * uv[c, 0]) * level - half
+    r = (w * uv[a, 1] + u * uv[b, 1] + v * uv[c, 1]) * level - half
+    s0, r0 = int(s), int(r)
+    fs, fr = s - s0, r - r0
+    w00, w01, w10, w11 = (one - fs) * (one - fr), fs * (one - fr), (one - fs) * fr, fs * fr
+    r1, s1 = r0 + 1, s0 + 1
+    red = w00 * texture[r0, s0, 0] + w01 * texture[r0, s1, 0]
+    red += w10 * texture[r1, s0, 0] + w11 * texture[r1, s1, 0]
+    green = w00 * texture[r0, s0, 1] + w01 * texture[r0, s1, 1]
+    green += w10 * texture[r1, s0, 1] + w11 * texture[r1, s1, 1]
+    blue = w00 * texture[r0, s0, 2] + w01 * texture[r0, s1, 2]
+    blue += w10 * texture[r1, s0, 2] + w11 * texture[r1, s1, 2]
+    gloss = w00 * texture[r0, s0, 3] + w01 * texture[r0, s1, 3]
+    gloss += w10 * texture[r1, s0, 3] + w11 * texture[r1, s1, 3]
+
+    m = material[t]
+    if m == SKIN and area > 0:  # the side that faces away: the inside of lips and cheeks
+        red, green, blue = red * np.float32(0.12), green * np.float32(0.05), blue * np.float32(0.05)
+        gloss = zero
+    kx, ky, kz = lights[0, 0], lights[0, 1], lights[0, 2]
+    hx, hy, hz = kx, ky, kz + one
+    dot = nx * kx + ny * ky + nz * kz
+    wr, wg, wb = MATERIALS[m, 0], MATERIALS[m, 1], MATERIALS[m, 2]
+    dr = max(zero, (dot + wr) / (one + wr)) * lit
+    dg = max(zero, (dot + wg) / (one + wg)) * lit
+    db = max(zero, (dot + wb) / (one + wb)) * lit
+    up = (half + half * ny) * ambient
+    down = ambient - up
+    edge = max(zero, one - nz)
+    edge = edge * edge * edge * ambient
+    edge *= max(zero, np.float32(0.2) + nx * lights[4, 0] + ny * lights[4, 1] + nz * lights[4, 2])
+    spec = max(zero, nx * hx + ny * hy + nz * hz) / np.sqrt(hx * hx + hy * hy + hz * hz)
+    s4 = spec * spec * spec * spec
+    s16 = s4 * s4 * s4 * s4
+    s64 = s16 * s16 * s16 * s16
+    shine = gloss * lit * (MATERIALS[m, 3] * s16 + MATERIALS[m, 4] * s64 * s64)
+    deep = one
+    if m == SKIN:  # red light still finds its way into creases
+        deep = np.float32(1.35) - np.float32(0.35) * ambient
+    red *= (
+        lights[1, 0] * dr + (lights[2, 0] * up + lights[3, 0] * down) * deep + lights[5, 0] * edge
+    )
+    green *= lights[1, 1] * dg + lights[2, 1] * up + lights[3, 1] * down + lights[5, 1] * edge
+    blue *= lights[1, 2] * db + lights[2, 2] * up + lights[3, 2] * down + lights[5, 2] * edge
+    return red + shine * lights[1, 0], green + shine * lights[1, 1], blue + shine * lights[1, 2]
+
+
+@numba.njit(**_FAST)
+def shade(
+    points, normals, arriving, triangles, material, uv, level, texture, lights, background, depth,
+    index, to_srgb, out,
+):  # fmt: skip
+    """Colour the pixels of `out` (S, S, 3) uint8 from the 2x2 samples of `depth` and `index`.
+
+    A pixel whose samples lie on one triangle or one smooth piece of skin is coloured once, any
+    other sample by sample. `arriving` (V, 2) is how much ambient and key light reaches each vertex;
+    `texture` (H, W, 4) is linear RGB and gloss, `uv` times `level` its pixels; `lights` (6, 3) the
+    stacked fields of Lights; `background` (S, S, 3) is linear.
     """
     size = out.shape[0]
-    hx, hy, hz = key[0], key[1], key[2] + np.float32(1.0)
-    h = np.float32(1.0) / np.sqrt(hx * hx + hy * hy + hz * hz)
-    hx, hy, hz = hx * h, hy * h, hz * h
-    zero, one = np.float32(0.0), np.float32(1.0)
     for row in range(size):
         for col in range(size):
-            red, green, blue = zero, zero, zero
-            for sub in range(4):
-                y = 2 * row + sub // 2
-                x = 2 * col + sub % 2
-                t = index[y, x]
-                if t < 0:
-                    red += background[row, col, 0]
-                    green += background[row, col, 1]
-                    blue += background[row, col, 2]
-                    continue
-                a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                ax, ay = points[a, 0], points[a, 1]
-                bx, by = points[b, 0] - ax, points[b, 1] - ay
-                cx, cy = points[c, 0] - ax, points[c, 1] - ay
-                scale = one / (bx * cy - by * cx)
-                px = np.float32(x) + np.float32(0.5) - ax
-                py = np.float32(y) + np.float32(0.5) - ay
-                u = (px * cy - py * cx) * scale
-                v = (py * bx - px * by) * scale
-                w = one - u - v
-                nx = w * normals[a, 0] + u * normals[b, 0] + v * normals[c, 0]
-                ny = w * normals[a, 1] + u * normals[b, 1] + v * normals[c, 1]
-                nz = w * normals[a, 2] + u * normals[b, 2] + v * normals[c, 2]
-                n = one / np.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-9))
-                nx, ny, nz = nx * n, ny * n, nz * n
-                ambient = w * light_of_vertex[a, 0] + u * light_of_vertex[b, 0] + v * light_of_vertex[c, 0]
-                lit = w * light_of_vertex[a, 1] + u * light_of_vertex[b, 1] + v * light_of_vertex[c, 1]
-                m = material[t]
-
-                s = w * uv[a, 0] + u * uv[b, 0] + v * uv[c, 0] - np.float32(0.5)
-                r = w * uv[a, 1] + u * uv[b, 1] + v * uv[c, 1] - np.float32(0.5)
-                s0, r0 = int(s), int(r)
-                fs, fr = s - s0, r - r0
-                w00, w01 = (one - fs) * (one - fr), fs * (one - fr)
-                w10, w11 = (one - fs) * fr, fs * fr
-                t00, t01 = texture[r0, s0], texture[r0, s0 + 1]
-                t10, t11 = texture[r0 + 1, s0], texture[r0 + 1, s0 + 1]
-                base_r = w00 * to_linear[t00[0]] + w01 * to_linear[t01[0]] + w10 * to_linear[t10[0]] + w11 * to_linear[t11[0]]
-                base_g = w00 * to_linear[t00[1]] + w01 * to_linear[t01[1]] + w10 * to_linear[t10[1]] + w11 * to_linear[t11[1]]
-                base_b = w00 * to_linear[t00[2]] + w01 * to_linear[t01[2]] + w10 * to_linear[t10[2]] + w11 * to_linear[t11[2]]
-                gloss = (w00 * t00[3] + w01 * t01[3] + w10 * t10[3] + w11 * t11[3]) * np.float32(1 / 128)
-                if m == HAIR:
-                    gloss = one
-                if nz < 0 and m == SKIN and bx * cy - by * cx > 0:  # the inner side: inside of the mouth
-                    base_r, base_g, base_b = base_r * np.float32(0.12), base_g * np.float32(0.05), base_b * np.float32(0.05)
-                    gloss = zero
-
-                dot = nx * key[0] + ny * key[1] + nz * key[2]
-                wr, wg, wb = constants[m, 0], constants[m, 1], constants[m, 2]
-                dr = max(zero, (dot + wr) / (one + wr)) * lit
-                dg = max(zero, (dot + wg) / (one + wg)) * lit
-                db = max(zero, (dot + wb) / (one + wb)) * lit
-                up = np.float32(0.5) + np.float32(0.5) * ny
-                edge = max(zero, one - nz)
-                edge = edge * edge * edge * max(zero, np.float32(0.2) + nx * rim[0] + ny * rim[1] + nz * rim[2]) * ambient
-                spec = max(zero, nx * hx + ny * hy + nz * hz)
-                s2 = spec * spec
-                s4 = s2 * s2
-                s8 = s4 * s4
-                s16 = s8 * s8
-                s64 = s16 * s16 * s16 * s16
-                shine = gloss * lit * (constants[m, 3] * s16 * np.float32(0.5) + constants[m, 4] * s64 * s64)
-                red_ambient = ambient ** np.float32(0.75) if m == SKIN else ambient
-                red += base_r * (key_colour[0] * dr + (sky[0] * up + ground[0] * (one - up)) * red_ambient + rim_colour[0] * edge) + shine * key_colour[0]
-                green += base_g * (key_colour[1] * dg + (sky[1] * up + ground[1] * (one - up)) * ambient + rim_colour[1] * edge) + shine * key_colour[1]
-                blue += base_b * (key_colour[2] * db + (sky[2] * up + ground[2] * (one - up)) * ambient + rim_colour[2] * edge) + shine * key_colour[2]
-            k = np.float32(1023.75)  # 4095 steps over the mean of four samples
-            out[row, col, 0] = to_srgb[min(4095, int(red * k))]
-            out[row, col, 1] = to_srgb[min(4095, int(green * k))]
-            out[row, col, 2] = to_srgb[min(4095, int(blue * k))]
-
-
-TO_LINEAR = (((np.arange(256) / 255 + 0.055) / 1.055) ** 2.4).astype(np.float32)
-TO_LINEAR[:11] = np.arange(11) / 255 / 12.92
+            red, green, blue = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+            y, x = 2 * row, 2 * col
+            t0, t1, t2, t3 = index[y, x], index[y, x + 1], index[y + 1, x], index[y + 1, x + 1]
+            if t0 < 0 and t1 < 0 and t2 < 0 and t3 < 0:
+                red = background[row, col, 0]
+                green = background[row, col, 1]
+                blue = background[row, col, 2]
+            else:
+                whole = t0 == t1 and t0 == t2 and t0 == t3
+                if not whole and min(t0, t1, t2, t3) >= 0:
+                    m = material[t0]
+                    if m == SKIN and m == material[t1] and m == material[t2] and m == material[t3]:
+                        z0, z1, z2, z3 = (
+                            depth[y, x],
+                            depth[y, x + 1],
+                            depth[y + 1, x],
+                            depth[y + 1, x + 1],
+                        )
+                        whole = max(z0, z1, z2, z3) - min(z0, z1, z2, z3) < np.float32(0.12)
+                if whole:
+                    red, green, blue = _sample(
+                        np.float32(x + 1), np.float32(y + 1), t0, points, normals, arriving,
+                        triangles, material, uv, level, texture, lights,
+                    )  # fmt: skip
+                else:
+                    for k in range(4):
+                        i, j = y + k // 2, x + k % 2
+                        t = index[i, j]
+                        if t < 0:
+                            r = background[row, col, 0]
+                            g = background[row, col, 1]
+                            b = background[row, col, 2]
+                        else:
+                            r, g, b = _sample(
+                                np.float32(j) + np.float32(0.5), np.float32(i) + np.float32(0.5), t,
+                                points, normals, arriving, triangles, material, uv, level, texture,
+                                lights,
+                            )  # fmt: skip
+                        red += np.float32(0.25) * r
+                        green += np.float32(0.25) * g
+                        blue += np.float32(0.25) * b
+            scale = np.float32(4095.0 / BRIGHTEST)
+            out[row, col, 0] = to_srgb[min(4095, int(red * scale))]
+            out[row, col, 1] = to_srgb[min(4095, int(green * scale))]
+            out[row, col, 2] = to_srgb[min(4095, int(blue * scale))]
 
 
 def _srgb_table() -> np.ndarray:
-    """(4096,) uint8: a soft shoulder above 0.8, then the sRGB curve."""
-    light = np.arange(4096) / 4095 * 1.0
+    """(4096,) uint8: linear light up to BRIGHTEST to sRGB, with a soft shoulder above 0.6."""
+    light = np.arange(4096) / 4095 * BRIGHTEST
+    light = np.where(light < 0.6, light, 0.6 + 0.4 * np.tanh((light - 0.6) / 0.55))
     curve = np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.clip(np.round(255 * curve), 0, 255).astype(np.uint8)
 

@@ -1,9 +1,9 @@
 """The synthetic world: talking people whose every motion is known (DESIGN: the embedded default).
 
-A clip is a person (`synthetic_face.Identity`) who says random words (`synthetic_voice.utter`) with an
-emotion. The voice's articulation moves jaw and lips; the emotion moves brows, lids, cheeks, nose and the
-mouth's corners beneath it; the head nods with the voice and sways; the eyes blink and look around. The
-sum of all this is `Clip.coefficients`, and the frames are drawn from exactly these numbers.
+A clip is a person (`synthetic_face.Identity`) who says random words (`synthetic_voice.utter`) with
+an emotion. The voice's articulation moves jaw and lips; the emotion moves brows, lids, cheeks, nose
+and the mouth's corners beneath it; the head nods with the voice and sways; the eyes blink and look
+around. The sum of all this is `Clip.coefficients`: the frames are drawn from exactly these numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from data_pipeline.audio import FPS
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face_basis import load_face_basis
-from data_pipeline.synthetic_face import Identity, render
+from data_pipeline.synthetic_face import RIGID, Identity, render
 from data_pipeline.synthetic_voice import PHONEMES, Speaker, Utterance, utter
 
 BILABIALS = tuple(PHONEMES.index(name) for name in ("p", "b", "m"))
@@ -44,17 +44,22 @@ def _both(**modes: float) -> dict[str, float]:
 
 
 EXPRESSIONS: dict[str, dict[str, float]] = {
-    "angry": _both(browDown=1.0, noseSneer=0.35, eyeSquint=0.35, mouthPress=0.45, mouthFrown=0.45)
-    | _both(mouthLowerDown=0.15, cheekRaiser=0.15)
-    | {"nostrilFlare": 1.0, "jawForward": 0.25, "headPitch": 0.05},
-    "contempt": {"mouthSmile_L": 0.45, "mouthDimple_L": 0.9, "cheekSquint_L": 0.5, "mouthUpperUp_L": 0.15}
-    | {"browOuterUp_R": 0.45, "browDown_L": 0.45, "mouthPress_R": 0.3, "mouthLeft": 0.15}
-    | _both(eyeSquint=0.35)
-    | {"headPitch": -0.05, "headRoll": 0.05, "headYaw": 0.04},
+    "angry": _both(browDown=1.0, noseSneer=0.45, eyeSquint=0.3, eyeWide=0.3, mouthFrown=0.5)
+    | _both(mouthLowerDown=0.35, mouthPress=0.3, mouthStretch=0.2)
+    | {"nostrilFlare": 1.0, "jawForward": 0.3, "headPitch": 0.06},
+    "contempt": {
+        "mouthSmile_L": 0.55,
+        "mouthDimple_L": 1.0,
+        "cheekSquint_L": 0.7,
+        "mouthUpperUp_L": 0.3,
+    }
+    | {"browOuterUp_R": 0.75, "browInnerUp_R": 0.2, "browDown_L": 0.7, "mouthPress_R": 0.3}
+    | {"mouthLeft": 0.25, "eyeSquint_L": 0.5, "eyeSquint_R": 0.25}
+    | {"headPitch": -0.05, "headRoll": 0.06, "headYaw": 0.05},
     "disgusted": _both(noseSneer=1.0, mouthUpperUp=0.55, browDown=0.55, eyeSquint=0.7)
     | _both(cheekRaiser=0.6, mouthFrown=0.35)
     | {"mouthShrugLower": 0.25, "headPitch": -0.03},
-    "fear": _both(browInnerUp=1.0, browOuterUp=0.25, browDown=0.25, eyeWide=1.0, mouthStretch=0.75)
+    "fear": _both(browInnerUp=1.0, browOuterUp=0.2, browDown=0.4, eyeWide=1.0, mouthStretch=0.9)
     | _both(mouthLowerDown=0.3)
     | {"jawOpen": 0.05, "headPitch": -0.03},
     "happy": _both(mouthSmile=0.85, cheekRaiser=0.7, cheekSquint=0.5, eyeSquint=0.35)
@@ -72,8 +77,8 @@ def synthesize_clip(
 ) -> Clip:
     """A person says something. The same arguments give the same clip.
 
-    `identity_seed` fixes face, voice, light and background; `clip_seed` the words and the motion. One
-    person's clips of one seed say the same words in every emotion.
+    `identity_seed` fixes face, voice, light and background; `clip_seed` the words and the motion.
+    One person's clips of one seed say the same words in every emotion.
 
     Raises InputError for an unknown emotion, a size below 16 pixels or less than one frame.
     """
@@ -121,13 +126,15 @@ def sync_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Float32[np.ndarray, " 
     return np.array([low[1], low[0], high[1], high[0]], np.float32)
 
 
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # What the face does
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
-def perform(voice: Utterance, emotion: str, rng: np.random.Generator) -> Float32[np.ndarray, "t 64"]:
-    """The coefficients (T, 64) of a clip: articulation over emotion, blinks, gaze and head motion."""
+def perform(
+    voice: Utterance, emotion: str, rng: np.random.Generator
+) -> Float32[np.ndarray, "t 64"]:
+    """The coefficients (T, 64) of a clip: articulation over emotion, blinks, gaze, head."""
     names = load_face_basis().names
     frames = len(voice.phonemes)
     speech = np.zeros((frames, len(names)))
@@ -174,26 +181,29 @@ def _mirrored(mode: str, value: float) -> tuple[str, float]:
 
 
 def lip_gap_modes() -> tuple[float, np.ndarray]:
-    """The gap between the inner lips in cm is rest + modes @ p_exp: its mean over the three middle pairs."""
+    """(rest, modes): the gap between the inner lips is rest + modes @ p_exp, in cm.
+
+    It is the mean over the three middle pairs of inner-lip landmarks.
+    """
     basis = load_face_basis()
     upper, lower = basis.landmark_vertices[[61, 62, 63]], basis.landmark_vertices[[67, 66, 65]]
     rest = (basis.mean[upper, 1] - basis.mean[lower, 1]).mean()
     modes = (basis.expression[upper, 1] - basis.expression[lower, 1]).mean(0)
     modes = modes.copy()
-    modes[[basis.names.index(f"head{motion}") for motion in ("Pitch", "Yaw", "Roll", "X", "Y", "Z")]] = 0
+    modes[RIGID : RIGID + 6] = 0
     return float(rest), modes
 
 
 def _keep_speech_readable(speech: np.ndarray, feeling: np.ndarray) -> None:
     """Weaken in place what in an emotion would shut a speaking mouth: pressed, shrugged lips."""
-    rest, modes = lip_gap_modes()
+    _, modes = lip_gap_modes()
     openness = np.clip((speech @ modes - 0.1) / 0.6, 0, 1)
     closing = modes < -0.03
     feeling[:, closing] *= 1 - 0.85 * openness[:, None]
 
 
 def _seal_lips(total: np.ndarray, speech: np.ndarray, phonemes: np.ndarray) -> None:
-    """Close the lips in place on p, b, m as far as the articulation alone would, whatever the emotion."""
+    """Close the lips in place on p, b, m as far as the articulation would, whatever the emotion."""
     rest, modes = lip_gap_modes()
     spoken = np.isin(phonemes, BILABIALS).astype(np.float64)
     near = np.maximum(gaussian_filter1d(spoken, 0.7), spoken)

@@ -1,8 +1,8 @@
 """The people of the synthetic world: identities drawn from a seed, and the pictures of their faces.
 
-A person is the face basis with its own shape coefficients, dressed with what the basis has not got: a
-painted skin, eyeballs, teeth, tongue, hair, a collar, light and a background. `render` moves the mesh by
-the coefficients p_exp (the rigid ones as a true rotation) and draws it with the rasteriser.
+A person is the face basis with its own shape coefficients, dressed with what the basis has not got:
+a painted skin, eyeballs, teeth, tongue, hair, a collar, light and a background. `render` moves the
+mesh by the coefficients p_exp (the rigid ones as a true rotation) and draws it with the rasteriser.
 
 Space: centimetres, x to the right of the image, y up, z to the camera; the mean face's own frame.
 """
@@ -30,13 +30,14 @@ EYE_TILE = (1024, 320, 192, 192)
 TEETH_TILE = (768, 576, 384, 96)
 WET_TILE = (1216, 320, 64, 64)
 CLOTH_TILE = (1216, 400, 128, 128)
-LASH_TILE = (768, 680, 256, 64)
 EYE_RADIUS, EYE_CENTRE = 1.52, np.array([3.062, 3.603, 7.896])  # the sphere that the lids slide on
 IRIS_ANGLE, EYE_CAP = 0.44, 1.75  # radians
 GAZE = 0.45  # radians of turn for a full eyeLook coefficient
 PIXELS_PER_CM = 40  # of the front-view canvas that brows and lines are drawn on
 CANVAS_HALF = 9.5  # cm
 SKULL_CENTRE, SKULL_RADII = np.array([0.0, 4.6, -0.1]), np.array([8.23, 10.4, 11.1])
+# rings of the mouth's cavity behind the lips' rim: cm back, room for the gums, size
+_TUBE = ((0, 0, 1), (0.5, 1, 1.08), (3, 0.8, 1.05), (5.5, 0, 0.4), (5.6, 0, 0.0))
 RIGID = 57  # index of the first rigid coefficient
 
 
@@ -59,8 +60,11 @@ class Identity(NamedTuple):
     feminine: bool
     shape: np.ndarray  # (40,) float32, p_id
     face: np.ndarray  # (V, 3) float32, the neutral mesh
+    area: np.ndarray  # (V,) float32, of the triangles around each vertex of `face`
     parts: Parts
-    texture: np.ndarray  # (H, W, 4) uint8 sRGB + gloss
+    textures: tuple[
+        np.ndarray, ...
+    ]  # linear RGB + gloss float32: (H, W, 4), halves and quarters of it
     coverage: np.ndarray  # (H, W) uint8, hair's opacity
     light_of_vertex: np.ndarray  # (V', 2) float32: ambient and key light that arrives
     lights: rasteriser.Lights
@@ -83,7 +87,7 @@ class Rendering(NamedTuple):
 def face_shapes(
     basis: FaceBasis, shape: np.ndarray, coefficients: Float[np.ndarray, "t 64"]
 ) -> Float[np.ndarray, "t v 3"]:
-    """The moved meshes in cm: expression linear, rigid coefficients as a true rotation and shift."""
+    """The moved meshes in cm: linear expression, true rotation and shift."""
     neutral = basis.mean + basis.identity @ shape.astype(np.float32)
     moved = _expressed(basis, neutral, coefficients)
     return _apply_rigid(moved, coefficients, basis.neck_top)
@@ -122,7 +126,7 @@ def _apply_rigid(points, coefficients, pivot):
 
 
 def project(identity: Identity, points: np.ndarray) -> np.ndarray:
-    """Perspective (…, 3) cm -> (…, 3): x, y in [0, 1] of the frame (y down) and the distance in cm."""
+    """Perspective (…, 3) cm -> (…, 3): x, y in [0, 1] of the frame (y down), distance in cm."""
     away = CAMERA_DISTANCE - points[..., 2]
     focal = (CAMERA_DISTANCE - identity.centre[2]) / identity.frame
     x = 0.5 + focal * (points[..., 0] - identity.centre[0]) / away
@@ -131,10 +135,10 @@ def project(identity: Identity, points: np.ndarray) -> np.ndarray:
 
 
 def render(identity: Identity, coefficients: Float[np.ndarray, "t 64"], size: int) -> Rendering:
-    """Draw a clip: `coefficients` are activations of `FaceBasis.names` (rigid in radians and cm).
+    """Draw a clip: `coefficients` are activations of `FaceBasis.names` (rigid: radians and cm).
 
-    Gaze follows the eyeLook coefficients, teeth and tongue the jaw's. Landmarks are the projected mesh
-    vertices, x, y in [0, 1].
+    Gaze follows the eyeLook coefficients, teeth and tongue the jaw's. Landmarks are the projected
+    mesh vertices, x, y in [0, 1].
     """
     basis = load_face_basis()
     coefficients = np.asarray(coefficients, np.float32)
@@ -162,10 +166,11 @@ def _draw_frame(identity, points, arriving, background, out):
     rasteriser.draw(
         screen, parts.triangles, parts.see_through, parts.uv, identity.coverage, depth, index
     )
+    level = 2 if len(out) < 192 else 1 if len(out) < 384 else 0  # about one texel per pixel
     rasteriser.shade(
-        screen, normals, arriving, parts.triangles, parts.material, parts.uv, identity.texture,
-        rasteriser.TO_LINEAR, rasteriser.MATERIALS, *identity.lights, background, index,
-        rasteriser.TO_SRGB, out,
+        screen, normals, arriving, parts.triangles, parts.material, parts.uv,
+        np.float32(0.5**level), identity.textures[level], np.stack(identity.lights), background,
+        depth, index, rasteriser.TO_SRGB, out,
     )  # fmt: skip
 
 
@@ -177,6 +182,12 @@ def _pose_parts(identity, basis, face, coefficients, turn):
     points[:count] = face
     value = dict(zip(basis.names, coefficients, strict=True))
     arriving = identity.light_of_vertex.copy()
+    area = np.empty(count, np.float32)
+    rasteriser.vertex_areas(face, basis.triangles, area)
+    crease = np.clip(area / identity.area, 0.35, 1.15)[
+        :, None
+    ]  # skin that is pushed together folds
+    arriving[:count] *= crease ** np.array([0.8, 0.5], np.float32)
     _pose_eyes(identity, value, points, arriving)
     _pose_mouth(identity, basis, value, face, points, arriving)
     if "beard" in parts.spans:
@@ -198,13 +209,16 @@ def _pose_eyes(identity, value, points, arriving):
         cx, sx, cy, sy = *_cs(down), *_cs(across)
         turn = np.array([[cy, sy * sx, sy * cx], [0, cx, -sx], [-sy, cy * sx, cy * cx]], np.float32)
         blink = np.clip(value[f"eyeBlink_{name}"], 0, 1)
-        sunk = centre - np.array([0, 0, 0.75 * blink], np.float32)  # lids move on a chord, not an arc
+        sunk = centre - np.array(
+            [0, 0, 0.95 * blink], np.float32
+        )  # lids move on a chord, not an arc
         local = identity.parts.rest[span] - centre
         points[span] = local @ turn.T + sunk
         lid = points[basis.landmark_vertices[[37, 38] if side == 0 else [43, 44]], 1].mean()
         depth = np.clip((lid - points[span, 1]) / (0.45 * radius), 0, 1)
         arriving[span, 0] = 0.45 + 0.5 * depth
         arriving[span, 1] = 0.3 + 0.6 * depth
+        arriving[span] *= 1 - 0.85 * blink**2
 
 
 def _pose_mouth(identity, basis, value, face, points, arriving):
@@ -220,21 +234,23 @@ def _pose_mouth(identity, basis, value, face, points, arriving):
     loop = _mouth_loop()
     tube = points[spans["tube"]].reshape(-1, len(loop), 3)
     middle = face[loop].mean(0)
-    for ring, (back, swell) in enumerate(((0.0, 1.0), (0.5, 1.9), (3.0, 1.9), (5.5, 0.4))):
-        away = face[loop] - middle
-        tube[ring] = middle + away * np.array([1 + 0.12 * (swell - 1), swell, 1.0]) - [0, 0, back]
+    away = face[loop] - middle
+    outward = np.clip(away[:, 1] / 0.3, -0.45, 1.0)  # room for the gums; the chin is thin
+    for ring, (back, swell, size) in enumerate(_TUBE):
+        tube[ring] = middle + away * size - [0, 0, back]
+        tube[ring, :, 1] += swell * outward
     points[spans["tube"]] = tube.reshape(-1, 3)
 
     gap = np.clip((face[marks[62], 1] - face[marks[66], 1]) / 1.6, 0, 1)
     upper, lower = rest[spans["upper_teeth"]], points[spans["lower_teeth"]]
     for part, corner in (("upper_teeth", upper), ("lower_teeth", lower)):
         side = np.clip(1.0 - (np.abs(corner[:, 0] - middle[0]) / 2.6) ** 2, 0.12, 1)
-        arriving[spans[part], 0] = (0.30 + 0.45 * gap) * side
-        arriving[spans[part], 1] = (0.25 + 0.55 * gap) * side
+        arriving[spans[part], 0] = (0.60 + 0.25 * gap) * side
+        arriving[spans[part], 1] = (0.50 + 0.35 * gap) * side
     arriving[spans["lower_teeth"]] *= 0.75
     arriving[spans["tongue"]] = [0.25 + 0.35 * gap, 0.15 + 0.45 * gap]
-    arriving[spans["tube"], 0] = np.repeat([0.25, 0.12, 0.05, 0.03], len(loop))
-    arriving[spans["tube"], 1] = np.repeat([0.12, 0.03, 0.0, 0.0], len(loop))
+    arriving[spans["tube"], 0] = np.repeat([0.25, 0.12, 0.05, 0.03, 0.03], len(loop))
+    arriving[spans["tube"], 1] = np.repeat([0.12, 0.03, 0.0, 0.0, 0.0], len(loop))
 
 
 def _pose_beard(identity, basis, points):
@@ -257,9 +273,9 @@ def _resized(image, size):
     return np.ascontiguousarray(resized)
 
 
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # What is the same for everybody
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def _loops() -> list[np.ndarray]:
@@ -315,7 +331,9 @@ class SkinMap(NamedTuple):
 def _skin_map() -> SkinMap:
     basis = load_face_basis()
     size = FACE_TILE
-    flat = np.concatenate([basis.uv * size, np.zeros((len(basis.uv), 1))], 1).astype(np.float32)
+    flat = np.concatenate([basis.uv * (size - 9) + 4.0, np.zeros((len(basis.uv), 1))], 1).astype(
+        np.float32
+    )
     depth = np.full((size, size), rasteriser.FAR, np.float32)
     index = np.full((size, size), -1, np.int32)
     nothing = np.zeros(len(basis.triangles), bool)
@@ -365,42 +383,68 @@ def _smooth_outline(points: np.ndarray) -> np.ndarray:
     p0, p1 = np.roll(points, 1, 0), points
     p2, p3 = np.roll(points, -1, 0), np.roll(points, -2, 0)
     t = np.linspace(0, 1, 12, endpoint=False)[:, None, None]
-    curve = p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * p1 - 3 * p2 + p3 - p0)))
+    curve = p1 + 0.5 * t * (
+        p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * p1 - 3 * p2 + p3 - p0))
+    )
     return curve.transpose(1, 0, 2).reshape(-1, 2)
 
 
 def _on_canvas(points: np.ndarray) -> np.ndarray:
     """Front view (…, 2) cm -> pixels of the 760x760 canvas."""
-    return np.stack([points[..., 0] + CANVAS_HALF, CANVAS_HALF - points[..., 1]], -1) * PIXELS_PER_CM
+    return (
+        np.stack([points[..., 0] + CANVAS_HALF, CANVAS_HALF - points[..., 1]], -1) * PIXELS_PER_CM
+    )
 
 
 def _from_canvas(canvas: np.ndarray, position: np.ndarray) -> np.ndarray:
     """What the front-view canvas shows at each texel."""
     where = _on_canvas(position[..., :2]).astype(np.float32) - 0.5
-    return cv2.remap(canvas, where[..., 0], where[..., 1], cv2.INTER_LINEAR)
+    return cv2.remap(
+        canvas, where[..., 0], where[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
+    )
 
 
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # One person
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 SKIN_TONES = np.array(
-    [[246, 214, 196], [234, 192, 168], [219, 170, 139], [196, 143, 110], [160, 111, 82]]
-    + [[122, 82, 60], [92, 61, 46]],
+    [[243, 213, 197], [233, 194, 172], [220, 174, 147], [199, 150, 121], [168, 121, 95]]
+    + [[136, 96, 75], [108, 76, 60]],
 ) / 255  # fmt: skip
 HAIR_COLOURS = {
-    "black": (26, 23, 24),
-    "dark": (48, 34, 27),
+    "black": (36, 31, 31),
+    "dark": (58, 42, 34),
     "brown": (82, 56, 38),
     "light brown": (122, 88, 58),
     "blond": (190, 152, 100),
     "pale blond": (214, 186, 140),
-    "red": (138, 62, 28),
+    "red": (118, 60, 36),
     "grey": (146, 143, 140),
     "white": (214, 212, 208),
 }
-IRIS_COLOURS = ((62, 38, 22), (88, 58, 32), (112, 92, 52), (84, 108, 72), (84, 118, 150), (118, 134, 146))
-HAIR_STYLES = ("short", "crop", "side", "long", "bob", "updo", "fringe", "afro", "curly", "bald", "balding", "buzz")
+IRIS_COLOURS = (
+    (62, 38, 22),
+    (88, 58, 32),
+    (112, 92, 52),
+    (84, 108, 72),
+    (84, 118, 150),
+    (118, 134, 146),
+)
+HAIR_STYLES = (
+    "short",
+    "crop",
+    "side",
+    "long",
+    "bob",
+    "updo",
+    "fringe",
+    "afro",
+    "curly",
+    "bald",
+    "balding",
+    "buzz",
+)
 
 
 class Looks(NamedTuple):
@@ -426,9 +470,13 @@ def _choose_looks(rng: np.random.Generator) -> Looks:
     tone = float(rng.uniform(0, 6))
     low = int(min(tone, 5))
     skin = SKIN_TONES[low] + (tone - low) * (SKIN_TONES[low + 1] - SKIN_TONES[low])
-    skin = np.clip(skin * (1 + rng.normal(0, 0.025, 3)), 0.05, 0.98)
+    skin = np.clip(skin * (1 + rng.normal(0, 0.012, 3)), 0.05, 0.98)
     dark_only = ["black", "dark"]
-    names = dark_only if tone > 3.2 else [*dark_only, "brown", "brown", "light brown", "blond", "pale blond", "red"]
+    names = (
+        dark_only
+        if tone > 3.2
+        else [*dark_only, "brown", "brown", "light brown", "blond", "pale blond", "red"]
+    )
     name = str(rng.choice(names))
     if age > 0.62 and rng.random() < 0.7:
         name = str(rng.choice(["grey", "white"]))
@@ -437,7 +485,22 @@ def _choose_looks(rng: np.random.Generator) -> Looks:
     if feminine:
         style = str(rng.choice(["long", "long", "bob", "updo", "fringe", "curly", "side", "afro"]))
     else:
-        style = str(rng.choice(["short", "short", "crop", "side", "buzz", "bald", "balding", "curly", "afro", "long"]))
+        style = str(
+            rng.choice(
+                [
+                    "short",
+                    "short",
+                    "crop",
+                    "side",
+                    "buzz",
+                    "bald",
+                    "balding",
+                    "curly",
+                    "afro",
+                    "long",
+                ]
+            )
+        )
     if style == "afro" and tone < 3.0:
         style = "curly"
     beards = ["", "", "", "stubble", "stubble", "full", "goatee", "moustache"]
@@ -445,8 +508,10 @@ def _choose_looks(rng: np.random.Generator) -> Looks:
     iris_choices = IRIS_COLOURS[:2] if tone > 3.2 else IRIS_COLOURS
     iris = np.array(iris_choices[rng.integers(len(iris_choices))]) / 255
     make_up = float(rng.uniform(0.3, 1.0)) if feminine and rng.random() < 0.7 else 0.0
-    natural = skin * np.array([0.90, 0.62, 0.62]) + np.array([0.04, 0, 0.01])
-    painted = np.array([[0.62, 0.10, 0.16], [0.72, 0.25, 0.30], [0.55, 0.16, 0.25], [0.75, 0.38, 0.36]])
+    natural = skin * np.array([0.86, 0.66, 0.66]) + np.array([0.03, 0, 0.01])
+    painted = np.array(
+        [[0.62, 0.10, 0.16], [0.72, 0.25, 0.30], [0.55, 0.16, 0.25], [0.75, 0.38, 0.36]]
+    )
     strength = make_up * rng.uniform(0.3, 0.9)
     lip_colour = natural + strength * (painted[rng.integers(4)] - natural)
     freckles = float(rng.uniform(0.3, 1)) if tone < 2 and rng.random() < 0.35 else 0.0
@@ -461,22 +526,44 @@ def _person(seed: int) -> Identity:
     basis = load_face_basis()
     looks = _choose_looks(rng)
     shape = rng.normal(0, 0.85, basis.identity.shape[-1]).clip(-1.9, 1.9).astype(np.float32)
+    shape = _able_to_close(basis, shape)
     face = (basis.mean + basis.identity @ shape).astype(np.float32)
+
+    area = np.empty(len(face), np.float32)
+    rasteriser.vertex_areas(face, basis.triangles, area)
 
     hair = _hair_style(looks, rng)
     eyes = _place_eyes(basis, face)
     parts = _assemble(basis, face, eyes, looks, hair, rng)
-    texture, coverage = _paint_atlas(looks, hair, rng)
+    textures, coverage = _paint_atlas(looks, hair, rng)
+    parts = _without_hidden(parts, coverage)
     lights = _choose_lights(rng)
     marks = face[basis.landmark_vertices]
     low, high = marks.min(0), marks.max(0)
     height = float(high[1] - low[1])
-    centre = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2 + 0.10 * height, 9.0], np.float32)
+    centre = np.array(
+        [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2 + 0.13 * height, 9.0], np.float32
+    )
     identity = Identity(
-        seed, looks.feminine, shape, face, parts, texture, coverage, np.ones((len(parts.rest), 2), np.float32), lights,
+        seed, looks.feminine, shape, face, area, parts, textures, coverage,
+        np.ones((len(parts.rest), 2), np.float32), lights,
         _paint_background(rng), eyes, centre, FRAME_HEIGHT * height,
     )  # fmt: skip
     return identity._replace(light_of_vertex=_arriving_light(identity))
+
+
+def _able_to_close(basis: FaceBasis, shape: np.ndarray) -> np.ndarray:
+    """The nearest shape whose lips rest as closed as the mean face's, and whose lids can meet.
+
+    Expressions are the same offsets for everybody, so a wide identity would sleep with open eyes.
+    """
+    marks, lift = basis.landmark_vertices, basis.identity[:, 1].astype(np.float64)
+    lips = lift[marks[[61, 62, 63]]] - lift[marks[[67, 66, 65]]]
+    lids = lift[marks[[37, 38, 43, 44]]] - lift[marks[[41, 40, 47, 46]]]
+    gaps = np.concatenate([lips, lids])
+    excess = gaps @ shape
+    excess[3:] = np.maximum(excess[3:] - 0.02, 0)  # cm
+    return (shape - np.linalg.pinv(gaps) @ excess).astype(np.float32)
 
 
 def _choose_lights(rng: np.random.Generator) -> rasteriser.Lights:
@@ -486,10 +573,10 @@ def _choose_lights(rng: np.random.Generator) -> rasteriser.Lights:
 
     side = rng.choice([-1, 1])
     warm = rng.uniform(-1, 1)
-    tint = np.array([1 + 0.10 * warm, 1.0, 1 - 0.12 * warm])
-    cool = np.array([1 - 0.06 * warm, 1.0, 1 + 0.10 * warm])
-    strength = rng.uniform(0.62, 0.85)
-    fill = rng.uniform(0.36, 0.55)
+    tint = np.array([1 + 0.06 * warm, 1.0, 1 - 0.08 * warm])
+    cool = np.array([1 - 0.03 * warm, 1.0, 1 + 0.06 * warm])
+    strength = rng.uniform(0.55, 0.85)
+    fill = rng.uniform(0.32, 0.52)
     return rasteriser.Lights(
         key=unit(side * rng.uniform(0.15, 0.9), rng.uniform(0.25, 0.75), 1.0),
         key_colour=(strength * tint).astype(np.float32),
@@ -513,14 +600,21 @@ def _place_eyes(basis: FaceBasis, face: np.ndarray) -> np.ndarray:
     return eyes
 
 
-# ---- geometry -------------------------------------------------------------------------------------
+# ---- geometry ----------------------------------------------------------------------------------
 
 
 class _Builder:
     """Collects the parts of the mesh."""
 
     def __init__(self):
-        self.rest, self.uv, self.triangles, self.material, self.open, self.turns = [], [], [], [], [], []
+        self.rest, self.uv, self.triangles, self.material, self.open, self.turns = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         self.spans, self.count = {}, 0
 
     def add(self, name, rest, uv, triangles, material, see_through=False, turns=True):
@@ -555,19 +649,19 @@ def _grid(rows: int, cols: int, closed: bool = False) -> np.ndarray:
 
 def _tile_uv(tile, u, v):
     x, y, width, height = tile
-    return np.stack([x + 1.5 + u * (width - 4), y + 1.5 + v * (height - 4)], -1).reshape(-1, 2)
+    u, v = np.clip(u, 0, 1), np.clip(v, 0, 1)
+    return np.stack([x + 4 + u * (width - 9), y + 4 + v * (height - 9)], -1).reshape(-1, 2)
 
 
 def _assemble(basis, face, eyes, looks, hair, rng) -> Parts:
     builder = _Builder()
-    builder.add(
-        "face", face, basis.uv * (FACE_TILE - 3) + 1.0, basis.triangles, rasteriser.SKIN
-    )
+    builder.add("face", face, basis.uv * (FACE_TILE - 9) + 4.0, basis.triangles, rasteriser.SKIN)
     for side, name in enumerate("RL"):
         builder.add(f"eye_{name}", *_eyeball(eyes[side]), rasteriser.EYE)
     _add_mouth(builder, basis, face)
     if looks.beard in ("full", "goatee", "moustache"):
         _add_beard(builder, basis, looks)
+    _add_skull(builder, basis, face)
     if hair is not None:
         _add_hair(builder, basis, face, hair)
     _add_collar(builder, basis, face, rng)
@@ -591,21 +685,27 @@ def _add_mouth(builder: _Builder, basis: FaceBasis, face: np.ndarray) -> None:
     moved = face[loop].mean(0) - basis.mean[loop].mean(0)
     width = np.ptp(face[loop][:, 0]) / np.ptp(basis.mean[loop][:, 0])
     span = np.linspace(-1, 1, 25)
-    arch_x, arch_z = 2.35 * np.sin(span * 1.35), 10.25 - 3.4 * (1 - np.cos(span * 1.35))
+    arch_x, arch_z = 2.25 * np.sin(span * 1.35), 9.95 - 3.4 * (1 - np.cos(span * 1.35))
 
     def row(y, back, narrow=1.0):
         x = arch_x * narrow * width
         return np.stack([x, np.full_like(x, y), arch_z - back], -1)
 
-    upper = np.stack([row(-1.4, 0.15), row(-2.4, 0.05), row(-2.9, 0.0), row(-3.28, 0.12)])
-    lower = np.stack([row(-5.6, 0.5, 0.9), row(-4.6, 0.3, 0.93), row(-4.0, 0.2, 0.95), row(-3.5, 0.28, 0.94)])
+    upper = np.stack([row(-1.4, 0.15), row(-2.4, 0.05), row(-3.1, 0.0), row(-3.68, 0.12)])
+    lower = np.stack(
+        [row(-5.2, 0.5, 0.9), row(-4.8, 0.4, 0.93), row(-4.3, 0.3, 0.95), row(-3.78, 0.38, 0.94)]
+    )
     u = np.broadcast_to(np.linspace(0, 1, 25), (4, 25))
     v = np.broadcast_to(np.array([0, 0.35, 0.65, 1.0])[:, None], (4, 25))
     x, y, w, h = TEETH_TILE
     for name, points, half in (("upper_teeth", upper, 0), ("lower_teeth", lower, 1)):
         tile = (x, y + half * h // 2, w, h // 2)
         builder.add(
-            name, points.reshape(-1, 3) + moved, _tile_uv(tile, u, v), _grid(4, 25), rasteriser.TEETH
+            name,
+            points.reshape(-1, 3) + moved,
+            _tile_uv(tile, u, v),
+            _grid(4, 25),
+            rasteriser.TEETH,
         )
 
     around, along = np.meshgrid(np.linspace(0, np.pi, 9), np.linspace(0, 1, 8), indexing="ij")
@@ -614,26 +714,39 @@ def _add_mouth(builder: _Builder, basis: FaceBasis, face: np.ndarray) -> None:
         [
             -1.75 * np.cos(around) * (0.25 + 0.75 * reach),
             -4.75 + 0.85 * np.sin(around) * (0.3 + 0.7 * reach) - 0.12 * np.cos(2 * around),
-            6.0 + 3.75 * along,
+            5.6 + 3.5 * along,
         ],
         -1,
     ).reshape(-1, 3)
     uv = _tile_uv(WET_TILE, around / np.pi, along)
     builder.add("tongue", tongue + moved, uv, _grid(9, 8), rasteriser.WET)
-    rings = np.zeros((4 * len(loop), 3))
-    u = np.broadcast_to(np.linspace(0, 0.2, len(loop)), (4, len(loop)))
-    builder.add("tube", rings, _tile_uv(WET_TILE, u, u), _grid(4, len(loop), closed=True), rasteriser.WET)
+    rings = np.zeros((len(_TUBE) * len(loop), 3))
+    u = np.broadcast_to(np.linspace(0, 0.2, len(loop)), (len(_TUBE), len(loop)))
+    builder.add(
+        "tube",
+        rings,
+        _tile_uv(WET_TILE, u, u),
+        _grid(len(_TUBE), len(loop), closed=True),
+        rasteriser.WET,
+    )
 
 
 def _beard_region(looks: Looks, position: np.ndarray) -> np.ndarray:
     """0..1 where facial hair grows on the mean face (…, 3)."""
     x, y, z = np.moveaxis(position, -1, 0)
-    lip = np.sqrt((x / 2.75) ** 2 + ((y + 3.45) / 1.0) ** 2)
+    lip = np.sqrt((x / 2.65) ** 2 + ((y + 3.4) / 0.98) ** 2)
     clear = np.clip((lip - 1.0) / 0.12, 0, 1)
     moustache = _ramp(-1.35 - y, 0.25) * _ramp(3.4 - np.abs(x), 0.5) * _ramp(y + 3.6, 0.5) * (z > 8)
     chin = _ramp(3.0 - np.abs(x), 0.7) * _ramp(-3.5 - y, 0.5) * _ramp(y + 9.0, 0.6) * (z > 7)
-    line = -3.6 + 0.75 * np.clip(np.abs(x) - 3.6, 0, None)  # rises from the mouth's corners to the ears
-    cheeks = _ramp(line - y, 0.7) * _ramp(y + 9.0, 0.8) * _ramp(z - 2.0, 0.8) * _ramp(8.0 - np.abs(x), 0.4)
+    line = -3.6 + 0.75 * np.clip(
+        np.abs(x) - 3.6, 0, None
+    )  # rises from the mouth's corners to the ears
+    cheeks = (
+        _ramp(line - y, 0.7)
+        * _ramp(y + 9.0, 0.8)
+        * _ramp(z - 2.0, 0.8)
+        * _ramp(8.0 - np.abs(x), 0.4)
+    )
     region = {
         "moustache": moustache,
         "goatee": np.maximum(moustache, chin),
@@ -654,15 +767,22 @@ def _add_beard(builder: _Builder, basis: FaceBasis, looks: Looks) -> None:
     x, y, width, height = BEARD_TILE
     flat = basis.mean[under]
     turn = np.arctan2(flat[:, 0], flat[:, 2] - 2.0)
-    uv = np.stack([np.mod(0.5 + turn * 0.35, 1), np.mod((2.0 - flat[:, 1]) / 12, 1)], -1)
-    uv = uv * [width - 4, height - 4] + [x + 1.5, y + 1.5]
+    uv = np.stack(
+        [np.clip(0.47 + turn * 0.27, 0, 0.93), np.clip((2.0 - flat[:, 1]) / 12, 0, 1)], -1
+    )
+    uv = uv * [width - 9, height - 9] + [x + 4, y + 4]
     rest, uvs, faces = [], [], []
-    for layer, lift in enumerate((0.08, 0.17, 0.26) if looks.beard == "full" else (0.07, 0.14)):
+    for layer, lift in enumerate((0.06, 0.12, 0.18) if looks.beard == "full" else (0.05, 0.10)):
         rest.append(np.stack([under, lift * strength[under], np.zeros(len(under))], -1))
-        uvs.append(uv)
+        uvs.append(uv + [7 * layer, 0])
         faces.append(local + layer * len(under))
     builder.add(
-        "beard", np.concatenate(rest), np.concatenate(uvs), np.concatenate(faces), rasteriser.HAIR, True
+        "beard",
+        np.concatenate(rest),
+        np.concatenate(uvs),
+        np.concatenate(faces),
+        rasteriser.HAIR,
+        True,
     )
 
 
@@ -677,6 +797,7 @@ class Hair(NamedTuple):
     curl: float
     part: float  # side parting: how far the strands lean
     long: bool
+    fringe: bool
     seed: int
 
 
@@ -684,35 +805,62 @@ def _hair_style(looks: Looks, rng: np.random.Generator) -> Hair | None:
     style = looks.style
     if style == "bald":
         return None
-    front = rng.uniform(8.4, 9.4) - (0.5 if looks.feminine else 0.0)
-    recess = rng.uniform(0.0, 1.0) + 0.8 * looks.age * (not looks.feminine)
-    ends = {"long": (-16.0, -16.0), "bob": (-7.5, -7.5), "fringe": (-14.0, -14.0), "curly": (-1.0, -5.0)}
+    front = rng.uniform(10.0, 11.3) - (0.4 if looks.feminine else 0.0)
+    recess = rng.uniform(0.0, 0.6) + 1.2 * looks.age * (not looks.feminine)
+    ends = {
+        "long": (-16.0, -16.0),
+        "bob": (-7.5, -7.5),
+        "fringe": (-14.0, -14.0),
+        "curly": (-1.0, -5.0),
+    }
     side, back = ends.get(style, (0.6, -5.0))
     if style == "curly" and looks.feminine:
         side, back = -9.0, -9.0
     if style == "fringe":
-        front, recess = rng.uniform(6.3, 7.0), 0.0
+        front, recess = rng.uniform(6.8, 7.6), 0.0
     if style == "balding":
-        front, recess = 10.5, 0.4
-    degrees = np.array([-180, -120, -98, -84, -72, -58, -40, -20, 0, 20, 40, 58, 72, 84, 98, 120, 180.0])
-    half = np.array([front, front - 0.1, front + 0.4 * recess, 7.2, 4.6, side, side, back, back])
-    if style in ("long", "bob", "fringe") or (style == "curly" and looks.feminine):
-        half[3:6] = (6.6, rng.uniform(1.5, 4.0), side)
-    if style == "fringe":
-        half[2:4] = (front - 0.3, front - 1.2)
-    volume = {"buzz": 0.12, "crop": 0.45, "afro": 2.6, "curly": 1.6, "updo": 0.45, "balding": 0.3}.get(
-        style, rng.uniform(0.7, 1.3)
+        front, recess = 12.0, 0.4
+    degrees = np.array([0, 12, 24, 34, 43, 50, 58, 68, 76, 84, 100, 120, 180.0])
+    rise = front + np.array(
+        [0.0, 0.05, 0.1 + 0.5 * recess, -0.2 + 0.9 * recess, -0.8 + 0.6 * recess]
     )
-    sides = {"afro": 2.2, "curly": 1.1, "buzz": 0.1, "long": 0.9, "bob": 1.1, "fringe": 0.9}.get(style, 0.3)
+    temple = np.array([8.3, 7.2, 6.0, 4.5]) + 0.4 * recess
+    half = np.concatenate([rise, temple, [max(side, 0.8), side, back, back]])
+    falls = style in ("long", "bob", "fringe") or side == -9.0
+    if falls:  # in front of the ears
+        half[6:11] = (6.2, rng.uniform(1.5, 4.0), rng.uniform(-2, 0), side, side)
+    if style == "fringe":
+        half[:6] = front + np.array([0, 0, -0.1, -0.2, -0.5, -1.0])
+        half[6] = front - 1.8
+    degrees = np.concatenate([-degrees[:0:-1], degrees])
+    line = np.concatenate([half[:0:-1], half])
+    if style in ("side", "long", "bob", "updo"):  # parted: one side hangs lower over the forehead
+        sweep = rng.choice([-1, 1]) * rng.uniform(0.3, 1.0)
+        line += sweep * np.sin(np.radians(np.clip(degrees, -45, 45) * 2)) * (np.abs(degrees) < 60)
+    volume = {
+        "buzz": 0.12,
+        "crop": 0.45,
+        "afro": 2.6,
+        "curly": 1.6,
+        "updo": 0.45,
+        "balding": 0.3,
+    }.get(style, rng.uniform(0.7, 1.3))
+    sides = {"afro": 2.2, "curly": 1.1, "buzz": 0.1, "long": 0.9, "bob": 1.1, "fringe": 0.9}.get(
+        style, 0.3
+    )
     return Hair(
-        np.radians(degrees), np.concatenate([half[:0:-1], half]), 9.0 if style == "balding" else 99.0,
+        np.radians(degrees), line, 9.5 if style == "balding" else 99.0,
         volume, sides, {"afro": 1.0, "curly": 0.8}.get(style, 0.0),
         rng.choice([-1, 1]) * {"side": 0.35, "updo": 0.0}.get(style, rng.uniform(0, 0.15)),
-        bool(side < -6), int(rng.integers(1 << 30)),
+        bool(side < -6), style == "fringe", int(rng.integers(1 << 30)),
     )  # fmt: skip
 
 
-HAIR_ROWS, HAIR_COLS, EQUATOR = 34, 96, 0.6  # rows from the crown down; EQUATOR of them on the skull
+HAIR_ROWS, HAIR_COLS, EQUATOR = (
+    34,
+    96,
+    0.6,
+)  # rows from the crown down; EQUATOR of them on the skull
 HAIR_BOTTOM = -16.0
 
 
@@ -740,7 +888,9 @@ def _hair_height(azimuth: np.ndarray, row: np.ndarray) -> np.ndarray:
     polar = np.minimum(row / EQUATOR, 1) * np.pi / 2
     on_skull = SKULL_CENTRE[1] + SKULL_RADII[1] * np.cos(polar)
     below = (row - EQUATOR) / (1 - EQUATOR)
-    return np.where(row < EQUATOR, on_skull, SKULL_CENTRE[1] + below * (HAIR_BOTTOM - SKULL_CENTRE[1]))
+    return np.where(
+        row < EQUATOR, on_skull, SKULL_CENTRE[1] + below * (HAIR_BOTTOM - SKULL_CENTRE[1])
+    )
 
 
 def _hair_points(hair: Hair, layer: float) -> np.ndarray:
@@ -759,7 +909,9 @@ def _hair_points(hair: Hair, layer: float) -> np.ndarray:
     rise = rise * rise * (3 - 2 * rise)
     top = np.clip(direction[..., 1], 0, 1) ** 0.7
     lift = hair.side + (hair.volume - hair.side) * top
-    clumps = gaussian_filter(rng.normal(size=(HAIR_ROWS, HAIR_COLS)), (6 - 4 * hair.curl, 1.0), mode="wrap")
+    clumps = gaussian_filter(
+        rng.normal(size=(HAIR_ROWS, HAIR_COLS)), (6 - 4 * hair.curl, 1.0), mode="wrap"
+    )
     clumps = clumps / clumps.std() * (0.10 + 0.16 * hair.curl) * np.minimum(lift, 1.5)
     lift = (0.10 + lift * rise * (0.45 + 0.55 * layer)) + clumps * layer * rise
     points = SKULL_CENTRE + direction * (radius + lift)[..., None]
@@ -773,20 +925,67 @@ def _hair_points(hair: Hair, layer: float) -> np.ndarray:
     return points
 
 
-def _add_hair(builder: _Builder, basis: FaceBasis, face: np.ndarray, hair: Hair) -> None:
+def _on_head(basis: FaceBasis, face: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (N, 3) around the mean skull moved and scaled as the identity moves the scalp."""
     scalp = basis.mean[:, 1] > 6.0
+    fits = [np.polyfit(basis.mean[scalp, axis], face[scalp, axis], 1) for axis in range(3)]
+    return np.stack([np.polyval(fit, points[:, axis]) for axis, fit in enumerate(fits)], 1)
+
+
+def _add_skull(builder: _Builder, basis: FaceBasis, face: np.ndarray) -> None:
+    """The bare top and back of the head, which the face mesh leaves open."""
+    rows, cols = 18, 48
+    polar, around = np.meshgrid(
+        np.linspace(0, 1.9, rows), np.linspace(-np.pi, np.pi, cols), indexing="ij"
+    )
+    direction = np.stack(
+        [np.sin(around) * np.sin(polar), np.cos(polar), np.cos(around) * np.sin(polar)], -1
+    )
+    direction = direction.reshape(-1, 3)
+    points = SKULL_CENTRE + direction * (_skull_radius(direction) - 0.3)[:, None]
+    _, near = cKDTree(basis.mean).query(points)
+    uv = basis.uv[near] * (FACE_TILE - 9) + 4.0
+    triangles = _grid(rows, cols)
+    inside_face = (points[triangles, 2].max(1) > 5.0) & (points[triangles, 1].min(1) < 9.5)
+    points = _on_head(basis, face, points)
+    builder.add("skull", points, uv, triangles[~inside_face], rasteriser.SKIN)
+
+
+def _add_hair(builder: _Builder, basis: FaceBasis, face: np.ndarray, hair: Hair) -> None:
     x, y, width, height = HAIR_TILE
     azimuth, row = _hair_grid()
     for layer in (0, 1):
-        points = _hair_points(hair, float(layer)).reshape(-1, 3)
-        for axis in range(3):  # the hair follows the identity's skull
-            slope, offset = np.polyfit(basis.mean[scalp, axis], face[scalp, axis], 1)
-            points[:, axis] = slope * points[:, axis] + offset
+        points = _on_head(basis, face, _hair_points(hair, float(layer)).reshape(-1, 3))
         tile = (x, y + layer * height // 2, width, height // 2)
         uv = _tile_uv(tile, (azimuth + np.pi) / (2 * np.pi), row)
         builder.add(
-            f"hair_{layer}", points, uv, _grid(HAIR_ROWS, HAIR_COLS), rasteriser.HAIR, see_through=True
+            f"hair_{layer}",
+            points,
+            uv,
+            _grid(HAIR_ROWS, HAIR_COLS),
+            rasteriser.HAIR,
+            see_through=True,
         )
+
+
+def _without_hidden(parts: Parts, coverage: np.ndarray) -> Parts:
+    """Drop hair that is transparent or behind the skull; mark what is opaque throughout."""
+    corners = parts.uv[parts.triangles]
+    centre = corners.mean(1, keepdims=True)
+    probes = np.concatenate(
+        [corners, centre, 0.5 * (corners + centre), 0.5 * (corners + corners[:, [1, 2, 0]])], 1
+    )
+    shown = coverage[probes[..., 1].astype(int), probes[..., 0].astype(int)] > 127
+    hair = parts.see_through
+    behind = (parts.rest[parts.triangles, 2].max(1) < -4.0) & (
+        parts.rest[parts.triangles, 1].min(1) > 0
+    )
+    kept = ~hair | (shown.any(1) & ~behind)
+    return parts._replace(
+        triangles=np.ascontiguousarray(parts.triangles[kept]),
+        material=parts.material[kept],
+        see_through=(hair & ~shown.all(1))[kept],
+    )
 
 
 def _add_collar(builder: _Builder, basis: FaceBasis, face: np.ndarray, rng) -> None:
@@ -801,7 +1000,9 @@ def _add_collar(builder: _Builder, basis: FaceBasis, face: np.ndarray, rng) -> N
     ]
     points = np.stack(points)
     points[0, :, 1] -= 0.6
-    points[:, :, 1] -= 0.9 * np.cos(around) * np.array([1, 1, 0.6, 0.2, 0])[:, None]  # lower in front
+    points[:, :, 1] -= (
+        0.9 * np.cos(around) * np.array([1, 1, 0.6, 0.2, 0])[:, None]
+    )  # lower in front
     u = np.broadcast_to((around + np.pi) / (2 * np.pi), (5, 41))
     v = np.broadcast_to(np.linspace(0, 1, 5)[:, None], (5, 41))
     builder.add(
@@ -810,7 +1011,7 @@ def _add_collar(builder: _Builder, basis: FaceBasis, face: np.ndarray, rng) -> N
     )  # fmt: skip
 
 
-# ---- light ----------------------------------------------------------------------------------------
+# ---- light -------------------------------------------------------------------------------------
 
 
 def _arriving_light(identity: Identity) -> np.ndarray:
@@ -833,7 +1034,9 @@ def _arriving_light(identity: Identity) -> np.ndarray:
     open_sky = np.zeros(len(points))
     for i, direction in enumerate(sphere):
         if weight[:, i].any():
-            open_sky += weight[:, i] * _visible(parts, identity.coverage, points, normals, direction)
+            open_sky += weight[:, i] * _visible(
+                parts, identity.coverage, points, normals, direction
+            )
     occlusion = open_sky / np.maximum(weight.sum(1), 1e-6)
 
     rng = np.random.default_rng(0)
@@ -854,7 +1057,9 @@ def _visible(parts, coverage, points, normals, direction) -> np.ndarray:
     axes = np.stack([x, np.cross(z, x), z])
     size, half = 192, 21.0
     seen = (points - [0, -1, 4]) @ axes.T
-    screen = np.stack([(seen[:, 0] / half + 1) * size / 2, (1 - seen[:, 1] / half) * size / 2, 50 - seen[:, 2]], 1)
+    screen = np.stack(
+        [(seen[:, 0] / half + 1) * size / 2, (1 - seen[:, 1] / half) * size / 2, 50 - seen[:, 2]], 1
+    )
     screen = screen.astype(np.float32)
     depth = np.full((size, size), rasteriser.FAR, np.float32)
     index = np.full((size, size), -1, np.int32)
@@ -866,7 +1071,7 @@ def _visible(parts, coverage, points, normals, direction) -> np.ndarray:
     return (50 - lifted[:, 2] < front + 0.18).astype(np.float64)
 
 
-# ---- paint ----------------------------------------------------------------------------------------
+# ---- paint -------------------------------------------------------------------------------------
 
 
 def _noise(rng, shape, sigma) -> np.ndarray:
@@ -879,7 +1084,7 @@ def _noise(rng, shape, sigma) -> np.ndarray:
     return field / field.std()
 
 
-def _paint_atlas(looks: Looks, hair: Hair | None, rng) -> tuple[np.ndarray, np.ndarray]:
+def _paint_atlas(looks: Looks, hair: Hair | None, rng) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     atlas = np.zeros((*ATLAS, 4), np.float32)
     coverage = np.full(ATLAS, 255, np.uint8)
 
@@ -897,7 +1102,13 @@ def _paint_atlas(looks: Looks, hair: Hair | None, rng) -> tuple[np.ndarray, np.n
     put(BEARD_TILE, *_paint_beard(looks, rng))
     if hair is not None:
         put(HAIR_TILE, *_paint_hair(looks, hair, rng))
-    return np.clip(np.round(atlas * 255), 0, 255).astype(np.uint8), coverage
+    atlas = np.clip(atlas, 0, 1)
+    atlas[..., :3] = atlas[..., :3] ** 2.2
+    height, width = ATLAS
+    levels = [
+        cv2.resize(atlas, (width >> k, height >> k), interpolation=cv2.INTER_AREA) for k in range(3)
+    ]
+    return tuple(levels), coverage
 
 
 def _paint_skin(looks: Looks, hair: Hair | None, rng) -> np.ndarray:
@@ -906,14 +1117,18 @@ def _paint_skin(looks: Looks, hair: Hair | None, rng) -> np.ndarray:
     x, y, z = np.moveaxis(skin.position, -1, 0)
     shape = x.shape
     colour = np.broadcast_to(looks.skin, (*shape, 3)).astype(np.float32).copy()
-    colour *= (1 + 0.020 * _noise(rng, shape, 40) + 0.018 * _noise(rng, shape, 8))[..., None]
-    colour *= (1 + 0.022 * _noise(rng, shape, 1.2))[..., None]
+    colour *= (1 + 0.020 * _noise(rng, shape, 40) + 0.010 * _noise(rng, shape, 8))[..., None]
+    colour *= (1 + 0.012 * _noise(rng, shape, 1.2) * (y > -9))[..., None]
 
     def bump(cx, cy, rx, ry):
         return np.exp(-(((np.abs(x) - cx) / rx) ** 2) - ((y - cy) / ry) ** 2) * (z > 3)
 
     blush = rng.uniform(0.3, 1.0) + 0.5 * looks.make_up
-    red = 0.55 * blush * bump(4.2, -0.3, 2.0, 1.6) + 0.5 * bump(0.0, 0.6, 1.2, 1.2) + 0.25 * bump(0, -6.6, 1.8, 1.0)
+    red = (
+        0.55 * blush * bump(4.2, -0.3, 2.0, 1.6)
+        + 0.5 * bump(0.0, 0.6, 1.2, 1.2)
+        + 0.25 * bump(0, -6.6, 1.8, 1.0)
+    )
     red = red + 0.6 * skin.ear + 0.12 * _noise(rng, shape, 25)
     colour *= 1 + red[..., None] * np.array([0.02, -0.085, -0.075])
     socket = np.exp(-((skin.lid / 0.75) ** 2))
@@ -924,7 +1139,9 @@ def _paint_skin(looks: Looks, hair: Hair | None, rng) -> np.ndarray:
     if looks.freckles:
         spots = _noise(rng, shape, 1.6)
         where = np.clip(bump(3.2, 0.8, 2.6, 1.8) + bump(0, 1.5, 1.2, 1.5) + 0.25, 0, 1)
-        colour *= 1 - (looks.freckles * 0.30 * where * np.clip(spots - 1.3, 0, 1))[..., None] * np.array([0.7, 1, 1.1])
+        colour *= 1 - (looks.freckles * 0.30 * where * np.clip(spots - 1.3, 0, 1))[
+            ..., None
+        ] * np.array([0.7, 1, 1.1])
     for _ in range(rng.integers(0, 4)):  # moles
         spot = np.array([rng.uniform(-6, 6), rng.uniform(-6, 7)])
         mole = np.exp(-(((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / 0.09**2)) * (z > 5)
@@ -932,7 +1149,9 @@ def _paint_skin(looks: Looks, hair: Hair | None, rng) -> np.ndarray:
     _paint_lines(colour, looks, rng)
 
     if looks.make_up:
-        shadow = np.array([[0.45, 0.30, 0.28], [0.40, 0.33, 0.42], [0.35, 0.28, 0.25]])[rng.integers(3)]
+        shadow = np.array([[0.45, 0.30, 0.28], [0.40, 0.33, 0.42], [0.35, 0.28, 0.25]])[
+            rng.integers(3)
+        ]
         mask = np.exp(-((skin.lid / 0.5) ** 2)) * (y > 3.4) * 0.45 * looks.make_up
         colour += mask[..., None] * (shadow * looks.skin.mean() * 1.5 - colour)
     lash = np.exp(-((np.maximum(skin.lid - 0.10, 0) / 0.075) ** 2)) * np.where(y > 3.35, 1.0, 0.45)
@@ -948,7 +1167,9 @@ def _paint_skin(looks: Looks, hair: Hair | None, rng) -> np.ndarray:
     colour += 0.92 * lips * (looks.lip_colour * grain * line - colour)
 
     strokes = _from_canvas(_brow_canvas(looks, rng), skin.position) * (z > 5)
-    colour += (0.92 * strokes)[..., None] * (looks.brow * (1 + 0.1 * _noise(rng, shape, 1.0))[..., None] - colour)
+    colour += (0.92 * strokes)[..., None] * (
+        looks.brow * (1 + 0.1 * _noise(rng, shape, 1.0))[..., None] - colour
+    )
     if looks.beard:
         region = _beard_region(looks, skin.position)
         grain = np.clip(0.55 + 0.35 * _noise(rng, shape, 0.9), 0, 1)
@@ -957,13 +1178,20 @@ def _paint_skin(looks: Looks, hair: Hair | None, rng) -> np.ndarray:
     if hair is not None:
         azimuth = np.arctan2(x, z - SKULL_CENTRE[2])
         edge = y - np.interp(azimuth, hair.azimuth, hair.line) + 0.35 * _noise(rng, shape, (8, 1.5))
-        scalp = _ramp(edge - 0.3, 0.5) * (y < hair.top) * (1 - skin.ear) * (y > -1)
-        colour += (0.9 * scalp)[..., None] * (looks.hair * (0.7 + 0.15 * _noise(rng, shape, (5, 1.0))[..., None]) - colour)
+        scalp = _ramp(edge - 0.1, 0.6) * (y < hair.top) * (1 - skin.ear) * (y > -1)
+        colour += (0.9 * scalp)[..., None] * (
+            looks.hair * (0.7 + 0.15 * _noise(rng, shape, (5, 1.0))[..., None]) - colour
+        )
 
-    gloss = 0.34 + 0.25 * bump(0, 1.0, 1.0, 3.0) + 0.15 * bump(0, 7.5, 3.5, 1.6) + 0.25 * bump(0, -6.6, 1.2, 1.0)
+    gloss = (
+        0.34
+        + 0.25 * bump(0, 1.0, 1.0, 3.0)
+        + 0.15 * bump(0, 7.5, 3.5, 1.6)
+        + 0.25 * bump(0, -6.6, 1.2, 1.0)
+    )
     gloss = gloss * (1 + 0.15 * _noise(rng, shape, 1.2)) * (1 - 0.9 * strokes)
     gloss += skin.lips * (0.30 + 0.35 * looks.make_up)
-    return np.concatenate([np.clip(colour, 0.01, 1), np.clip(gloss, 0, 1)[..., None] * 0.5], -1)
+    return np.concatenate([np.clip(colour, 0.01, 1), np.clip(gloss, 0, 1)[..., None]], -1)
 
 
 def _paint_lines(colour: np.ndarray, looks: Looks, rng) -> None:
@@ -975,7 +1203,9 @@ def _paint_lines(colour: np.ndarray, looks: Looks, rng) -> None:
         t = np.linspace(0, 1, 30)[:, None]
         curve = (1 - t) ** 2 * curve[0] + 2 * t * (1 - t) * curve[1] + t**2 * curve[2]
         layer = np.zeros_like(canvas)
-        cv2.polylines(layer, [np.round(curve * 16).astype(np.int32)], False, strength, width, cv2.LINE_AA, 4)
+        cv2.polylines(
+            layer, [np.round(curve * 16).astype(np.int32)], False, strength, width, cv2.LINE_AA, 4
+        )
         np.maximum(canvas, layer, out=canvas)
 
     age = looks.age
@@ -983,10 +1213,26 @@ def _paint_lines(colour: np.ndarray, looks: Looks, rng) -> None:
         line([(side * 1.9, -0.2), (side * 3.2, -1.6), (side * 3.3, -3.4)], 0.16 + 0.5 * age, 4)
         line([(side * 2.0, 2.6), (side * 3.0, 2.15), (side * 4.2, 2.6)], 0.10 + 0.4 * age, 3)
         for k in range(3):
-            line([(side * 5.0, 3.5 - 0.3 * k), (side * 5.5, 3.5 - 0.4 * k), (side * 6.0, 3.6 - 0.6 * k)], 0.5 * age, 2)
+            line(
+                [
+                    (side * 5.0, 3.5 - 0.3 * k),
+                    (side * 5.5, 3.5 - 0.4 * k),
+                    (side * 6.0, 3.6 - 0.6 * k),
+                ],
+                0.5 * age,
+                2,
+            )
     for k in range(3):
         rise = rng.uniform(-0.2, 0.2, 3)
-        line([(-3.4, 7.4 + k * 0.75 + rise[0]), (0, 7.9 + k * 0.75 + rise[1]), (3.4, 7.4 + k * 0.75 + rise[2])], 0.45 * age, 3)
+        line(
+            [
+                (-3.4, 7.4 + k * 0.75 + rise[0]),
+                (0, 7.9 + k * 0.75 + rise[1]),
+                (3.4, 7.4 + k * 0.75 + rise[2]),
+            ],
+            0.45 * age,
+            3,
+        )
     for side in (-1, 1):
         line([(side * 0.45, 5.0), (side * 0.6, 5.6), (side * 0.5, 6.1)], 0.45 * age, 3)
     canvas = gaussian_filter(canvas, 2.5)
@@ -999,11 +1245,14 @@ def _brow_canvas(looks: Looks, rng) -> np.ndarray:
     """Front-view canvas with the brows drawn hair by hair, 0..1."""
     basis = load_face_basis()
     canvas = np.zeros((760, 760), np.uint8)
-    thick = rng.uniform(0.34, 0.55) if looks.feminine else rng.uniform(0.5, 0.85)
+    thick = rng.uniform(0.28, 0.48) if looks.feminine else rng.uniform(0.42, 0.75)
     arch = rng.uniform(-0.15, 0.25)
-    hairs = int(rng.uniform(330, 560))
+    hairs = int(rng.uniform(170, 380))
     drop = rng.uniform(0.25, 0.5)
-    for marks, side in ((basis.landmark_vertices[17:22], -1), (basis.landmark_vertices[22:27][::-1], 1)):
+    for marks, side in (
+        (basis.landmark_vertices[17:22], -1),
+        (basis.landmark_vertices[22:27][::-1], 1),
+    ):
         curve = basis.mean[marks][::-1][:, :2].astype(np.float64)  # from the nose outwards
         curve[:, 1] -= drop
         curve[2:4, 1] += arch
@@ -1012,15 +1261,20 @@ def _brow_canvas(looks: Looks, rng) -> np.ndarray:
         width = thick * np.interp(t, [0, 0.15, 0.6, 1], [0.75, 1, 0.8, 0.22])
         base = np.stack([np.interp(t * 4, range(5), curve[:, k]) for k in (0, 1)], -1)
         base[:, 1] += across * width * 0.5
-        lean = np.interp(t, [0, 0.3, 1], [1.25, 0.65, 0.0]) - 0.5 * across + rng.normal(0, 0.15, hairs)
+        lean = (
+            np.interp(t, [0, 0.3, 1], [1.25, 0.65, 0.0]) - 0.5 * across + rng.normal(0, 0.15, hairs)
+        )
         length = rng.uniform(0.3, 0.6, hairs)
         tip = base + length[:, None] * np.stack([side * np.cos(lean), np.sin(lean)], -1)
         for a, b in zip(_on_canvas(base), _on_canvas(tip), strict=True):
-            start, end = np.round(a * 16).astype(int).tolist(), np.round(b * 16).astype(int).tolist()
+            start, end = (
+                np.round(a * 16).astype(int).tolist(),
+                np.round(b * 16).astype(int).tolist(),
+            )
             cv2.line(canvas, start, end, int(rng.uniform(150, 255)), 1, cv2.LINE_AA, 4)
     solid = gaussian_filter(canvas.astype(np.float32) / 255, 1.0)
     soft = gaussian_filter(solid, 5)
-    return np.clip(1.15 * solid + 0.55 * soft, 0, 0.95)
+    return np.clip(1.0 * solid + 0.5 * soft, 0, 0.88)
 
 
 def _paint_eye(looks: Looks, rng) -> np.ndarray:
@@ -1035,12 +1289,14 @@ def _paint_eye(looks: Looks, rng) -> np.ndarray:
     colour *= 1 - 0.35 * veins[..., None] * np.array([0.1, 1, 1])
     spokes = np.interp(angle, np.linspace(-np.pi, np.pi, 121), rng.normal(0, 1, 121))
     inner = radius / IRIS_ANGLE
-    iris = looks.iris * (0.95 + 0.18 * spokes + 0.35 * np.clip(0.75 - inner, 0, 1))[..., None] * 1.15
+    iris = (
+        looks.iris * (0.95 + 0.18 * spokes + 0.35 * np.clip(0.75 - inner, 0, 1))[..., None] * 1.15
+    )
     iris *= (1 - 0.65 * np.clip((inner - 0.78) / 0.22, 0, 1))[..., None]
     colour += np.clip((1 - inner) / 0.10 + 0.5, 0, 1)[..., None] * (iris - colour)
     pupil = np.clip((0.40 - inner) / 0.08 + 0.5, 0, 1)
     colour += pupil[..., None] * (np.array([0.012, 0.01, 0.01]) - colour)
-    gloss = np.where(inner < 1.15, 0.5, 0.18)
+    gloss = np.where(inner < 1.15, 1.0, 0.35)
     return np.concatenate([np.clip(colour, 0, 1), gloss[..., None]], -1)
 
 
@@ -1062,7 +1318,9 @@ def _paint_teeth(looks: Looks, rng) -> np.ndarray:
         tooth = white * (shade * (0.62 + 0.38 * bulge))[None, :, None] * (0.93 + 0.1 * v)[..., None]
         line = 0.30 + 0.06 * np.cos(np.clip(within, 0, 1) * 2 * np.pi)
         is_gum = _ramp(line[None] - v, 0.03)
-        picture.append(tooth + is_gum[..., None] * (gum * (0.8 + 0.2 * bulge)[None, :, None] - tooth))
+        picture.append(
+            tooth + is_gum[..., None] * (gum * (0.8 + 0.2 * bulge)[None, :, None] - tooth)
+        )
     colour = np.concatenate(picture)
     return np.concatenate([np.clip(colour, 0, 1), np.full((height, width, 1), 0.4)], -1)
 
@@ -1106,11 +1364,15 @@ def _paint_hair(looks: Looks, hair: Hair, rng) -> tuple[np.ndarray, np.ndarray]:
             rows = np.arange(half)[:, None] + 0 * azimuth
             cols = np.arange(width)[None] + lean * np.cos(row * np.pi / EQUATOR / 2)
             streaks = map_coordinates(streaks, [rows, cols], order=1, mode="wrap")
-        ragged = 0.45 * _noise(rng, (half, width), (25, 0.9)) + 0.25 * _noise(rng, (half, width), (25, 5))
-        inside = (y - line + ragged * np.where(hair.line.min() > -3, 0.7, 0.9) > 0.35) & (y < hair.top + ragged)
-        sparse = streaks > (-0.35 if layer else -2.5)
+        spikes = 0.45 if hair.fringe else 0.16
+        ragged = spikes * _noise(rng, (half, width), (20, 0.9)) + 0.2 * _noise(
+            rng, (half, width), (25, 6)
+        )
+        ragged = ragged * np.where(np.abs(azimuth) < 1.1, 1.0 if layer else 0.6, 0.8)
+        inside = (y - line + ragged > 0.35 + 0.25 * layer) & (y < hair.top + ragged)
+        sparse = streaks > (-0.6 if layer else -2.5)
         if hair.volume < 0.2:
-            sparse = _noise(rng, (half, width), 0.8) > (0.2 if layer else -0.3)
+            sparse = _noise(rng, (half, width), 0.8) > (-0.2 if layer else -0.8)
         band = 1 + 0.10 * np.exp(-(((row - 0.30) / 0.10) ** 2))
         tone = np.clip(0.88 + 0.20 * streaks, 0.35, 1.6) * band * (0.8 + 0.2 * layer)
         pictures.append(looks.hair * tone[..., None])
@@ -1121,9 +1383,9 @@ def _paint_hair(looks: Looks, hair: Hair, rng) -> tuple[np.ndarray, np.ndarray]:
 
 def _paint_beard(looks: Looks, rng) -> tuple[np.ndarray, np.ndarray]:
     _, _, width, height = BEARD_TILE
-    streaks = _strands(rng, (height, width), 0.6)
+    streaks = _noise(rng, (height, width), (4, 0.8))
     colour = looks.brow * 1.15 * np.clip(0.85 + 0.25 * streaks, 0.4, 1.5)[..., None]
-    return np.clip(colour, 0, 1), np.where(streaks > 0.1, 255, 0).astype(np.uint8)
+    return np.clip(colour, 0, 1), np.where(streaks > -0.4, 255, 0).astype(np.uint8)
 
 
 def _paint_background(rng) -> np.ndarray:

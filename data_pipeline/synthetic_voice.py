@@ -315,22 +315,37 @@ class _Prosody(NamedTuple):
 
 # fmt: off
 _PROSODY = {
-    #                        pitch accent glide slope ending level  rate drawl breath  tilt  open  jitter
-    "angry": _Prosody(         4.5,  3.0, -3.0, -5.0,  -3.0,  5.5, 1.15,  1.1,  0.0,  0.5, 0.42, 0.016,
-        shimmer=0.2, words=(2, 4), pause=(0.08, 0.18), opening=1.2),
-    "contempt": _Prosody(     -1.0,  1.2, -3.5, -1.0,  -5.0, -2.5, 0.88,  1.9, 0.05,  6.0, 0.55, 0.002,
-        words=(1, 2), pause=(0.25, 0.4), opening=0.85, nasal=0.25),
-    "disgusted": _Prosody(    -3.0,  1.2, -1.0, -2.0,  -2.0, -2.0, 0.78,  1.3,  0.0,  4.0,  0.4,  0.02,
-        shimmer=0.08, creak=0.7, words=(2, 3), pause=(0.2, 0.35), opening=0.9, spread=0.97, nasal=0.4),
-    "fear": _Prosody(          7.0,  1.2,  0.0,  0.5,   0.5,  0.5,  1.3,  1.0, 0.35,  5.0, 0.65, 0.014,
-        shimmer=0.1, tremor=0.8, words=(1, 2), pause=(0.08, 0.2), opening=0.95),
-    "happy": _Prosody(         4.0,  5.0,  0.0, -0.5,   0.5,  3.0,  1.1,  1.2, 0.05,  3.5, 0.58,   0.0,
-        words=(3, 5), pause=(0.1, 0.22), opening=1.1, spread=1.05),
+    #  pitch accent glide slope ending level  rate drawl breath  tilt  open jitter
+    "angry": _Prosody(
+         4.5,   3.0, -3.0, -5.0,  -3.0,  5.5, 1.15,  1.1,   0.0,  0.5, 0.42, 0.016,
+        shimmer=0.2, words=(2, 4), pause=(0.08, 0.18), opening=1.2,
+    ),
+    "contempt": _Prosody(
+        -1.0,   1.2, -3.5, -1.0,  -5.0, -2.5, 0.88,  1.9,  0.05,  6.0, 0.55, 0.002,
+        words=(1, 2), pause=(0.25, 0.4), opening=0.85, nasal=0.25,
+    ),
+    "disgusted": _Prosody(
+        -3.0,   1.2, -1.0, -2.0,  -2.0, -2.0, 0.78,  1.3,   0.0,  4.0,  0.4,  0.02,
+        shimmer=0.08, creak=0.7, words=(2, 3), pause=(0.2, 0.35), opening=0.9, spread=0.97,
+        nasal=0.4,
+    ),
+    "fear": _Prosody(
+         7.0,   1.2,  0.0,  0.5,   0.5,  0.5,  1.3,  1.0,  0.35,  5.0, 0.65, 0.014,
+        shimmer=0.1, tremor=0.8, words=(1, 2), pause=(0.08, 0.2), opening=0.95,
+    ),
+    "happy": _Prosody(
+         4.0,   5.0,  0.0, -0.5,   0.5,  3.0,  1.1,  1.2,  0.05,  3.5, 0.58,   0.0,
+        words=(3, 5), pause=(0.1, 0.22), opening=1.1, spread=1.05,
+    ),
     "neutral": _Prosody(),
-    "sad": _Prosody(          -1.5,  0.7, -0.5, -1.8,  -1.0, -6.5, 0.72,  1.4,  0.6, 14.0, 0.75, 0.004,
-        words=(1, 3), pause=(0.35, 0.6), opening=0.75),
-    "surprised": _Prosody(     3.5,  2.0,  4.5,  1.0,   7.0,  2.0,  1.0,  1.5, 0.12,  5.0,  0.6,   0.0,
-        words=(1, 2), pause=(0.2, 0.35), opening=1.15),
+    "sad": _Prosody(
+        -1.5,   0.7, -0.5, -1.8,  -1.0, -6.5, 0.72,  1.4,   0.6, 14.0, 0.75, 0.004,
+        words=(1, 3), pause=(0.35, 0.6), opening=0.75,
+    ),
+    "surprised": _Prosody(
+         3.5,   2.0,  4.5,  1.0,   7.0,  2.0,  1.0,  1.5,  0.12,  5.0,  0.6,   0.0,
+        words=(1, 2), pause=(0.2, 0.35), opening=1.15,
+    ),
 }
 # fmt: on
 

@@ -3,8 +3,30 @@
 import cv2
 import numpy as np
 
+COLUMNS = ["portrait", "truth", "generated", "flow", "mask", "mesh"]
 HEADER_HEIGHT = 20
 FRAME_MARGIN = 2
+
+
+def model_row(
+    portrait: np.ndarray,
+    truth: np.ndarray,
+    generated: np.ndarray,
+    flow: np.ndarray,
+    mask: np.ndarray,
+    vertices: np.ndarray | None,
+    triangles: np.ndarray,
+) -> list[np.ndarray]:
+    """One moment of a clip as the pictures of COLUMNS; the mesh is blank without `vertices`."""
+    blank = np.full((32, 32, 3), 255, np.uint8)
+    return [
+        portrait,
+        truth,
+        generated,
+        flow_picture(flow),
+        mask_picture(mask),
+        blank if vertices is None else mesh_picture(vertices, triangles),
+    ]
 
 
 def contact_sheet(rows: list[list[np.ndarray]], titles: list[str], tile: int = 128) -> np.ndarray:

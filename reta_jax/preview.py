@@ -11,17 +11,16 @@ from reta_jax.batches import open_batches
 from reta_jax.images import to_uint8
 from reta_jax.models.morphable import MorphableModel, mesh
 from reta_jax.models.reta import RETA
-from reta_jax.pictures import contact_sheet, flow_picture, mask_picture, mesh_picture
+from reta_jax.pictures import COLUMNS, contact_sheet, model_row
 from reta_jax.step import render_batch, to_device_batch
 
-TITLES = ["portrait", "truth", "generated", "flow", "mask", "mesh"]
 CLIPS = 4
 
 
 def make_preview(
     config: ConfigDict, reta: RETA, morphable: MorphableModel
 ) -> Callable[[Any], np.ndarray]:
-    """Builds `preview(params) -> picture`: one row a clip with the columns of TITLES."""
+    """Builds `preview(params) -> picture`: one row a clip with the columns of pictures.COLUMNS."""
     batches = open_batches(config, "test", CLIPS)
     raw = next(batches)
     batches.close()
@@ -41,19 +40,19 @@ def make_preview(
 
     def preview(params: Any) -> np.ndarray:
         frames, flows, masks, vertices = jax.device_get(forward(params))
-        blank = np.full((config.model.size,) * 2 + (3,), 255, np.uint8)
         triangles = np.asarray(morphable.triangles)
         rows = [
-            [
+            model_row(
                 raw["portrait"][i],
                 raw["frames"][i, 0],
                 frames[i],
-                flow_picture(flows[i]),
-                mask_picture(masks[i]),
-                blank if vertices is None else mesh_picture(vertices[i], triangles),
-            ]
+                flows[i],
+                masks[i],
+                None if vertices is None else vertices[i],
+                triangles,
+            )
             for i in range(len(frames))
         ]
-        return contact_sheet(rows, TITLES)
+        return contact_sheet(rows, COLUMNS)
 
     return preview

@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from data_pipeline.face import portrait_crop
 from jaxtyping import Array, Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio, window
 from data_pipeline.errors import InputError
+from data_pipeline.face import portrait_crop
 from data_pipeline.video import VideoWriter, read_image
 from reta_jax.checkpoint import (
     PARAMS_FILE,
@@ -38,8 +38,9 @@ from reta_jax.checkpoint import (
 from reta_jax.commands import sentences_for_errors
 from reta_jax.images import to_float, to_uint8
 from reta_jax.models.audio_encoder import AudioWindow
+from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel, builtin_morphable
-from reta_jax.models.reta import RETA, Identity, build_reta
+from reta_jax.models.reta import RETA, Controls, Identity, build_reta
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
 
@@ -48,6 +49,22 @@ SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
 def encode_portrait(reta: RETA, params: Any, portrait: UInt8[Array, "b h w 3"]) -> Identity:
     """f_STY and f_TEX of portraits."""
     return reta.apply({"params": params}, to_float(portrait), method=RETA.encode_portrait)
+
+
+def forward_chunk(
+    reta: RETA,
+    params: Any,
+    morphable: MorphableModel,
+    identity: Identity,
+    audio: Float[Array, "b n"],
+) -> tuple[GeneratorOutput, Controls]:
+    """The chunk of each audio window: frames with flow and masks, and what the voice says."""
+    offset = jnp.zeros(audio.shape[0], jnp.int32)
+    controls = reta.apply(
+        {"params": params}, audio, offset, reta.window.chunk, morphable, method=RETA.encode_voice
+    )
+    output = reta.apply({"params": params}, identity, controls, method=RETA.generate)
+    return output, controls
 
 
 @functools.partial(jax.jit, static_argnames="reta")
@@ -59,12 +76,7 @@ def render_chunk(
     audio: Float[Array, "b n"],
 ) -> UInt8[Array, "b t h w 3"]:
     """The chunk's frames of each audio window."""
-    frames = reta.window.chunk
-    offset = jnp.zeros(audio.shape[0], jnp.int32)
-    controls = reta.apply(
-        {"params": params}, audio, offset, frames, morphable, method=RETA.encode_voice
-    )
-    output = reta.apply({"params": params}, identity, controls, method=RETA.generate)
+    output, _ = forward_chunk(reta, params, morphable, identity, audio)
     return to_uint8(output.frames)
 
 
@@ -82,14 +94,13 @@ def render(
       waveform: 16 kHz mono in [-1, 1].
     """
     identity = encode_portrait(reta, params, portrait[None])
-    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
     pending: tuple[Array, int] | None = None
     for audio, count in audio_windows(waveform, reta.window):
         chunk = render_chunk(reta, params, morphable, identity, audio[None])
         if pending is not None:  # fetched while the device works on the next chunk
             yield np.asarray(pending[0])[0, : pending[1]]
         pending = chunk, count
-    if frames and pending is not None:
+    if pending is not None:
         yield np.asarray(pending[0])[0, : pending[1]]
 
 

@@ -17,6 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
+from data_pipeline.prepare import prepare_synthetic
 from reta_jax import parallel
 from reta_jax.batches import open_batches
 from reta_jax.checkpoint import (
@@ -56,6 +57,7 @@ def run(config: ConfigDict, workdir: Path) -> bool:
       DivergenceError: a loss became NaN or infinite; its name is in the message.
     """
     check_config(config)
+    make_synthetic_data(config)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = parallel.make_mesh()
     experts = load_experts(config)
@@ -102,10 +104,23 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
+def make_synthetic_data(config: ConfigDict) -> None:
+    """Makes the synthetic world's clips where an experiment wants them and has none yet."""
+    data = config.data
+    if data.synthetic_identities and not (Path(data.dirs[0]) / "records").exists():
+        prepare_synthetic(
+            data.dirs[0],
+            identities=data.synthetic_identities,
+            clips_per_identity=data.synthetic_clips_per_identity,
+            seconds=data.synthetic_seconds,
+            size=config.model.size,
+        )
+
+
 def start(
     config: ConfigDict, workdir: Path, networks: Networks, constants: Constants, mesh: Any
 ) -> tuple[TrainState, Checkpoints, dict[str, Any] | None]:
-    """The latest checkpoint of the workdir, else weights named by `init_from`, else from scratch."""
+    """The workdir's latest checkpoint, else the weights of `init_from`, else from scratch."""
     create = functools.partial(create_state, config, networks)
     key = jax.random.key(config.train.seed)
     replicated = parallel.replicated(mesh)

@@ -176,7 +176,9 @@ def _augment(batch: dict[str, Array], key: Array) -> dict[str, Array]:
 
 
 def _batches(config: ConfigDict, split: str):
-    window = WindowSpec(frames=5, size=config.image_size, shifted_mel=config.kind == "sync_expert")
+    window = WindowSpec(
+        frames=config.frames, size=config.image_size, shifted_mel=config.kind == "sync_expert"
+    )
     sources = dict.fromkeys(config.dirs, 1.0)
     return training_batches(sources, split, config.batch_size, window, seed=config.seed)
 

@@ -1,10 +1,10 @@
 """Reduce the ICT-FaceKit light model to the small face basis that ships with the project.
 
-    python scripts/make_face_basis.py ict_facekit_face9409_f16.npz data_pipeline/assets/face_basis.npz
+    python scripts/make_face_basis.py ict_facekit_face9409_f16.npz OUT/face_basis.npz
 
-SRC holds `neutral` (9409, 3) cm, `expr` (57, 9409, 3), `expr_names`, `ident` (100, 9409, 3), `quads`.
-The vertices of the result are a subset of the source's (half-edge collapse), so every mode stays
-exact up to quantisation. The same input gives the same bytes.
+SRC holds `neutral` (9409, 3) cm, `expr` (57, 9409, 3), `expr_names`, `ident` (100, 9409, 3) and
+`quads`. The vertices of the result are a subset of the source's (half-edge collapse), so every mode
+stays exact up to quantisation. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import io
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
@@ -181,8 +182,8 @@ def fill_holes(triangles: np.ndarray, count: int, loops: list[list[int]]) -> np.
 def unwrap(points: np.ndarray, triangles: np.ndarray, mouth: np.ndarray) -> np.ndarray:
     """UV (V, 2) in [0, 1], v down, injective: Tutte's embedding with positive weights.
 
-    The weights are relaxed towards wanted edge lengths (the 3-D length, longer near the mouth and the
-    eyes); while they stay positive and the outline convex, no triangle can flip (Tutte 1963).
+    The weights are relaxed towards wanted edge lengths (the 3-D length, longer near the mouth);
+    while they stay positive and the outline convex, no triangle can flip (Tutte 1963).
     """
     loops = sorted(boundary_loops(triangles), key=len)
     height = [np.ptp(points[loop][:, 1]) for loop in loops]
@@ -249,7 +250,7 @@ def flipped(uv: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 def roomy_layout(points: np.ndarray, triangles: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """UV (V, 2): the unwrapped mesh with the eyes and, most of all, the mouth enlarged.
 
-    The zoom can turn a few slivers over; their corners are relaxed until the map is injective again.
+    The zoom can turn a few slivers over; their corners are relaxed until none is left.
     """
     uv = unwrap(points, triangles, points[landmarks[48:]])
     for eye in (landmarks[36:42], landmarks[42:48]):
@@ -290,12 +291,12 @@ def nostril_flare(mean: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def lip_vertices(mean: np.ndarray, landmarks: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Indices of the lips: inside the outline of landmarks 48-59 seen from the front, plus the rim."""
-    import cv2
-
+    """Indices of the lips: inside the outline of landmarks 48-59 seen from the front."""
     outline = mean[landmarks[OUTER_LIPS]][:, :2].astype(np.float32)
     distance, _ = cKDTree(mean[landmarks[48:]]).query(mean)
-    inside = np.array([cv2.pointPolygonTest(outline, (float(x), float(y)), True) for x, y, _ in mean])
+    inside = np.array(
+        [cv2.pointPolygonTest(outline, (float(x), float(y)), True) for x, y, _ in mean]
+    )
     return np.flatnonzero((inside > -0.08) & (distance < 1.5) & (mean[:, 2] > 8.0))
 
 

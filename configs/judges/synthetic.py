@@ -2,8 +2,8 @@
 
     python -m reta_jax.train_expert --config configs/judges/synthetic.py:sync_expert
 
-emotion_vit and sync_expert teach (L_emo, L_syn); emotion_fan and landmark_net judge, and no model is
-trained against them. Held-out identities are those of the world's test split.
+emotion_vit and sync_expert teach (L_emo, L_syn); emotion_fan and landmark_net judge, and no model
+is trained against them. Held-out identities are those of the world's test split.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,8 @@ FIELDS = {
     "landmark_net": {"size": 64, "width": 24, "landmarks": 68},
 }  # fmt: skip
 STEPS = {"emotion_vit": 3000, "emotion_fan": 2000, "sync_expert": 4000, "landmark_net": 2000}
-BATCH = {"emotion_vit": 8, "emotion_fan": 16, "sync_expert": 32, "landmark_net": 8}
+FRAMES = {"emotion_vit": 1, "emotion_fan": 5, "sync_expert": 5, "landmark_net": 1}  # of a clip
+BATCH = {"emotion_vit": 32, "emotion_fan": 16, "sync_expert": 32, "landmark_net": 32}
 RATES = {"emotion_vit": 1e-3, "emotion_fan": 2e-3, "sync_expert": 1e-3, "landmark_net": 3e-3}
 
 
@@ -29,7 +30,8 @@ def get_config(kind: str = "sync_expert"):
             "dirs": ("data/synthetic",),
             "out": f"weights/synthetic/{kind}",
             "image_size": 128 if kind == "sync_expert" else 64,
-            "batch_size": BATCH[kind],  # clips of five frames
+            "frames": FRAMES[kind],
+            "batch_size": BATCH[kind],  # clips
             "steps": STEPS[kind],
             "learning_rate": RATES[kind],
             "seed": {"emotion_fan": 1, "landmark_net": 2}.get(kind, 0),

@@ -31,7 +31,7 @@ from data_pipeline.video import iterate_frames, read_soundtrack
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v", ".flv", ".ts"}
 
 MIN_FRAMES = FPS
-MAX_FRAMES = 10 * FPS  # Longer videos become several clips: a reader takes a whole record.
+MAX_FRAMES = 5 * FPS  # Longer videos become several clips, for a reader takes a whole record.
 MAX_LOST = 0.2  # of the frames may show no face
 MAX_ACCOMPANIED = 0.1  # of the frames may show another face at least half as large
 MAX_JUMP = 0.35  # of the crop's side between two frames; faster is a cut
@@ -72,7 +72,7 @@ class FolderJob:
     model: str  # the face landmarker's file
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Yields the video's clips of at most ten seconds; refuses what has no steady voice."""
+        """Yields the video's clips of at most five seconds; refuses what has no steady voice."""
         track = track_face(self.source, _landmarker(self.model))
         voice = read_soundtrack(self.source, len(track.boxes))
         if voice is None:
@@ -114,21 +114,16 @@ def track_face(path: str | os.PathLike, landmarker: FaceLandmarker) -> Track:
     faces, accompanied = [], 0
     previous = None  # landmarks of the last face, and a thumbnail of the frame it was in
     for index, frame in enumerate(iterate_frames(path)):
-        found = landmarker.detect(frame)
+        found = landmarker.detect(frame, previous and emoca_box(previous[0]))
         faces.append(found[0] if found else None)
         if not found:
             continue
-        accompanied += any(_is_company(other, found[0]) for other in found[1:])
+        # A second face of half the size or more.
+        accompanied += any(emoca_box(face)[2] > emoca_box(found[0])[2] / 2 for face in found[1:])
         if previous is not None:
             _check_steady(previous, (found[0], frame), index)
         previous = found[0], frame
     return _check_track(faces, accompanied)
-
-
-def _is_company(other: Float32[np.ndarray, "68 2"], main: Float32[np.ndarray, "68 2"]) -> bool:
-    """Another face of half the size or more, not the same one found twice."""
-    a, b = emoca_box(other), emoca_box(main)
-    return a[2] >= b[2] / 2 and np.abs(a[:2] - b[:2]).max() > b[2] / 4
 
 
 def _check_steady(

@@ -77,7 +77,4 @@ class EmotionViT(nn.Module):
 
 def resize(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b {size} {size} 3"]:
     """Bilinear with antialiasing when it shrinks, as PIL resizes for the published network."""
-    batch, height, width, channels = images.shape
-    if (height, width) == (size, size):
-        return images
-    return jax.image.resize(images, (batch, size, size, channels), "bilinear", antialias=True)
+    return jax.image.resize(images, (images.shape[0], size, size, 3), "bilinear", antialias=True)

@@ -28,8 +28,8 @@ class ConvBlock(nn.Module):
 class LandmarkNet(nn.Module):
     """Face images to landmarks: down to size/8, up again to size/2, one heatmap per landmark.
 
-    Each point is the mean position under its heatmap's softmax, which is differentiable and finer
-    than the map's cells.
+    Each point is the mean over its heatmap of the cells' centres, each moved by an offset of its
+    own: differentiable and finer than the cells. `width` is a multiple of 8.
     """
 
     size: int = 64
@@ -53,18 +53,23 @@ class LandmarkNet(nn.Module):
             x = nn.Conv(self.width * 2**level, (1, 1), dtype=self.dtype)(x)
             x = x.repeat(2, axis=1).repeat(2, axis=2) + skips[level]
             x = ConvBlock(self.width * 2**level, dtype=self.dtype)(x)
+
         heatmaps = nn.Conv(self.landmarks, (1, 1), dtype=self.dtype, name="heatmaps")(x)
-        return soft_argmax(heatmaps.astype(jnp.float32))
+        offsets = nn.Conv(2 * self.landmarks, (1, 1), dtype=self.dtype, name="offsets")(x)
+        offsets = offsets.reshape(*heatmaps.shape, 2)
+        return soft_argmax(heatmaps.astype(jnp.float32), offsets.astype(jnp.float32))
 
 
-def soft_argmax(heatmaps: Float[Array, "b h w k"]) -> Float[Array, "b k 2"]:
-    """Mean x, y in [0, 1] under the softmax of each map."""
-    batch, height, width, points = heatmaps.shape
-    weights = jax.nn.softmax(heatmaps.reshape(batch, -1, points), axis=1)
-    weights = weights.reshape(heatmaps.shape)
-    x = jnp.einsum("bwk,w->bk", weights.sum(axis=1), (jnp.arange(width) + 0.5) / width)
-    y = jnp.einsum("bhk,h->bk", weights.sum(axis=2), (jnp.arange(height) + 0.5) / height)
-    return jnp.stack([x, y], axis=-1)
+def soft_argmax(
+    heatmaps: Float[Array, "b h w k"], offsets: Float[Array, "b h w k 2"]
+) -> Float[Array, "b k 2"]:
+    """Mean x, y in [0, 1] under the softmax of each map; `offsets` are x, y in cells."""
+    _, height, width, _ = heatmaps.shape
+    weights = jax.nn.softmax(heatmaps, axis=(1, 2))
+    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    centres = jnp.stack([columns, rows], axis=-1)[None, :, :, None] + 0.5
+    cells = jnp.einsum("bhwk,bhwkc->bkc", weights, centres + offsets)
+    return cells / jnp.array([width, height])[None, None]
 
 
 def mouth_opening(landmarks: Float[Array, "*b 68 2"]) -> Float[Array, "*b"]:

@@ -47,7 +47,7 @@ class AudioEncoder(nn.Module):
 
 
 class MelEncoder(nn.Module):
-    """Log-mel spectrogram and a few convolutions: for training without a pretrained speech model."""
+    """Log-mel spectrogram and a few convolutions: for training without pretrained speech weights."""
 
     width: int = 256
     layers: int = 4

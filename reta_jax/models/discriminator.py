@@ -17,7 +17,7 @@ class Discriminator(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b {self.size} {self.size} 3"]) -> Float[Array, " b"]:
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
         trunk = Trunk(self.size, self.channel_multiplier, self.dtype, name="trunk")
         x = trunk(images)[-1].astype(jnp.float32)
         width = x.shape[-1]

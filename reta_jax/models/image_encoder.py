@@ -18,7 +18,7 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "b {self.size} {self.size} 3"]
+        self, image: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b {self.style_dim}"], tuple[Float[Array, "b _ _ _"], ...]]:
         trunk = Trunk(self.size, self.channel_multiplier, self.dtype, name="trunk")
         *textures, last = trunk(image)

@@ -51,7 +51,7 @@ def build_morphable(
     modes = expression.shape[-1]
     if expression.shape[:2] != mean.shape or mean.shape[1:] != (3,) or uv.shape != (len(mean), 2):
         raise ValueError(
-            f"basis arrays disagree: mean {mean.shape}, expression {expression.shape}, uv {uv.shape}"
+            f"basis arrays disagree: {mean.shape=}, {expression.shape=}, {uv.shape=}"
         )
     return MorphableModel(
         mean=jnp.asarray(mean, jnp.float32),

@@ -98,9 +98,9 @@ class Trunk(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, image: Float[Array, "b {self.size} {self.size} 3"]
-    ) -> list[Float[Array, "b _ _ _"]]:
+    def __call__(self, image: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
+        if image.shape[1:3] != (self.size, self.size):
+            raise ValueError(f"images are {image.shape[1:3]}, the network is for {self.size}^2")
         width = channels(self.size, self.channel_multiplier)
         maps = [EqualConv(width, 1, dtype=self.dtype, name="from_rgb")(image)]
         for resolution in reversed((4, *resolutions(self.size)[:-1])):

@@ -36,7 +36,7 @@ def adain_affine(
 def modulate(
     x: Float[Array, "b h w c"],
     scale: Float[Array, "b c"],
-    shift: Float[Array, "b c"] | None = None,
+    shift: Float[Array, "#b c"] | None = None,
 ) -> Float[Array, "b h w c"]:
     """Multiplies and shifts each channel of each sample in float32; keeps the dtype of x."""
     y = x.astype(jnp.float32) * scale[:, None, None]

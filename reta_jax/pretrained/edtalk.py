@@ -2,7 +2,7 @@
 
 `EDTalk.pt["gen"]` or, fitting more exactly, `EDTalk_lip_pose.pt["gen"]`, which was trained without
 the emotion module that RETA lacks; the latter file may hold `["dis"]`. Published at
-https://github.com/tanshuai0219/EDTalk under Apache-2.0, but derived from LIA, which is CC BY-NC 4.0.
+https://github.com/tanshuai0219/EDTalk under Apache-2.0, but derived from LIA (CC BY-NC 4.0).
 """
 
 from collections.abc import Mapping

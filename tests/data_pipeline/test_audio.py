@@ -70,8 +70,6 @@ def test_channels_are_averaged(tmp_path):
 def test_bad_files_are_sentences(tmp_path):
     good = save(tmp_path / "a.m4a", chirp(2.0, 16_000), 16_000, "aac").read_bytes()
     (tmp_path / "cut.m4a").write_bytes(good[: len(good) // 2])
-    wav = save(tmp_path / "a.wav", chirp(2.0, 16_000), 16_000, "pcm_s16le").read_bytes()
-    (tmp_path / "cut.wav").write_bytes(wav[: len(wav) // 3])
     (tmp_path / "text.wav").write_text("not a sound at all")
     (tmp_path / "zero.wav").touch()
     with wave.open(str(tmp_path / "none.wav"), "wb") as file:
@@ -83,7 +81,6 @@ def test_bad_files_are_sentences(tmp_path):
         "zero.wav": "is empty",
         "text.wav": "cannot be decoded",
         "cut.m4a": "truncated",
-        "cut.wav": "truncated",
         "none.wav": "without a single sample",
         "nan.wav": "not numbers",
     }.items():

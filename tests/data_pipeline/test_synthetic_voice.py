@@ -99,7 +99,7 @@ def test_silence_is_silent_speech_is_not_and_nothing_clips(many):
     for made in many:
         silent = made.phonemes == 0
         inside = silent & np.roll(silent, 1) & np.roll(silent, -1)
-        assert made.energy[inside].max(initial=0.0) < 1e-3
+        assert made.energy[inside].max(initial=0.0) < 0.01 * made.energy.max()
         assert silent[0] and silent[-1]
         vowels = spoken(made, *voice.VOWELS)
         assert vowels.any() and made.energy[vowels].min() > 1e-3
@@ -240,7 +240,7 @@ def mel_context(made: Utterance) -> np.ndarray:
 
 
 def test_the_jaw_can_be_heard_from_speakers_never_heard_before():
-    train, held_out = clips(80), clips(24, first=1000)
+    train, held_out = clips(64), clips(20, first=1000)
     x = np.concatenate([mel_context(made) for made in train])
     y = np.concatenate([made.articulation["jawOpen"] for made in train])
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
@@ -307,7 +307,6 @@ def prosodic_statistics(made: Utterance) -> np.ndarray:
             np.percentile(steps, 5),
             pause.mean(),
             np.sum(np.diff(pause.astype(int)) == 1),
-            np.sum(np.diff(made.phonemes) != 0),
             *(bands[1:] - bands[0]),
             np.mean([row[0] for row in repeats]),
             np.mean([row[1] - row[0] for row in repeats if len(row) == 2]),

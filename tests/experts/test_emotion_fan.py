@@ -10,6 +10,7 @@ import pytest
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.pretrained import emotion_fan
 from tests.golden.fill import state_dict
+from tests.weights import random_variables
 
 SMALL = EmotionFAN(width=8, classes=3)
 
@@ -21,7 +22,7 @@ def clips():
 
 @pytest.fixture(scope="module")
 def variables(clips):
-    return jax.jit(SMALL.init)(jax.random.key(1), clips)
+    return random_variables(SMALL, clips)
 
 
 @pytest.mark.parametrize(("name", "classes"), [("emotion_fan_7", 7), ("emotion_fan_mead8", 8)])

@@ -11,6 +11,7 @@ from data_pipeline.errors import InputError
 from reta_jax.experts.emotion_vit import EmotionViT, resize
 from reta_jax.pretrained import emotion_vit
 from tests.golden.fill import golden, state_dict, uniform
+from tests.weights import random_variables
 
 SMALL = EmotionViT(size=32, patch=8, width=24, layers=2, heads=3, mlp_dim=48, classes=8)
 
@@ -49,7 +50,8 @@ def test_any_size_is_resized_as_pil_does():
 
 def test_images_receive_gradient_and_bfloat16_stays_close():
     images = jax.random.uniform(jax.random.key(1), (2, 48, 48, 3), minval=-1)
-    (_, logits), variables = jax.jit(SMALL.init_with_output)(jax.random.key(0), images)
+    variables = random_variables(SMALL, images)
+    _, logits = jax.jit(SMALL.apply)(variables, images)
     gradient = jax.jit(jax.grad(lambda x: SMALL.apply(variables, x)[1][:, 0].sum()))(images)
     assert (np.abs(gradient).max(axis=(1, 2, 3)) > 0).all()
     _, half = jax.jit(SMALL.clone(dtype=jnp.bfloat16).apply)(variables, images)

@@ -11,6 +11,7 @@ from data_pipeline.errors import InputError
 from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2, frames_to_input, unit_vectors
 from reta_jax.pretrained import syncnet
 from tests.golden.fill import golden, state_dict, uniform
+from tests.weights import random_variables
 
 EXPERT_INPUTS = jnp.zeros((1, 48, 96, 15)), jnp.zeros((1, 80, 16))
 V2_INPUTS = jnp.zeros((1, 5, 224, 224, 3)), jnp.zeros((1, 13, 20))
@@ -58,10 +59,10 @@ def test_prefix_is_accepted_and_misfits_are_named():
 
 def test_narrow_expert_learns_which_voice_belongs_to_which_face():
     network = SyncNetExpert(channel_multiplier=0.125)
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0))
     faces = jax.random.uniform(keys[0], (4, 48, 96, 15))
     mel = jax.random.uniform(keys[1], (4, 80, 16), minval=-4, maxval=4)
-    variables = jax.jit(network.init)(keys[2], faces, mel)
+    variables = random_variables(network, faces, mel)
     params, stats = variables["params"], variables["batch_stats"]
 
     def loss(params, stats):
@@ -77,11 +78,11 @@ def test_narrow_expert_learns_which_voice_belongs_to_which_face():
     (first, (new, _)), _ = step(params, stats)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), stats, new["batch_stats"])
     assert min(jax.tree.leaves(moved)) > 0
-    for _ in range(40):
+    for _ in range(15):
         (last, (new, cosines)), gradient = step(params, stats)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
         stats = new["batch_stats"]
-    assert last < 0.6 * first
+    assert last < first / 2
     assert (np.argmax(cosines, axis=1) == np.arange(4)).all()
 
 

@@ -11,11 +11,13 @@ from data_pipeline.errors import InputError
 from reta_jax.models.wav2vec2 import Wav2Vec2
 from reta_jax.pretrained import wav2vec2
 from tests.golden.fill import golden, state_dict
+from tests.weights import random_variables
 
 SMALL = Wav2Vec2(
     conv_features=(16,) * 7, width=32, layers=2, heads=4, mlp_dim=64, position_kernel=8,
     position_groups=4,
 )  # fmt: skip
+run = jax.jit(SMALL.apply)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def rng():
 
 @pytest.fixture(scope="module")
 def small():
-    return SMALL.init(jax.random.key(0), jnp.zeros((1, 3200)))
+    return random_variables(SMALL, jnp.zeros((1, 3200)))
 
 
 def test_equals_the_published_network():
@@ -59,31 +61,33 @@ def test_two_steps_per_video_frame(frames):
 
 
 def test_loudness_and_offset_do_not_matter(small, rng):
-    audio = rng.standard_normal((2, 3200), np.float32)
-    plain = SMALL.apply(small, audio)
-    np.testing.assert_allclose(SMALL.apply(small, 3000 * audio + 50), plain, atol=1e-4)
-    assert np.isfinite(SMALL.apply(small, jnp.zeros((1, 3200)))).all()
+    audio = jnp.asarray(rng.standard_normal((2, 3200), np.float32))
+    plain = run(small, audio)
+    np.testing.assert_allclose(run(small, 3000 * audio + 50), plain, atol=1e-4)
+    assert np.isfinite(run(small, jnp.zeros((1, 3200)))).all()
 
 
 def test_windows_of_a_batch_are_apart(small, rng):
-    audio = rng.standard_normal((2, 3200), np.float32)
-    both = SMALL.apply(small, audio)
-    np.testing.assert_allclose(SMALL.apply(small, audio[1:]), both[1:], atol=1e-5)
+    audio = jnp.asarray(rng.standard_normal((2, 3200), np.float32))
+    both = run(small, audio)
+    np.testing.assert_allclose(run(small, audio[1:]), both[1:], atol=1e-5)
 
 
 def test_mask_replaces_what_was_heard(small, rng):
-    first, second = rng.standard_normal((2, 1, 3200), np.float32)
+    first, second = jnp.asarray(rng.standard_normal((2, 1, 3200), np.float32))
     everything = jnp.ones((1, 10), bool)
-    masked = SMALL.apply(small, first, everything)
-    np.testing.assert_array_equal(masked, SMALL.apply(small, second, everything))
-    assert not np.allclose(masked, SMALL.apply(small, first))
+    masked = run(small, first, everything)
+    np.testing.assert_array_equal(masked, run(small, second, everything))
+    assert not np.allclose(masked, run(small, first))
 
 
 def test_every_parameter_is_trained(small, rng):
-    audio = rng.standard_normal((1, 3200), np.float32)
+    audio = jnp.asarray(rng.standard_normal((1, 3200), np.float32))
     mask = jnp.arange(10)[None] < 3
     target = rng.standard_normal((1, 10, 32), np.float32)
-    gradients = jax.grad(lambda v: ((SMALL.apply(v, audio, mask) - target) ** 2).mean())(small)
+    gradients = jax.jit(jax.grad(lambda v: ((SMALL.apply(v, audio, mask) - target) ** 2).mean()))(
+        small
+    )
     silent = {
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
@@ -94,10 +98,10 @@ def test_every_parameter_is_trained(small, rng):
 
 
 def test_bfloat16_stays_close(small, rng):
-    audio = rng.standard_normal((1, 3200), np.float32)
-    half = SMALL.clone(dtype=jnp.bfloat16).apply(small, audio)
+    audio = jnp.asarray(rng.standard_normal((1, 3200), np.float32))
+    half = jax.jit(SMALL.clone(dtype=jnp.bfloat16).apply)(small, audio)
     assert half.dtype == jnp.bfloat16
-    np.testing.assert_allclose(half.astype(np.float32), SMALL.apply(small, audio), atol=0.15)
+    np.testing.assert_allclose(half.astype(np.float32), run(small, audio), atol=0.15)
 
 
 def small_state():

@@ -1,0 +1,199 @@
+"""Judges a model on held-out identities: python -m reta_jax.evaluate --checkpoint DIR --data DIR
+
+Every clip of the split is rendered from its identity's portrait and its own voice. The rows "truth"
+and "still portrait" say what the judges make of perfection and of doing nothing. The judges
+(landmarks, emotion) are networks that no model is trained against.
+"""
+
+import argparse
+import functools
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data_pipeline.emotions import EMOTIONS
+from data_pipeline.loader import EvaluationClip, evaluation_clips
+from reta_jax.commands import sentences_for_errors
+from reta_jax.experts.landmark_net import mouth_opening
+from reta_jax.experts.load import load_expert
+from reta_jax.images import to_float
+from reta_jax.metrics.image import psnr, ssim
+from reta_jax.render import SHIPPED_WEIGHTS, Renderer
+
+JUDGES = SHIPPED_WEIGHTS.parent
+BLOCK = 25  # frames a judge looks at in one call: one compiled shape for clips of any length
+
+
+class Judges(NamedTuple):
+    """Functions of uint8 frames (t, h, w, 3)."""
+
+    landmarks: Any  # -> (t, 68, 2)
+    emotion: Any  # -> class of the clip
+
+
+def load_judges(folder: Path) -> Judges:
+    """The landmark and emotion judges under `folder` (trained by reta_jax.train_expert)."""
+    points, point_variables = load_expert("landmark_net", str(folder / "landmark_net"), {})
+    feelings, feeling_variables = load_expert("emotion_fan", str(folder / "emotion_fan"), {})
+
+    @jax.jit
+    def find_points(frames):
+        return points.apply(point_variables, to_float(frames))
+
+    @jax.jit
+    def feel(frames):
+        logits, _ = feelings.apply(feeling_variables, to_float(frames)[None])
+        return logits[0]
+
+    def landmarks(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t 68 2"]:
+        return np.concatenate([find_points(block) for block in _blocks(frames)])[: len(frames)]
+
+    def emotion(frames: UInt8[np.ndarray, "t h w 3"]) -> int:
+        spread = np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)
+        return int(np.argmax(feel(_small(frames[spread]))))
+
+    return Judges(lambda frames: landmarks(_small(frames)), emotion)
+
+
+def judge_video(
+    judges: Judges, clip: EvaluationClip, frames: UInt8[np.ndarray, "t h w 3"]
+) -> dict[str, float]:
+    """Figures of one video against the truth of its clip."""
+    truth = clip.frames
+    points = judges.landmarks(frames)
+    opening, true_opening = (
+        np.asarray(mouth_opening(points)),
+        np.asarray(mouth_opening(clip.landmarks)),
+    )
+    distance = np.linalg.norm(points - clip.landmarks, axis=-1)
+    figures = {
+        "psnr": float(np.mean(np.minimum(_in_blocks(psnr, frames, truth), 100.0))),
+        "ssim": float(np.mean(_in_blocks(ssim, frames, truth))),
+        "mouth_correlation": correlation(opening, true_opening),
+        "mouth_error": float(np.abs(opening - true_opening).mean()),
+        "landmark_distance": float(distance.mean()),
+        "mouth_landmark_distance": float(distance[:, 48:].mean()),
+    }
+    if clip.emotion >= 0:
+        figures["emotion_accuracy"] = float(judges.emotion(frames) == clip.emotion)
+    return figures
+
+
+def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float:
+    """Pearson correlation; 0 where one of them does not move."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
+
+
+def evaluate(
+    renderer: Renderer, judges: Judges, data: Path, split: str = "test", limit: int | None = None
+) -> dict[str, Any]:
+    """Judges generated clips, the truth, and still portraits.
+
+    Returns:
+      {"clips": n, "identities": n, "rows": {row: {figure: mean over clips}},
+       "by_emotion": {emotion: figures of the generated clips}}
+    """
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    by_emotion: dict[str, list[dict[str, float]]] = defaultdict(list)
+    identities = set()
+    for i, clip in enumerate(evaluation_clips(data, split, renderer.size)):
+        if limit is not None and i >= limit:
+            break
+        generated = renderer.render(clip.portrait, clip.audio)[: len(clip.frames)]
+        figures = judge_video(judges, clip, generated)
+        rows["generated"].append(figures)
+        rows["still portrait"].append(
+            judge_video(judges, clip, np.repeat(clip.portrait[None], len(clip.frames), 0))
+        )
+        rows["truth"].append(judge_video(judges, clip, clip.frames))
+        if clip.emotion >= 0:
+            by_emotion[EMOTIONS[clip.emotion]].append(figures)
+        identities.add(clip.identity)
+    return {
+        "split": split,
+        "clips": len(rows["generated"]),
+        "identities": len(identities),
+        "rows": {name: mean_figures(figures) for name, figures in rows.items()},
+        "by_emotion": {name: mean_figures(by_emotion[name]) for name in sorted(by_emotion)},
+    }
+
+
+def mean_figures(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each figure over the clips that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+
+
+def markdown_table(rows: dict[str, dict[str, float]]) -> str:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = ["| | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for title, row in rows.items():
+        cells = [f"{row[name]:.3f}" if name in row else "" for name in names]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _in_blocks(metric: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    compiled = _compiled(metric)
+    values = [compiled(x, y) for x, y in zip(_blocks(a), _blocks(b), strict=True)]
+    return np.concatenate(values)[: len(a)]
+
+
+@functools.cache
+def _compiled(metric: Any) -> Any:
+    return jax.jit(metric)
+
+
+def _blocks(frames: np.ndarray) -> list[np.ndarray]:
+    """Frames in blocks of one shape, the last one filled up with its last frame."""
+    missing = -len(frames) % BLOCK
+    filled = np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
+    return list(filled.reshape(-1, BLOCK, *frames.shape[1:]))
+
+
+def _small(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t 64 64 3"]:
+    """Judges look at 64 px: the size they were trained on."""
+    shape = (len(frames), 64, 64, 3)
+    resized = jax.image.resize(jnp.asarray(frames, jnp.float32), shape, "linear", antialias=True)
+    return np.asarray(jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8))
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m reta_jax.evaluate", description="Judges a model on held-out identities."
+    )
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
+    parser.add_argument("--data", type=Path, required=True, help="folder of prepared records")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--judges", type=Path, default=JUDGES, help="folder of judges' weights")
+    parser.add_argument("--limit", type=int, help="judge the first N clips only")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    with sentences_for_errors():
+        report = evaluate(
+            Renderer.from_pretrained(arguments.checkpoint),
+            load_judges(arguments.judges),
+            arguments.data,
+            arguments.split,
+            arguments.limit,
+        )
+        if arguments.out:
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(markdown_table(report["rows"]))
+
+
+if __name__ == "__main__":
+    main()

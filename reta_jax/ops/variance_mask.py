@@ -1,0 +1,61 @@
+"""Temporal Variance Masking (Algorithm 1): where a clip moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def temporal_variance_mask(
+    features: Float[Array, "b t h w c"],
+    size: int,
+    tau_init: float = 0.2,
+    kernel: int = 3,
+    sigma: float = 1.5,
+    tau_final: float = 0.5,
+) -> Float[Array, "b {size} {size} 1"]:
+    """1 where a clip's features vary over time, 0 elsewhere; a clip that stands still is all 0.
+
+    The variance is averaged over the channels, scaled to [0, 1] per clip, thresholded at tau_init,
+    opened with a kernel x kernel square, blurred (sigma in feature pixels), resized bilinearly to
+    size x size and thresholded at tau_final. No gradient flows through the mask.
+    """
+    coarse = (_normalised_variance(features) > tau_init).astype(jnp.float32)
+    smooth = _gaussian_blur(_opening(coarse, kernel), sigma)
+    shape = (len(features), size, size)
+    resized = jax.image.resize(smooth, shape, "bilinear", antialias=False)
+    mask = (resized > tau_final).astype(jnp.float32)[..., None]
+    return jax.lax.stop_gradient(mask)
+
+
+def _normalised_variance(features: Array) -> Array:
+    features = features.astype(jnp.float32)
+    # About the first frame: a clip that stands still has a variance of exactly zero.
+    motion = features - features[:, :1]
+    variance = motion.var(axis=1).mean(-1)
+    low = variance.min((1, 2), keepdims=True)
+    span = variance.max((1, 2), keepdims=True) - low
+    return (variance - low) / jnp.where(span > 0, span, 1.0)
+
+
+def _opening(mask: Array, kernel: int) -> Array:
+    """Erosion, then dilation. Pixels beyond the border take no part."""
+    window = (1, kernel, kernel)
+    eroded = jax.lax.reduce_window(mask, jnp.inf, jax.lax.min, window, (1, 1, 1), "SAME")
+    return jax.lax.reduce_window(eroded, -jnp.inf, jax.lax.max, window, (1, 1, 1), "SAME")
+
+
+def _gaussian_blur(mask: Array, sigma: float) -> Array:
+    rows, columns = (jnp.asarray(_gaussian_matrix(n, sigma)) for n in mask.shape[1:])
+    return jnp.einsum("ih,bhw,jw->bij", rows, mask, columns)
+
+
+def _gaussian_matrix(n: int, sigma: float) -> np.ndarray:
+    """(n, n): a Gaussian of four sigmas along one axis; the border pixel repeats outside."""
+    radius = round(4 * sigma)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    matrix = np.zeros((n, n), np.float32)
+    for i in range(n):
+        for offset, tap in zip(range(-radius, radius + 1), taps / taps.sum(), strict=True):
+            matrix[i, np.clip(i + offset, 0, n - 1)] += tap
+    return matrix

@@ -1,0 +1,281 @@
+"""Batches: aligned to the sample, reproducible, shared out and resumed exactly."""
+
+import json
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from data_pipeline import loader
+from data_pipeline.audio import log_mel, to_float
+from data_pipeline.errors import InputError
+from data_pipeline.loader import WindowSpec, training_batches
+from data_pipeline.records import Source, encode_clip, open_records, write_records
+
+SIZE = 16
+
+
+class Clip(NamedTuple):
+    frames: np.ndarray
+    audio: np.ndarray
+    landmarks: np.ndarray
+    sync_box: np.ndarray
+    emotion: int
+    identity: str
+    clip: str
+
+
+def make_clip(identity: int, take: int, count: int) -> Clip:
+    """Frame t is grey 5 t + 10; in the blue channel 20 times the identity; noise as voice."""
+    rng = np.random.default_rng([identity, take])
+    frames = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    frames[...] = (10 + 5 * np.arange(count, dtype=np.uint8))[:, None, None, None]
+    frames[..., 2] = 20 * identity
+    return Clip(
+        frames=frames,
+        audio=rng.integers(-9000, 9000, count * 640, np.int16),
+        landmarks=rng.random((count, 68, 2), np.float32),
+        sync_box=rng.random(4, np.float32),
+        emotion=(5, 4, -1)[take % 3],
+        identity=f"p{identity}",
+        clip=f"p{identity}_{take:02d}",
+    )
+
+
+def write(path, clips) -> str:
+    sources = [Source(c.clip, c.identity, lambda c=c: encode_clip(c)) for c in clips]
+    write_records(sources, path, lambda source: "test" if source.identity == "p9" else "train")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    clips = [make_clip(i, k, 20 + 3 * k) for i in (0, 3, 6) for k in range(4)]
+    return write(tmp_path_factory.mktemp("data"), [*clips, make_clip(9, 0, 20), make_clip(9, 1, 9)])
+
+
+def batches(data, batch=4, spec=None, **options) -> loader.BatchIterator:
+    options = {"seed": 1, "threads": 0} | options
+    return training_batches({data: 1.0}, "train", batch, spec or WindowSpec(size=SIZE), **options)
+
+
+def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
+    found = [next(iterator) for _ in range(count)]
+    iterator.close()
+    return found
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def frame_numbers(frames: np.ndarray) -> np.ndarray:
+    return np.round((frames[..., 0].mean(axis=(-2, -1)) - 10) / 5).astype(int)
+
+
+def test_batches_have_their_shapes_and_types(data):
+    batch = take(batches(data, 3), 1)[0]
+    described = {key: (value.shape, str(value.dtype)) for key, value in batch.items()}
+    assert described == {
+        "portrait": ((3, SIZE, SIZE, 3), "uint8"),
+        "frames": ((3, 5, SIZE, SIZE, 3), "uint8"),
+        "audio": ((3, 62 * 640), "float32"),
+        "offset": ((3,), "int32"),
+        "mel": ((3, 80, 16), "float32"),
+        "sync_box": ((3, 4), "float32"),
+        "landmarks": ((3, 5, 68, 2), "float32"),
+        "emotion": ((3,), "int32"),
+        "identity": ((3,), "int32"),
+    }
+
+
+def test_every_sample_is_aligned_with_its_clip(data):
+    clips = {tuple(record["sync_box"]): record for record in open_records(data, "train")}
+    offsets, starts = Counter(), Counter()
+    for batch in take(batches(data, 8), 30):
+        for i in range(8):
+            record = clips[tuple(batch["sync_box"][i])]
+            waveform = to_float(record["audio"])
+            numbers = frame_numbers(batch["frames"][i])
+            start, offset = numbers[0], batch["offset"][i]
+            assert numbers.tolist() == list(range(start, start + 5))
+            # The sound of frames[0] begins past + offset frames into what is heard.
+            heard = batch["audio"][i]
+            begin = (start - offset - 50) * 640
+            inside = np.arange(begin, begin + len(heard))
+            known = (inside >= 0) & (inside < len(waveform))
+            np.testing.assert_array_equal(heard[known], waveform[inside[known]])
+            assert not heard[~known].any()
+            first = int(80 * start / 25)
+            np.testing.assert_array_equal(batch["mel"][i], log_mel(waveform)[:, first : first + 16])
+            np.testing.assert_array_equal(
+                batch["landmarks"][i], record["landmarks"][start : start + 5]
+            )
+            assert batch["emotion"][i] == record["emotion"]
+            assert 0 <= offset <= 5 and offset <= start
+            offsets[int(offset)] += 1
+            starts[int(start)] += 1
+    assert set(offsets) == set(range(6))
+    assert set(starts) >= set(range(16)) and max(starts) == 29 - 5
+
+
+def test_a_shifted_mel_is_of_another_moment_of_the_same_clip(data):
+    clips = {tuple(record["sync_box"]): record for record in open_records(data, "train")}
+    for batch in take(batches(data, 8, WindowSpec(size=SIZE, shifted_mel=True)), 5):
+        for i in range(8):
+            whole = log_mel(to_float(clips[tuple(batch["sync_box"][i])]["audio"]))
+            firsts = [int(80 * t / 25) for t in range((whole.shape[1] - 16) * 25 // 80 + 1)]
+            here = [
+                t
+                for t, first in enumerate(firsts)
+                if np.array_equal(batch["shifted_mel"][i], whole[:, first : first + 16])
+            ]
+            assert len(here) == 1
+            assert abs(here[0] - frame_numbers(batch["frames"][i])[0]) >= 3
+
+
+def test_portraits_are_of_the_clip_or_of_the_person(data):
+    clips = {tuple(record["sync_box"]): record for record in open_records(data, "train")}
+    for portrait in ("clip", "identity"):
+        spec = WindowSpec(size=SIZE, portrait=portrait)
+        elsewhere = 0
+        for batch in take(batches(data, 8, spec), 15):
+            speaker = np.round(batch["portrait"][..., 2].mean(axis=(1, 2)) / 20).astype(int)
+            assert speaker.tolist() == (3 * batch["identity"]).tolist()
+            for box, number in zip(
+                batch["sync_box"], frame_numbers(batch["portrait"]), strict=True
+            ):
+                elsewhere += number >= len(clips[tuple(box)]["frames"])
+        # Numbers beyond the clip's end can only come from a longer clip of the same person.
+        assert (elsewhere > 0) == (portrait == "identity")
+
+
+def test_the_same_seed_gives_the_same_batches(data):
+    first, again = take(batches(data), 5), take(batches(data, threads=3), 5)
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    other = take(batches(data, seed=2), 5)
+    assert not any(same(a, b) for a, b in zip(first, other, strict=True))
+    assert not same(first[0], first[1])
+
+
+def test_an_epoch_has_every_clip_once_and_the_next_another_order(data):
+    order = [b["sync_box"][:, 0] for b in take(batches(data, 12), 3)]
+    assert len(set(order[0])) == 12
+    assert set(order[0]) == set(order[1]) == set(order[2])
+    assert order[0].tolist() != order[1].tolist() != order[2].tolist()
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_resuming_on_any_number_of_processes_continues_exactly(data, processes):
+    spec = WindowSpec(size=SIZE, portrait="identity")
+    whole = take(batches(data, 8, spec), 6)
+    iterator = batches(data, 8, spec, threads=2)
+    for _ in range(3):
+        next(iterator)
+    state = json.loads(json.dumps(iterator.get_state()))
+    iterator.close()
+    assert state == {"global_next_index": 24}
+    shares = [
+        batches(data, 8, spec, process_index=index, process_count=processes)
+        for index in range(processes)
+    ]
+    for share in shares:
+        share.set_state(state)
+    for expected in whole[3:]:
+        parts = [next(share) for share in shares]
+        assert all(len(part["offset"]) == 8 // processes for part in parts)
+        union = {
+            key: np.stack([part[key] for part in parts], 1).reshape(value.shape)
+            for key, value in expected.items()
+        }
+        assert same(union, expected)
+    assert all(share.get_state() == {"global_next_index": 48} for share in shares)
+
+
+def test_data_sets_are_mixed_by_weight(data, tmp_path):
+    other = write(tmp_path / "other", [make_clip(11, k, 12) for k in range(2)])
+    mixed = training_batches(
+        {data: 3.0, other: 1.0}, "train", 8, WindowSpec(size=SIZE), seed=0, threads=0
+    )
+    found = Counter(int(i) for batch in take(mixed, 25) for i in batch["identity"])
+    assert set(found) == {0, 1, 2, 3}  # Counted on over the data sets.
+    assert found[3] == 50
+
+
+def test_no_identity_takes_more_than_its_share(tmp_path):
+    one_man = [make_clip(0, k, 8) for k in range(20)]
+    others = [make_clip(i, k, 8) for i in (1, 2, 3) for k in range(2)]
+    path = write(tmp_path, [*one_man, *others])
+
+    def shares(limit):
+        found = take(batches(path, 10, max_identity_share=limit), 60)
+        return np.bincount(np.concatenate([b["identity"] for b in found])) / 600
+
+    np.testing.assert_allclose(shares(1.0), [20 / 26, 2 / 26, 2 / 26, 2 / 26], atol=0.01)
+    np.testing.assert_allclose(shares(0.4), [0.4, 0.2, 0.2, 0.2], atol=0.02)
+    np.testing.assert_allclose(shares(0.0), [0.25] * 4, atol=0.02)
+
+
+def test_repetitions_of_a_lopsided_set():
+    identity = np.repeat(np.arange(38), [893, *[1] * 29, *[2] * 8])
+    counts = np.bincount(identity, loader.repetitions(identity, 0.15))
+    share = counts / counts.sum()
+    assert abs(share[0] - 0.15) < 0.01
+    np.testing.assert_allclose(share[1:30], 0.85 / 45, rtol=0.01)
+    np.testing.assert_allclose(share[30:], 2 * 0.85 / 45, rtol=0.01)
+    assert (loader.repetitions(identity, 1.0) == 1).all()
+    equal = np.bincount(identity, loader.repetitions(identity, 0.0))
+    assert equal.max() - equal.min() <= 1
+    assert loader.repetitions([0, 0], 0.1).tolist() == [1, 1]  # One identity alone is all.
+
+
+def test_frames_are_resized(data):
+    batch = take(batches(data, 2, WindowSpec(size=8)), 1)[0]
+    assert batch["frames"].shape == (2, 5, 8, 8, 3) and batch["portrait"].shape == (2, 8, 8, 3)
+
+
+def test_only_the_window_is_decoded(data, monkeypatch):
+    decoded = Counter()
+    decode = loader.decode_jpeg
+
+    def counting(data, size):
+        decoded["frames"] += 1
+        return decode(data, size)
+
+    monkeypatch.setattr(loader, "decode_jpeg", counting)
+    take(batches(data, 4), 2)
+    assert decoded["frames"] == 8 * 6
+
+
+def test_bad_arguments_are_sentences(data, tmp_path):
+    with pytest.raises(InputError, match="cannot be shared by 3"):
+        batches(data, 4, process_count=3)
+    with pytest.raises(InputError, match="no prepared data set"):
+        batches(str(tmp_path))
+    short = write(tmp_path / "short", [make_clip(0, 0, 4)])
+    with pytest.raises(InputError, match="fewer than 5 frames"):
+        batches(short)
+
+
+def test_evaluation_yields_whole_clips_with_a_neutral_portrait(data, tmp_path):
+    clips = list(loader.evaluation_clips(data, "train"))
+    assert [clip.clip for clip in clips] == sorted(clip.clip for clip in clips)
+    assert len(clips) == 12
+    for clip in clips:
+        number = int(clip.clip[-2:])
+        count = 20 + 3 * number
+        truth = make_clip(int(clip.identity[1:]), number, count)
+        assert frame_numbers(clip.frames).tolist() == list(range(count))
+        np.testing.assert_array_equal(clip.audio, to_float(truth.audio))
+        np.testing.assert_array_equal(clip.landmarks, truth.landmarks)
+        assert clip.coefficients.shape == (count, 64)
+        assert clip.emotion == truth.emotion
+    # Take 0 is the neutral one; without any, a clip gives its own first frame.
+    neutral = {clip.identity: clip for clip in clips if clip.clip.endswith("_00")}
+    for clip in clips:
+        np.testing.assert_array_equal(clip.portrait, neutral[clip.identity].frames[0])
+    write(tmp_path, [make_clip(0, 1, 6)._replace(frames=make_clip(0, 1, 9).frames[3:])])
+    (alone,) = loader.evaluation_clips(tmp_path, "train", size=8)
+    assert alone.frames.shape == (6, 8, 8, 3)
+    np.testing.assert_array_equal(alone.portrait, alone.frames[0])

@@ -1,0 +1,245 @@
+"""Preparation goes on where it was, survives bad sources, and leaves nothing half done."""
+
+import collections
+import csv
+import dataclasses
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from data_pipeline import prepare as room
+from data_pipeline.datasets import synthetic
+from data_pipeline.emotions import EMOTIONS
+from data_pipeline.errors import InputError
+from data_pipeline.records import Source, list_clips, open_records
+
+RAN = collections.Counter()
+
+
+def example(name: str, identity: str) -> dict:
+    return {
+        "frames": [b"jpeg"] * 5,
+        "audio": np.zeros(3200, np.int16),
+        "landmarks": np.zeros((5, 68, 2), np.float32),
+        "sync_box": np.zeros(4, np.float32),
+        "boxes": np.zeros((5, 3), np.float32),
+        "emotion": np.int32(2),
+        "identity": identity,
+        "clip": name,
+        "coefficients": np.zeros((5, 64), np.float32),
+        "phonemes": np.zeros(5, np.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeJob:
+    clip: str
+    identity: str = "ann"
+    source: str = ""
+    pieces: int = 1
+    error: BaseException | None = None
+
+    def run(self):
+        RAN[self.clip] += 1
+        for piece in range(self.pieces):
+            yield example(f"{self.clip}#{piece}" if self.pieces > 1 else self.clip, self.identity)
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    RAN.clear()
+
+
+def train(source: Source) -> str:
+    return "train"
+
+
+def run(jobs, out, **options) -> room.Summary:
+    return room.prepare(jobs, out, **{"split_of": train, "settings": {"size": 8}} | options)
+
+
+def names(out) -> list[str]:
+    return [row["clip"] for row in list_clips(out, "train")]
+
+
+def manifest(out) -> dict[str, dict]:
+    with (out / "manifest.csv").open(newline="") as file:
+        return {row["clip"]: row for row in csv.DictReader(file)}
+
+
+def test_jobs_become_records_and_rows(tmp_path):
+    jobs = [
+        FakeJob("b", pieces=3),
+        FakeJob("a"),
+        FakeJob("c", error=InputError("no\nface")),
+        FakeJob("d", error=RuntimeError("a bug")),
+    ]
+    assert run(jobs, tmp_path) == room.Summary(accepted=2, refused=1, failed=1, clips=4)
+    assert names(tmp_path) == ["a", "b#0", "b#1", "b#2"]
+    rows = manifest(tmp_path)
+    assert [rows[name]["state"] for name in "abcd"] == [
+        "accepted",
+        "accepted",
+        "refused",
+        "failed",
+    ]
+    assert rows["c"]["reason"] == "no face" and rows["d"]["reason"] == "RuntimeError: a bug"
+    assert rows["b"]["clips"] == "b#0 b#1 b#2" and rows["b"]["seconds"] == "0.6"
+    assert rows["a"]["emotion"] == EMOTIONS[2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "manifest.csv",
+        "records",
+        "settings.json",
+    ]
+
+
+def test_the_same_call_again_has_nothing_to_do_but_the_failures(tmp_path):
+    jobs = [FakeJob("a"), FakeJob("b", error=InputError("no")), FakeJob("c", error=ValueError())]
+    first = run(jobs, tmp_path)
+    written = (tmp_path / "records" / "clips.json").stat().st_mtime_ns
+    assert run(jobs, tmp_path) == first
+    assert RAN == {"a": 1, "b": 1, "c": 2}
+    assert (tmp_path / "records" / "clips.json").stat().st_mtime_ns == written
+
+
+def test_new_and_changed_sources_are_added(tmp_path):
+    file = tmp_path / "a.mp4"
+    file.write_text("one")
+    out = tmp_path / "out"
+    run([FakeJob("a", source=str(file)), FakeJob("b")], out)
+    file.write_text("changed")
+    run([FakeJob("a", source=str(file)), FakeJob("b"), FakeJob("c")], out)
+    assert RAN == {"a": 2, "b": 1, "c": 1}
+    assert names(out) == ["a", "b", "c"]
+    assert manifest(out)["a"]["bytes"] == "7"
+
+
+def test_a_source_that_is_gone_stays_and_one_that_became_bad_goes(tmp_path):
+    file = tmp_path / "a.mp4"
+    file.write_text("one")
+    out = tmp_path / "out"
+    run([FakeJob("a", source=str(file)), FakeJob("b"), FakeJob("c")], out)
+    file.write_text("broken")
+    summary = run([FakeJob("a", source=str(file), error=InputError("no")), FakeJob("b")], out)
+    assert summary == room.Summary(accepted=2, refused=1, failed=0, clips=2)
+    assert names(out) == ["b", "c"]
+
+
+def test_an_interruption_costs_the_clip_in_hand(tmp_path):
+    jobs = [FakeJob("a"), FakeJob("b", pieces=2, error=KeyboardInterrupt()), FakeJob("c")]
+    with pytest.raises(KeyboardInterrupt):
+        run(jobs, tmp_path)
+    assert not (tmp_path / "records").exists()
+    # As if it had been killed while it wrote a row.
+    with (tmp_path / "manifest.csv").open("a") as file:
+        file.write("b,ann,,")
+    run([FakeJob("a"), FakeJob("b", pieces=2), FakeJob("c")], tmp_path)
+    assert RAN == {"a": 1, "b": 2, "c": 1}
+    assert names(tmp_path) == ["a", "b#0", "b#1", "c"]
+    assert set(manifest(tmp_path)) == {"a", "b", "c"}
+
+
+def test_what_a_refused_source_had_yielded_is_dropped(tmp_path):
+    run([FakeJob("a"), FakeJob("b", pieces=2, error=InputError("lost"))], tmp_path)
+    assert names(tmp_path) == ["a"]
+
+
+def test_identities_decide_the_split(tmp_path):
+    jobs = [FakeJob("a", "ann"), FakeJob("b", "bob"), FakeJob("c", "bob")]
+    run(jobs, tmp_path, split_of=lambda source: "test" if source.identity == "bob" else "train")
+    assert names(tmp_path) == ["a"]
+    assert [row["clip"] for row in list_clips(tmp_path, "test")] == ["b", "c"]
+
+
+def test_bad_places_and_other_settings_are_sentences(tmp_path):
+    run([FakeJob("a")], tmp_path / "out")
+    with pytest.raises(InputError, match="prepared with other settings"):
+        run([FakeJob("a")], tmp_path / "out", settings={"size": 9})
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        run([FakeJob("a")], tmp_path / "file" / "out")
+    with pytest.raises(InputError, match="no clip was accepted"):
+        run([FakeJob("a", error=InputError("no face"))], tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_a_crash_of_the_decoder_is_the_source_s_fault(tmp_path, monkeypatch):
+    (tmp_path / "crashing_jobs.py").write_text(
+        textwrap.dedent(
+            """
+            import dataclasses, os, signal
+
+            @dataclasses.dataclass(frozen=True)
+            class Job:
+                clip: str
+                make: object
+                identity: str = "ann"
+                source: str = ""
+
+                def run(self):
+                    if self.clip == "c":
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    yield {**self.make, "clip": self.clip}
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import crashing_jobs
+
+    jobs = [crashing_jobs.Job(name, example(name, "ann")) for name in "abcdef"]
+    summary = run(jobs, tmp_path / "out", workers=2)
+    assert summary == room.Summary(accepted=5, refused=1, failed=0, clips=5)
+    assert manifest(tmp_path / "out")["c"]["reason"] == "the decoder crashed on it"
+
+
+def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equally_often():
+    jobs = synthetic.jobs(identities=14, clips_per_identity=5, seconds=1, size=64, seed=3)
+    assert len({job.clip for job in jobs}) == len({job.clip_seed for job in jobs}) == 70
+    for person in {job.identity for job in jobs}:
+        emotions = [EMOTIONS[job.emotion] for job in jobs if job.identity == person]
+        assert emotions[0] == "neutral" and len(set(emotions)) == 5
+    counts = collections.Counter(EMOTIONS[job.emotion] for job in jobs)
+    assert counts.pop("neutral") == 14 and set(counts.values()) == {8}
+    other = synthetic.jobs(identities=14, clips_per_identity=5, seconds=1, size=64, seed=4)
+    assert not {job.identity_seed for job in jobs} & {job.identity_seed for job in other}
+    split = synthetic.split_of(14)
+    held_out = {j.identity[-5:] for j in jobs if split(Source(j.clip, j.identity, dict)) == "test"}
+    assert held_out == {"00012", "00013"}
+    assert synthetic.split_of(1)(Source("", "synthetic_0_00000", dict)) == "train"
+
+
+@pytest.mark.slow
+def test_the_synthetic_command_survives_ctrl_c(tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "data_pipeline.prepare", "synthetic", "--out", str(out)]
+    command += ["--identities", "2", "--clips-per-identity", "3", "--seconds", "0.4"]
+    command += ["--size", "32", "--workers", "1"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob(".parts/*.npz")):
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    assert running.wait() == 130
+    assert "the same command goes on from here" in running.stderr.read()
+    running.stderr.close()
+    assert not (out / "records").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob(".parts/*.npz")}
+    done = set(manifest(out)) if (out / "manifest.csv").exists() else set()
+    assert len(done) < 6 and len(kept) - len(done) <= 1
+
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "6 clips of 6 sources, 0 refused, 0 failed" in again.stdout
+    assert (len(open_records(out, "train")), len(open_records(out, "test"))) == (3, 3)
+    record = open_records(out, "train")[0]
+    assert record["coefficients"].any() and record["phonemes"].shape == (10,)
+
+
+def test_a_wrong_call_leaves_with_2(tmp_path, capsys):
+    assert room.main(["folder", "--raw", str(tmp_path / "no"), "--out", str(tmp_path / "o")]) == 2
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,284 @@
+"""Decoding to the project's clock, encoding in step and without leftovers, images of every kind."""
+
+import resource
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.audio import load_audio
+from data_pipeline.errors import InputError
+from data_pipeline.video import VideoWriter, iterate_frames, read_image, read_video
+
+
+def grey(levels, height=32, width=48) -> np.ndarray:
+    """One flat frame per level."""
+    levels = np.asarray(levels, np.uint8)[:, None, None, None]
+    return np.broadcast_to(levels, (len(levels), height, width, 3)).copy()
+
+
+def levels_of(frames: np.ndarray) -> np.ndarray:
+    return frames.mean(axis=(1, 2, 3))
+
+
+def write_video(path, frames, times, time_base=Fraction(1, 1000), sound=None, sound_start=0.0):
+    """A video with a timestamp (seconds) for each frame, and 16 kHz sound from `sound_start` on."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=Fraction(1 / time_base))
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
+        video.options = {"crf": "10"}
+        video.codec_context.time_base = time_base
+        if sound is not None:
+            audio = container.add_stream("aac", rate=16_000, layout="mono")
+        for rgb, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(rgb, "rgb24")
+            frame.pts, frame.time_base = round(time / time_base), time_base
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None:
+            frame = av.AudioFrame.from_ndarray(sound[None], "fltp", "mono")
+            frame.sample_rate, frame.time_base = 16_000, Fraction(1, 16_000)
+            frame.pts = round(sound_start * 16_000)
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("rate", [10, Fraction(24000, 1001), 25, 30, 50, 60])
+def test_any_rate_becomes_25_frames_a_second(tmp_path, rate):
+    seconds = 2
+    levels = np.linspace(20, 235, round(seconds * rate))
+    write_video(
+        tmp_path / "a.mp4", grey(levels), np.arange(len(levels)) / float(rate), 1 / Fraction(rate)
+    )
+    video = read_video(tmp_path / "a.mp4")
+    assert video.frames.dtype == np.uint8 and video.audio is None
+    assert len(video.frames) == 50
+    # Each frame is the source's nearest in time: half a source frame off at most.
+    nearest = np.clip(np.round(np.arange(50) / 25 * float(rate)), 0, len(levels) - 1).astype(int)
+    step = levels[1] - levels[0]
+    assert np.abs(levels_of(video.frames) - levels[nearest]).max() < 1.02 * step + 2
+
+
+def test_uneven_timestamps_are_honoured(tmp_path):
+    # A telephone that paused: nothing between 0.2 and 1.0 s.
+    write_video(tmp_path / "a.mp4", grey([50, 100, 150, 200]), [0.0, 0.2, 1.0, 1.12])
+    frames = levels_of(read_video(tmp_path / "a.mp4").frames)
+    assert len(frames) >= 29
+    for time, level in ((0, 50), (0.08, 50), (0.12, 100), (0.56, 100), (0.64, 150), (1.12, 200)):
+        assert abs(frames[round(time * 25)] - level) < 4, time
+
+
+def test_sound_starts_with_the_picture(tmp_path):
+    click = np.zeros(16_000, np.float32)
+    click[4000:4040] = 0.9
+    # The sound's first sample belongs to 0.4 s after the first frame: the click to 0.65 s.
+    write_video(
+        tmp_path / "a.mp4", grey([90] * 50), np.arange(50) / 25, Fraction(1, 25), click, 0.4
+    )
+    video = read_video(tmp_path / "a.mp4")
+    assert len(video.audio) == 50 * 640
+    assert abs(np.abs(video.audio).argmax() / 16_000 - 0.6513) < 0.002
+
+
+def test_max_seconds_takes_the_beginning(tmp_path):
+    tone = np.sin(np.arange(32_000) / 7).astype(np.float32) / 2
+    with VideoWriter(tmp_path / "a.mp4", (32, 48), tone) as writer:
+        writer.write(grey(np.linspace(20, 235, 50)))
+    whole, part = read_video(tmp_path / "a.mp4"), read_video(tmp_path / "a.mp4", max_seconds=0.6)
+    np.testing.assert_array_equal(part.frames, whole.frames[:15])
+    np.testing.assert_allclose(part.audio, whole.audio[: 15 * 640], atol=1e-6)
+
+
+def test_phones_rotation_and_wide_pixels_are_undone(tmp_path):
+    frames = grey([40] * 25, 32, 64)
+    frames[:, :16, :32] = 220  # Bright upper left corner.
+    write_video(tmp_path / "a.mp4", frames, np.arange(25) / 25, Fraction(1, 25))
+    # A quarter turn in the header of the track, as telephones write it.
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = data.find(b"tkhd") + 4 + 40
+    one = (0x10000).to_bytes(4, "big")
+    minus = (-0x10000).to_bytes(4, "big", signed=True)
+    nought = bytes(4)
+    matrix = [nought, one, nought, minus, nought, nought, nought, nought, data[at + 32 : at + 36]]
+    data[at : at + 36] = b"".join(bytes(part) for part in matrix)
+    (tmp_path / "turned.mp4").write_bytes(data)
+    turned = next(iterate_frames(tmp_path / "turned.mp4"))
+    assert turned.shape == (64, 32, 3)
+    assert turned[:32, 16:].mean() > 200 and turned[:32, :16].mean() < 60  # Now upper right.
+
+
+def test_flash_and_click_come_back_together(tmp_path):
+    frames = grey(np.full(100, 40))
+    sound = np.zeros(64_000, np.float32)
+    marks = (3, 20, 50, 97)
+    for mark in marks:
+        frames[mark] = 230
+        sound[mark * 640 : mark * 640 + 32] = 0.9
+    with VideoWriter(tmp_path / "a.mp4", (32, 48), sound) as writer:
+        for start in range(0, 100, 7):
+            writer.write(frames[start : start + 7])
+    video = read_video(tmp_path / "a.mp4")
+    assert len(video.frames) == 100
+    assert np.flatnonzero(levels_of(video.frames) > 130).tolist() == list(marks)
+    for mark in marks:
+        near = video.audio[mark * 640 - 640 : mark * 640 + 640]
+        shift = np.argmax(np.correlate(near, np.ones(32))) - 640
+        assert abs(shift) <= 8, f"{shift} samples"  # Half a millisecond.
+
+
+def test_the_whole_voice_comes_back(tmp_path):
+    t = np.arange(64_000) / 16_000
+    tone = (np.sin(2 * np.pi * (150 * t + 300 * t**2)) / 3).astype(np.float32)
+    with VideoWriter(tmp_path / "a.mp4", 32, tone) as writer:
+        writer.write(grey([100] * 100, 32, 32))
+    back = load_audio(tmp_path / "a.mp4")[: len(tone)]
+    assert len(back) == len(tone)
+    error = back[640:-640] - tone[640:-640]
+    assert np.sqrt(np.mean(error**2)) < 0.02
+
+
+def test_sound_is_cut_where_the_frames_end(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 32, np.full(160_000, 0.1, np.float32)) as writer:
+        writer.write(grey([100] * 25, 32, 32))
+    assert abs(len(load_audio(tmp_path / "a.mp4")) / 16_000 - 1.0) < 0.03
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (1, 1), (16, 17)])
+def test_colours_and_sizes_survive(tmp_path, size):
+    height, width = size
+    colour = np.array([200, 60, 90], np.uint8)
+    frames = np.broadcast_to(colour, (10, height, width, 3))
+    with VideoWriter(tmp_path / "a.mp4", size, None, crf=1) as writer:
+        writer.write(frames)
+    back = read_video(tmp_path / "a.mp4").frames
+    assert back.shape == (10, height + height % 2, width + width % 2, 3)
+    assert np.abs(back.mean(axis=(0, 1, 2)) - colour).max() < 2
+
+
+def test_players_can_start_at_once_and_know_the_colours(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 32, np.zeros(16_000, np.float32)) as writer:
+        writer.write(grey([100] * 25, 32, 32))
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.find(b"moov") < data.find(b"mdat")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert video.codec_context.pix_fmt == "yuv420p"
+        assert video.codec_context.colorspace == 1 and video.codec_context.color_range == 1
+        assert video.average_rate == 25
+        assert audio.codec_context.name == "aac"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_nothing_is_left_of_an_interrupted_file(tmp_path, error):
+    with pytest.raises(error), VideoWriter(tmp_path / "a.mp4", 32, None) as writer:
+        writer.write(grey([100] * 30, 32, 32))
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_file_leaves_the_old_one(tmp_path):
+    (tmp_path / "a.mp4").write_text("old")
+    with pytest.raises(ValueError, match="shape"), VideoWriter(tmp_path / "a.mp4", 32, None) as out:
+        out.write(grey([100], 16, 16))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_text() == "old"
+
+
+def test_places_that_cannot_be_written_to_are_sentences(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing" / "a.mp4", tmp_path / "file" / "a.mp4"):
+        with pytest.raises(InputError, match="cannot write"), VideoWriter(path, 32, None):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
+    code = """
+import resource, sys
+import numpy as np
+from data_pipeline.errors import InputError
+from data_pipeline.video import VideoWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+noise = np.random.default_rng(0).integers(0, 255, (10, 128, 128, 3), np.uint8)
+try:
+    with VideoWriter(sys.argv[1], 128, np.zeros(640 * 100, np.float32), crf=1) as writer:
+        for _ in range(int(sys.argv[2])):
+            writer.write(noise)
+except InputError as error:
+    print(error)
+"""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)
+    for chunks in ("1", "10"):  # Refused at the end, and on the way.
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "a.mp4"), chunks],
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.startswith("cannot write"), done.stdout + done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_videos_are_sentences(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (100, 32, 32, 3), np.uint8)
+    with VideoWriter(tmp_path / "a.mp4", 32, np.zeros(64_000, np.float32)) as writer:
+        writer.write(noise)
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.mp4").write_text("nothing")
+    with av.open(str(tmp_path / "sound.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.float32), "fltp", "mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for name, what in {
+        "missing.mp4": "does not exist",
+        "text.mp4": "cannot be decoded",
+        "cut.mp4": "truncated",
+        "sound.m4a": "no video stream",
+    }.items():
+        with pytest.raises(InputError, match=what):
+            read_video(tmp_path / name)
+
+
+def test_images_of_every_kind(tmp_path):
+    ramp = np.tile(np.arange(0, 256, 4, np.uint8), (32, 1))
+    colour = np.stack([ramp, 255 - ramp, np.full_like(ramp, 77)], -1)
+
+    def back(image, name, **options):
+        image.save(tmp_path / name, **options)
+        return read_image(tmp_path / name).astype(int)
+
+    assert np.array_equal(back(Image.fromarray(colour), "a.png"), colour)
+    assert np.abs(back(Image.fromarray(colour), "a.jpg", quality=100) - colour).max() < 8
+    assert np.array_equal(back(Image.fromarray(ramp), "l.png")[..., 1], ramp)
+    sixteen = Image.fromarray(ramp.astype(np.uint16) * 257)
+    assert np.abs(back(sixteen, "16.png")[..., 0] - ramp).max() <= 1
+    palette = back(Image.fromarray(colour).quantize(64), "p.png")
+    assert palette.shape == colour.shape and np.abs(palette - colour).mean() < 6
+    clear = np.dstack([colour, np.zeros_like(ramp)])
+    assert (back(Image.fromarray(clear), "rgba.png") == 128).all()
+    assert back(Image.fromarray(colour).convert("CMYK"), "c.jpg").shape == colour.shape
+    frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (10, 200)]
+    assert (back(frames[0], "a.gif", save_all=True, append_images=frames[1:]) == 10).all()
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Shot with the telephone turned.
+    turned = back(Image.fromarray(colour), "t.png", exif=exif)
+    assert np.array_equal(turned, np.rot90(colour, -1))
+
+
+def test_bad_images_are_sentences(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.png").write_text("nothing")
+    (tmp_path / "empty.png").touch()
+    for name in ("missing.png", "cut.png", "text.png", "empty.png", ""):
+        with pytest.raises(InputError, match=str(tmp_path)):
+            read_image(tmp_path / name)

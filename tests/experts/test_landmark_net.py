@@ -1,0 +1,60 @@
+"""The landmark judge: exact arithmetic of its head, and that it learns to localise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from reta_jax.experts.landmark_net import LandmarkNet, mouth_opening, soft_argmax
+from tests.weights import random_variables
+
+
+def test_soft_argmax_reads_a_peak_and_its_offset():
+    heatmaps = jnp.full((1, 4, 8, 2), -1e9).at[0, 1, 6, 0].set(0).at[0, 3, 2:4, 1].set(0)
+    offsets = jnp.zeros((1, 4, 8, 2, 2)).at[0, 1, 6, 0].set(jnp.array([0.25, -0.5]))
+    expected = [[[6.75 / 8, 1.0 / 4], [3.0 / 8, 3.5 / 4]]]
+    np.testing.assert_allclose(soft_argmax(heatmaps, offsets), expected, rtol=1e-6)
+
+
+def test_mouth_opening_is_the_gap_between_the_inner_lips_over_the_eye_distance():
+    points = jnp.zeros((3, 68, 2)).at[:, 36, 0].set(0.3).at[:, 45, 0].set(0.7)
+    points = points.at[:, 62].set(jnp.array([0.5, 0.6]))
+    points = points.at[:, 66].set(jnp.array([[0.5, 0.6], [0.5, 0.7], [0.53, 0.64]]))
+    np.testing.assert_allclose(mouth_opening(points), [0, 0.25, 0.125], atol=1e-6)
+
+
+def test_learns_to_localise_what_it_has_not_seen():
+    """Dark squares on noise: four of the points are the corners."""
+    network = LandmarkNet(size=32, width=8, landmarks=4)
+
+    def world(key, count):
+        keys = jax.random.split(key, 3)
+        centre = jax.random.uniform(keys[0], (count, 1, 2), minval=0.35, maxval=0.65)
+        half = jax.random.uniform(keys[1], (count, 1, 1), minval=0.12, maxval=0.3)
+        corners = centre + half * jnp.array([[-1, -1], [1, -1], [-1, 1], [1, 1]])[None]
+        axis = (jnp.arange(48) + 0.5) / 48
+        inside = jax.nn.sigmoid(96 * (half - jnp.abs(axis[None, None] - centre.swapaxes(1, 2))))
+        square = inside[:, 1, :, None] * inside[:, 0, None, :]
+        noise = 0.1 * jax.random.normal(keys[2], (count, 48, 48, 3))
+        return jnp.clip(0.5 - square[..., None] + noise, -1, 1), corners
+
+    optimizer = optax.adam(5e-3)
+
+    @jax.jit
+    def step(params, state, key):
+        images, corners = world(key, 16)
+
+        def error(params):
+            return jnp.abs(network.apply({"params": params}, images) - corners).mean()
+
+        updates, state = optimizer.update(jax.grad(error)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    params = random_variables(network, jnp.zeros((1, 48, 48, 3)))["params"]
+    state = optimizer.init(params)
+    for i in range(150):
+        params, state = step(params, state, jax.random.key(i))
+    images, corners = world(jax.random.key(1000), 64)
+    found = jax.jit(network.apply)({"params": params}, images)
+    distance = np.linalg.norm(found - corners, axis=-1)
+    assert distance.mean() < 0.5 / 16, distance.mean()  # half a heatmap cell

@@ -1,0 +1,224 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reta_jax.models.generator import MASK_BIAS, Generator, StyledConv
+from reta_jax.models.image_encoder import ImageEncoder
+from reta_jax.pretrained import lia
+from tests.golden.fill import golden, state_dict, uniform
+
+SMALL = Generator(size=32, style_dim=32, channel_multiplier=1 / 16, split_res=16)
+FRAMES, CLIPS = 3, 2
+
+
+@pytest.fixture(scope="module")
+def textures():
+    keys = jax.random.split(jax.random.key(0), 3)
+    sizes = (8, 16, 32)
+    return tuple(
+        jax.random.normal(key, (CLIPS, n, n, 32)) for key, n in zip(keys, sizes, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return tuple(jax.random.normal(jax.random.key(seed), (CLIPS, FRAMES, 32)) for seed in (1, 2))
+
+
+@pytest.fixture(scope="module", params=["adain", "modconv"])
+def network(request, textures, codes):
+    """The small generator with weights of which none is zero, so that its flow moves."""
+    model = SMALL.clone(modulation=request.param)
+    params = jax.jit(model.init)(jax.random.key(3), textures, *codes)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(4), len(leaves))
+    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return model, jax.tree.unflatten(tree, noisy)
+
+
+def size_of(model):
+    n = model.size
+    textures = tuple(
+        jnp.zeros((1, 2**i, 2**i, min(512, 2 ** (14 - i)))) for i in range(3, n.bit_length())
+    )
+    code = jnp.zeros((1, 1, 512))
+    variables = jax.eval_shape(model.init, jax.random.key(0), textures, code, code)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+
+def test_parameter_count_is_the_reference():
+    """22,409,545 in the reference, of which 13 noise weights and to_rgb1 (1,542) are never used."""
+    assert size_of(Generator(modulation="modconv")) == 22_409_545 - 13 - 1_542
+    inputs = 512 * 11 + 256 * 3 + 128 * 3 + 64 * 2  # channels into the 19 modulated layers
+    beta = inputs * 513
+    assert size_of(Generator()) == 22_407_990 + beta
+
+
+def test_frames_equal_single_frames(network, textures, codes):
+    model, params = network
+    apply = jax.jit(model.apply)
+    together = apply(params, textures, *codes)
+    assert together.frames.shape == (CLIPS, FRAMES, 32, 32, 3)
+    for frame in range(FRAMES):
+        alone = apply(params, textures, *(code[:, frame : frame + 1] for code in codes))
+        for many, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(many[:, frame], one[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_both_up_convolutions_give_the_same_frames(network, textures, codes):
+    model, params = network
+    dilated = jax.jit(model.apply)(params, textures, *codes)
+    polyphase = jax.jit(model.clone(polyphase=True).apply)(params, textures, *codes)
+    for ours, theirs in zip(jax.tree.leaves(polyphase), jax.tree.leaves(dilated), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
+
+
+def test_gradients_reach_everything(network, textures, codes):
+    model, params = network
+
+    def loss(params, textures, early, late):
+        return jnp.square(model.apply(params, textures, early, late).frames).mean()
+
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(params, textures, *codes)
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+        assert jnp.isfinite(leaf).all(), path
+        assert jnp.abs(leaf).max() > 0, path
+
+
+def test_early_code_governs_levels_below_split_res(network, textures, codes):
+    model, params = network
+    apply = jax.jit(model.apply)
+    early, late = codes
+    plain = apply(params, textures, early, late)
+    other_late = apply(params, textures, early, late + 1)
+    np.testing.assert_array_equal(plain.raw[0], other_late.raw[0])  # 8^2 < split_res
+    assert jnp.abs(plain.raw[1] - other_late.raw[1]).max() > 1e-3  # 16^2
+    other_early = apply(params, textures, early + 1, late)
+    assert jnp.abs(plain.raw[0] - other_early.raw[0]).max() > 1e-3
+
+
+def test_flow_and_mask_are_read_off_the_raw_map(network, textures, codes):
+    model, params = network
+    output = jax.jit(model.apply)(params, textures, *codes)
+    for flow, mask, raw in zip(output.flows, output.masks, output.raw, strict=True):
+        np.testing.assert_allclose(flow, np.tanh(raw[..., :2]), atol=1e-6)
+        np.testing.assert_allclose(mask, 1 / (1 + np.exp(-np.asarray(raw[..., 2:]))), atol=1e-6)
+
+
+def test_starts_with_no_flow_and_mostly_texture(textures, codes):
+    params = jax.jit(SMALL.init)(jax.random.key(0), textures, *codes)
+    output = jax.jit(SMALL.apply)(params, textures, *codes)
+    for flow in output.flows:
+        np.testing.assert_array_equal(flow, 0)
+    np.testing.assert_allclose(output.raw[0][..., 2], MASK_BIAS, rtol=1e-6)
+    assert output.masks[-1].mean() > 0.8
+
+
+def test_adain_layer_is_equation_1_then_convolution():
+    """In float64: normalise, alpha, beta, convolve, scale to the norm of the styled kernel."""
+    layer = StyledConv(features=5, modulation="adain")
+    rng = np.random.default_rng(0)
+    x, code = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 4, 4, 3), (2, 6)))
+    params = layer.init(jax.random.key(0), jnp.asarray(x), jnp.asarray(code))
+    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    result = layer.apply(params, jnp.asarray(x), jnp.asarray(code))
+
+    params = jax.tree.map(np.asarray, params["params"])
+    style = params["style"]
+    alpha, beta = (
+        code @ affine["kernel"] / np.sqrt(6) + affine["bias"]
+        for affine in (style["alpha"], style["beta"])
+    )
+    normalised = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+    styled = alpha[:, None, None] * normalised + beta[:, None, None]
+    padded = np.pad(styled, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    kernel = params["kernel"] / np.sqrt(27)
+    convolved = np.einsum("nhwikl,klio->nhwo", windows, kernel)
+    norm = np.sqrt(np.einsum("klio,ni->no", kernel**2, alpha**2) + 1e-8)
+    expected = convolved / norm[:, None, None] + params["bias"]
+    expected = np.where(expected > 0, expected, 0.2 * expected) * np.sqrt(2)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_bfloat16_keeps_flow_and_frames_in_float32(network, textures, codes):
+    model, params = network
+    output = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(params, textures, *codes)
+    exact = jax.jit(model.apply)(params, textures, *codes)
+    for ours, theirs in zip(jax.tree.leaves(output), jax.tree.leaves(exact), strict=True):
+        assert ours.dtype == jnp.float32
+        assert jnp.abs(ours - theirs).mean() < 0.03 * theirs.std()
+
+
+# The published networks. LIA, EDTalk and its lip-pose variant share keys and so the seeded weights
+# of encoder and decoder: one encoding of the source and one batch of latents serves all goldens.
+
+
+def linear_stack(x, state, name, layers):
+    """LIA's equalised linear layers, with no activation between."""
+    for n in range(layers):
+        weight = state[f"{name}.{n}.weight"]
+        x = x @ weight.T / np.sqrt(weight.shape[1]) + state[f"{name}.{n}.bias"]
+    return x
+
+
+def motion_bank(*weights):
+    return np.linalg.qr(np.concatenate(weights, 1) + 1e-8)[0]
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Output of the decoder for the four goldens' latents, frame by frame."""
+    params = lia.convert(state_dict("lia_gen"), modulation="modconv")
+    encode = jax.jit(functools.partial(ImageEncoder().apply, {"params": params["image_encoder"]}))
+
+    def image(name):
+        return jnp.asarray(uniform(name, (1, 3, 256, 256), -1, 1).transpose(0, 2, 3, 1))
+
+    style, textures = encode(image("src"))
+    codes = {name: np.asarray(encode(image(name))[0]) for name in ("drv", "drv0", "lip")}
+    codes["src"] = np.asarray(style)
+
+    state = state_dict("lia_gen")
+    alpha = {name: linear_stack(code, state, "enc.fc", 5) for name, code in codes.items()}
+    bank = motion_bank(state["dec.direction.weight"])
+    relative = alpha["drv"] - alpha["drv0"] + alpha["src"]
+
+    lip_pose = state_dict("edtalk_lip_pose_gen")
+    hidden = linear_stack(codes["lip"], lip_pose, "fc", 4)
+    motion = [linear_stack(hidden, lip_pose, name, 3) for name in ("lip_fc", "pose_fc")]
+    lip_pose_bank = motion_bank(lip_pose["direction_lipnonlip.weight"])
+
+    still = np.zeros((1, 512), np.float32)
+    shifts = [alpha["drv"] @ bank.T, relative @ bank.T, still]
+    shifts.append(np.concatenate(motion, 1) @ lip_pose_bank.T)
+    latents = jnp.asarray(codes["src"][:, None] + np.stack(shifts, 1))
+    decode = jax.jit(Generator(modulation="modconv").apply)
+    return decode({"params": params["generator"]}, textures, latents, latents)
+
+
+@pytest.mark.parametrize(
+    ("frame", "file", "name"),
+    [
+        (0, "lia_gen", "absolute"),
+        (1, "lia_gen", "relative"),
+        (2, "edtalk_gen", "dec_noexp"),
+        (3, "edtalk_lip_pose_gen", "recon"),
+    ],
+)
+def test_golden_frames(published, frame, file, name):
+    expected = golden(file)[name].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(published.frames[:, frame], expected, atol=2e-3)
+
+
+def test_golden_raw_flows(published):
+    expected = golden("edtalk_gen")
+    for level in range(4):
+        raw = expected[f"flow{level}"].transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(published.raw[level][:, 2], raw, atol=1e-5)
+    for level, raw in enumerate(published.raw):
+        statistics = [raw[:, 2].mean(), raw[:, 2].std(), jnp.abs(raw[:, 2]).max()]
+        np.testing.assert_allclose(statistics, expected[f"flow{level}_stats"], atol=1e-5)

@@ -1,0 +1,37 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import correlate
+
+from reta_jax.ops.blur import blur, upsample
+
+KERNEL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+
+
+@pytest.fixture
+def image():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 8, 3)), jnp.float32)
+
+
+def filtered(x):
+    """Valid 4x4 correlation of the last two axes but one."""
+    full = correlate(np.asarray(x, np.float64), KERNEL[None, :, :, None], mode="constant")
+    return full[:, 2:-1, 2:-1]
+
+
+def padded(x, before, after):
+    return np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+
+
+@pytest.mark.parametrize("pad", [(1, 1), (2, 2), (2, 1), (0, 0)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_blur(image, pad, stride):
+    expected = 4 * filtered(padded(image, *pad))[:, ::stride, ::stride]
+    np.testing.assert_allclose(blur(image, pad, gain=4.0, stride=stride), expected, atol=1e-5)
+
+
+def test_upsample(image):
+    """Zeros after every pixel, padding (2, 1), filter of gain 4."""
+    dilated = np.zeros((2, 12, 16, 3), np.float32)
+    dilated[:, ::2, ::2] = image
+    np.testing.assert_allclose(upsample(image), 4 * filtered(padded(dilated, 2, 1)), atol=1e-5)

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import correlate
+
+from reta_jax.ops.conv import conv, up_conv, up_conv_polyphase
+
+
+@pytest.fixture
+def image():
+    return jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 5, 3)), jnp.float32)
+
+
+@pytest.fixture
+def kernel():
+    return jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 3, 2)), jnp.float32)
+
+
+def test_conv_is_a_cross_correlation(image, kernel):
+    expected = np.zeros((2, 4, 5, 2))
+    for i, o in np.ndindex(3, 2):
+        expected[..., o] += correlate(image[..., i], kernel[None, :, :, i, o], mode="constant")
+    np.testing.assert_allclose(conv(image, kernel, pad=(1, 1)), expected, atol=1e-5)
+    strided = conv(image, kernel, stride=2)
+    np.testing.assert_allclose(strided, expected[:, 1:-1, 1:-1][:, ::2, ::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [up_conv, up_conv_polyphase])
+def test_up_conv_is_a_transposed_convolution_and_a_blur(image, kernel, form):
+    b, h, w, _ = image.shape
+    turned = kernel[::-1, ::-1]
+    spread = np.zeros((b, 2 * h + 1, 2 * w + 1, 2))
+    for row in range(h):
+        for column in range(w):
+            stamp = np.einsum("bi,klio->bklo", image[:, row, column], turned)
+            spread[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3] += stamp
+    taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 16
+    spread = np.pad(spread, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = correlate(spread, taps[None, :, :, None], mode="constant")[:, 2:-1, 2:-1]
+    np.testing.assert_allclose(jax.jit(form)(image, kernel), expected, atol=1e-5)
+
+
+def test_both_up_convs_have_the_same_gradients(image, kernel):
+    def gradients(form):
+        loss = jax.jit(jax.grad(lambda x, k: jnp.sum(jnp.sin(form(x, k))), (0, 1)))
+        return loss(image, kernel)
+
+    for ours, theirs in zip(gradients(up_conv), gradients(up_conv_polyphase), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-5)

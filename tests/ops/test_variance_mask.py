@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from reta_jax.ops.variance_mask import temporal_variance_mask
+
+
+def mask_of(clips, size):
+    return jax.jit(temporal_variance_mask, static_argnums=1)(jnp.asarray(clips), size)
+
+
+def numpy_mask(clip, size, tau_init=0.2, kernel=3, sigma=1.5, tau_final=0.5):
+    """Algorithm 1 for one clip (t, h, w, c), with SciPy's filters."""
+    variance = clip.astype(np.float64).var(0).mean(-1)
+    normalised = (variance - variance.min()) / (variance.max() - variance.min())
+    coarse = (normalised > tau_init).astype(np.float64)
+    eroded = ndimage.minimum_filter(coarse, kernel, mode="constant", cval=1)
+    opened = ndimage.maximum_filter(eroded, kernel, mode="constant", cval=0)
+    smooth = ndimage.gaussian_filter(opened, sigma, mode="nearest")
+    # Pixel centres of the target on the map, clamped to its border.
+    scale = clip.shape[1] / size
+    centres = np.clip((np.arange(size) + 0.5) * scale - 0.5, 0, clip.shape[1] - 1)
+    resized = ndimage.map_coordinates(smooth, np.meshgrid(centres, centres, indexing="ij"), order=1)
+    return (resized > tau_final).astype(np.float32)
+
+
+def moving_clips(b=3, t=5, n=24, c=16):
+    rng = np.random.default_rng(0)
+    clips = 0.05 * rng.normal(size=(b, t, n, n, c))
+    for i in range(b):
+        y, x = rng.integers(0, n - 10, 2)
+        clips[i, :, y : y + 10, x : x + 8] += rng.normal(size=(t, 10, 8, c))
+        clips[i, :, -1 - i, 0] += rng.normal(size=(t, c))  # a lone pixel, to be opened away
+    return jnp.asarray(clips, jnp.float32)
+
+
+@pytest.mark.parametrize("size", [24, 96])
+def test_matches_algorithm_1(size):
+    clips = moving_clips()
+    masks = mask_of(clips, size)
+    assert masks.shape == (3, size, size, 1)
+    for clip, mask in zip(clips, masks, strict=True):
+        expected = numpy_mask(np.asarray(clip), size)
+        assert 0.05 < expected.mean() < 0.3
+        np.testing.assert_array_equal(mask[..., 0], expected)
+
+
+def test_a_small_cluster_is_opened_away():
+    clip = np.zeros((1, 4, 16, 16, 2), np.float32)
+    clip[0, ::2, 5:7, 5:7] = 1
+    np.testing.assert_array_equal(mask_of(clip, 32), 0)
+    clip[0, ::2, 4:12, 4:12] = 1
+    assert mask_of(clip, 32).sum() > 0
+
+
+def test_motion_at_the_border_is_kept():
+    clip = np.zeros((1, 4, 16, 16, 2), np.float32)
+    clip[0, ::2, 8:, 4:12] = 1
+    mask = mask_of(clip, 16)[0, :, :, 0]
+    np.testing.assert_array_equal(mask[-1, 5:11], 1)
+
+
+def test_a_clip_that_stands_still_has_an_empty_mask():
+    moving = moving_clips(b=1)
+    still = np.broadcast_to(moving[:, :1], moving.shape)  # not uniform, but constant in time
+    masks = mask_of(np.concatenate([still, moving]), 24)
+    assert bool(jnp.isfinite(masks).all())
+    np.testing.assert_array_equal(masks[0], 0)
+    assert masks[1].sum() > 0
+
+
+def test_no_gradient_flows_through_the_mask():
+    gradient = jax.grad(lambda clips: temporal_variance_mask(clips, 24).sum())(moving_clips(b=1))
+    np.testing.assert_array_equal(gradient, 0)

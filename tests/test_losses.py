@@ -1,0 +1,103 @@
+"""Every loss against its equation written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from reta_jax import losses
+
+
+class Normals:
+    """Standard normal arrays on the device."""
+
+    def __init__(self):
+        self._rng = np.random.default_rng(0)
+
+    def __call__(self, *shape):
+        return jnp.asarray(self._rng.normal(size=shape), jnp.float32)
+
+
+@pytest.fixture
+def rng():
+    return Normals()
+
+
+def test_l1_is_the_mean_absolute_difference(rng):
+    a, b = rng(2, 2, 3, 4, 4, 3)
+    np.testing.assert_allclose(losses.l1_loss(a, b), np.abs(a - b).mean(), rtol=1e-6)
+
+
+def test_perceptual_sums_scales_and_taps_with_the_inner_ten(rng):
+    shapes = [[(2, 8, 8, 4), (2, 4, 4, 8)], [(2, 4, 4, 4), (2, 2, 2, 8)]]
+    a = [tuple(rng(*s) for s in scale) for scale in shapes]
+    b = [tuple(rng(*s) for s in scale) for scale in shapes]
+    expected = sum(
+        10 * np.abs(x - y).mean() for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
+    np.testing.assert_allclose(losses.perceptual_loss(a, b), expected, rtol=1e-6)
+    gradient = jax.grad(lambda b: losses.perceptual_loss(a, b))(b)
+    assert all(not np.any(x) for x in jax.tree.leaves(gradient)), "the target is a constant"
+
+
+def test_motion_counts_the_mask_alone(rng):
+    a, b = rng(2, 2, 3, 4, 4, 3)
+    mask = (rng(2, 4, 4, 1) > 0).astype(jnp.float32)
+    expected = (np.abs(a - b) * mask[:, None]).mean()
+    np.testing.assert_allclose(losses.motion_loss(a, b, mask), expected, rtol=1e-6)
+
+
+def test_adversarial_is_pairwise_and_symmetric(rng):
+    real, fake = rng(2, 5)
+    np.testing.assert_allclose(
+        losses.adversarial_loss(real, fake), np.log1p(np.exp(real - fake)).mean(), rtol=1e-6
+    )
+    # The generator's gain is the discriminator's loss: the gradients point apart.
+    generator = jax.grad(lambda x: losses.adversarial_loss(jnp.asarray(real), x))(fake)
+    discriminator = jax.grad(lambda x: losses.adversarial_loss(x, jnp.asarray(real)))(fake)
+    assert np.all(generator < 0) and np.all(discriminator > 0)
+
+
+def test_sync_is_one_minus_cosine(rng):
+    v, s = rng(2, 4, 8)
+    cosine = (v * s).sum(-1) / (np.linalg.norm(v, axis=-1) * np.linalg.norm(s, axis=-1))
+    np.testing.assert_allclose(losses.sync_loss(v, s), (1 - cosine).mean(), rtol=1e-5)
+    np.testing.assert_allclose(losses.sync_loss(v, v), 0, atol=1e-6)
+
+
+def test_emotion_visual_is_the_divergence_from_the_true_frame(rng):
+    real, generated = rng(2, 3, 4, 7)
+    log_p, log_q = log_softmax(real, -1), log_softmax(generated, -1)
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+    np.testing.assert_allclose(losses.emotion_visual_loss(real, generated), expected, rtol=1e-5)
+    assert not np.any(jax.grad(losses.emotion_visual_loss, argnums=0)(real, generated))
+    assert np.any(jax.grad(losses.emotion_visual_loss, argnums=1)(real, generated))
+
+
+def test_emotion_audio_teaches_the_student_alone(rng):
+    student, teacher = rng(2, 3, 4, 8)
+    cosine = (student * teacher).sum(-1)
+    cosine /= np.linalg.norm(student, axis=-1) * np.linalg.norm(teacher, axis=-1)
+    np.testing.assert_allclose(
+        losses.emotion_audio_loss(student, teacher), (1 - cosine).mean(), rtol=1e-5
+    )
+    assert np.any(jax.grad(losses.emotion_audio_loss, argnums=0)(student, teacher))
+    assert not np.any(jax.grad(losses.emotion_audio_loss, argnums=1)(student, teacher))
+
+
+def test_cosine_has_a_finite_gradient_at_zero():
+    zero, one = jnp.zeros((1, 4)), jnp.ones((1, 4))
+    assert np.all(np.isfinite(jax.grad(lambda x: losses.emotion_audio_loss(x, one))(zero)))
+
+
+def test_gradient_penalty_is_half_the_squared_norm(rng):
+    gradient = rng(3, 4, 4, 3)
+    expected = 0.5 * (gradient.reshape(3, -1) ** 2).sum(1).mean()
+    np.testing.assert_allclose(losses.gradient_penalty(gradient), expected, rtol=1e-6)
+
+
+def test_weights_are_those_of_the_paper():
+    weights = losses.LossWeights()
+    assert (weights.l1, weights.motion, weights.emotion) == (2.0, 1.0, 2.0)  # Table 10, last row
+    assert (weights.perceptual, weights.adversarial, weights.sync) == (1.0, 1.0, 1.0)  # D.2
