@@ -18,7 +18,8 @@ def get_config(variant: str = ""):
     config = small(paper(), size=128, channel_multiplier=1 / 8, style_dim=128)
     config.name = "synthetic"
     config.data.dirs = ("data/synthetic",)
-    config.data.synthetic_identities = 400
+    config.data.synthetic_identities, config.data.synthetic_clips_per_identity = 160, 6
+    config.data.synthetic_seconds = 2.0
     config.data.portrait = "identity"  # the portrait may feel otherwise than the clip
 
     experts = config.experts
@@ -36,8 +37,8 @@ def get_config(variant: str = ""):
     train.learning_rate, train.d_learning_rate, train.betas = 1e-3, 5e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 100, True, 1.0
     train.adversarial_start = 1_000_000  # decided in docs/decisions.md
-    train.eds_frames = 1
-    train.perceptual_scales = (1.0, 0.5)
+    train.emotion_frames = 1
+    train.perceptual_scales = (0.5, 0.25)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
     config.loss.perceptual = 0.05  # ten taps times the factor 10, on features of random scale
     config.loss.sync = 0.1

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 from data_pipeline.audio import FPS
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.face import sync_box
 from data_pipeline.face_basis import load_face_basis
 from data_pipeline.synthetic_face import RIGID, Identity, render
 from data_pipeline.synthetic_voice import PHONEMES, Speaker, Utterance, utter
@@ -116,14 +117,6 @@ def speaker_of(person: Identity) -> Speaker:
         if wanted[0] <= speaker.base_pitch < wanted[1]:
             break
     return speaker
-
-
-def sync_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Float32[np.ndarray, " 4"]:
-    """The clip's tight face box (y0, x0, y1, x1) in [0, 1]: all landmarks and a small margin."""
-    low, high = landmarks.min((0, 1)), landmarks.max((0, 1))
-    margin = 0.04 * (high - low)
-    low, high = np.clip(low - margin, 0, 1), np.clip(high + margin, 0, 1)
-    return np.array([low[1], low[0], high[1], high[0]], np.float32)
 
 
 # ------------------------------------------------------------------------------------------------

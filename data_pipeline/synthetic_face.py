@@ -22,7 +22,7 @@ from data_pipeline import rasteriser
 from data_pipeline.face_basis import FaceBasis, load_face_basis
 
 CAMERA_DISTANCE = 75.0  # cm from the head's origin
-FRAME_HEIGHT = 1.78  # of the frame, in heights of the landmarks' box
+FRAME_SIDE = 1.1 * 1.25  # in mean sides of the landmarks' box: EMOCA's crop (face.emoca_box)
 FACE_TILE, ATLAS = 768, (768, 1344)
 HAIR_TILE = (768, 0, 576, 320)  # x, y, width, height in the atlas
 BEARD_TILE = (768, 320, 256, 256)
@@ -540,14 +540,12 @@ def _person(seed: int) -> Identity:
     lights = _choose_lights(rng)
     marks = face[basis.landmark_vertices]
     low, high = marks.min(0), marks.max(0)
-    height = float(high[1] - low[1])
-    centre = np.array(
-        [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2 + 0.13 * height, 9.0], np.float32
-    )
+    side = FRAME_SIDE * float((high - low)[:2].mean())
+    centre = np.array([*(low + high)[:2] / 2, 9.0], np.float32)
     identity = Identity(
         seed, looks.feminine, shape, face, area, parts, textures, coverage,
         np.ones((len(parts.rest), 2), np.float32), lights,
-        _paint_background(rng), eyes, centre, FRAME_HEIGHT * height,
+        _paint_background(rng), eyes, centre, side,
     )  # fmt: skip
     return identity._replace(light_of_vertex=_arriving_light(identity))
 

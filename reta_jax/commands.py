@@ -5,7 +5,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterator
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from data_pipeline.errors import InputError
 
@@ -27,6 +27,8 @@ def sentences_for_errors() -> Iterator[None]:
 
 def run_with_flags(main: Callable[[list[str]], None]) -> None:
     """absl's app.run, with wrong flags and config fields refused by a sentence too."""
+
+    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell much at the level of information
 
     def guarded(argv: list[str]) -> None:
         with sentences_for_errors():

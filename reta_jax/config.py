@@ -55,7 +55,7 @@ def paper() -> ConfigDict:
             "r1_gamma": 0.0,  # R1 on the discriminator, off in the paper
             "r1_every": 16,
             "eds": True,  # False is "w/o EDS" of Table 4
-            "eds_frames": 5,  # cross-synthesised frames a clip
+            "emotion_frames": 5,  # frames of a clip that the teacher sees, cross-synthesised too
             "perceptual_scales": (1.0, 0.5, 0.25, 0.125),
             "seed": 0,
             "log_every": 100,
@@ -155,7 +155,7 @@ def small(config: ConfigDict, size: int, channel_multiplier: float, style_dim: i
             "position_groups": 4,
         }
     )
-    config.tvm.resolution = size // 4
+    config.tvm.resolution = size // 2
     return config
 
 

@@ -9,6 +9,7 @@ import argparse
 import functools
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,65 +21,65 @@ from jaxtyping import Float, UInt8
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from reta_jax.commands import sentences_for_errors
-from reta_jax.experts.landmark_net import mouth_opening
+from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import load_expert
 from reta_jax.images import to_float
 from reta_jax.metrics.image import psnr, ssim
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 
 JUDGES = SHIPPED_WEIGHTS.parent
+EMOTION_SIZE = 64  # what the emotion judge was trained on
 BLOCK = 25  # frames a judge looks at in one call: one compiled shape for clips of any length
 
 
 class Judges(NamedTuple):
-    """Functions of uint8 frames (t, h, w, 3)."""
+    """Functions of a video's uint8 frames (t, h, w, 3)."""
 
-    landmarks: Any  # -> (t, 68, 2)
-    emotion: Any  # -> class of the clip
+    mouth: Callable[..., Float[np.ndarray, "t 20 2"]]  # and the face box (4,)
+    emotion: Callable[..., int]  # class of the clip
 
 
 def load_judges(folder: Path) -> Judges:
-    """The landmark and emotion judges under `folder` (trained by reta_jax.train_expert)."""
-    points, point_variables = load_expert("landmark_net", str(folder / "landmark_net"), {})
+    """The mouth and emotion judges under `folder` (trained by reta_jax.train_expert)."""
+    mouths, mouth_variables = load_expert("landmark_net", str(folder / "landmark_net"), {})
     feelings, feeling_variables = load_expert("emotion_fan", str(folder / "emotion_fan"), {})
 
     @jax.jit
-    def find_points(frames):
-        return points.apply(point_variables, to_float(frames))
+    def find_mouth(frames, box):
+        boxes = jnp.broadcast_to(box, (len(frames), 4))
+        return mouths.apply(mouth_variables, lower_face(to_float(frames), boxes, mouths.size))
 
     @jax.jit
     def feel(frames):
-        logits, _ = feelings.apply(feeling_variables, to_float(frames)[None])
-        return logits[0]
+        shape = (len(frames), EMOTION_SIZE, EMOTION_SIZE, 3)
+        small = jax.image.resize(to_float(frames), shape, "linear", antialias=True)
+        return feelings.apply(feeling_variables, small[None])[0][0]
 
-    def landmarks(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t 68 2"]:
-        return np.concatenate([find_points(block) for block in _blocks(frames)])[: len(frames)]
+    def mouth(frames, box):
+        points = [find_mouth(block, box) for block in _blocks(frames)]
+        return np.concatenate(points)[: len(frames)]
 
-    def emotion(frames: UInt8[np.ndarray, "t h w 3"]) -> int:
+    def emotion(frames):
         spread = np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)
-        return int(np.argmax(feel(_small(frames[spread]))))
+        return int(np.argmax(feel(frames[spread])))
 
-    return Judges(lambda frames: landmarks(_small(frames)), emotion)
+    return Judges(mouth, emotion)
 
 
 def judge_video(
     judges: Judges, clip: EvaluationClip, frames: UInt8[np.ndarray, "t h w 3"]
 ) -> dict[str, float]:
     """Figures of one video against the truth of its clip."""
-    truth = clip.frames
-    points = judges.landmarks(frames)
-    opening, true_opening = (
-        np.asarray(mouth_opening(points)),
-        np.asarray(mouth_opening(clip.landmarks)),
-    )
-    distance = np.linalg.norm(points - clip.landmarks, axis=-1)
+    mouth = judges.mouth(frames, clip.sync_box)
+    boxes = np.broadcast_to(clip.sync_box, (len(frames), 4))
+    truth = np.asarray(into_lower_face(clip.landmarks[:, MOUTH], boxes))
+    opening, true_opening = np.asarray(mouth_opening(mouth)), np.asarray(mouth_opening(truth))
     figures = {
-        "psnr": float(np.mean(np.minimum(_in_blocks(psnr, frames, truth), 100.0))),
-        "ssim": float(np.mean(_in_blocks(ssim, frames, truth))),
+        "psnr": float(np.mean(np.minimum(_in_blocks(psnr, frames, clip.frames), 100.0))),
+        "ssim": float(np.mean(_in_blocks(ssim, frames, clip.frames))),
         "mouth_correlation": correlation(opening, true_opening),
-        "mouth_error": float(np.abs(opening - true_opening).mean()),
-        "landmark_distance": float(distance.mean()),
-        "mouth_landmark_distance": float(distance[:, 48:].mean()),
+        "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
+        "mouth_landmark_distance": float(np.linalg.norm(mouth - truth, axis=-1).mean()),
     }
     if clip.emotion >= 0:
         figures["emotion_accuracy"] = float(judges.emotion(frames) == clip.emotion)
@@ -158,13 +159,6 @@ def _blocks(frames: np.ndarray) -> list[np.ndarray]:
     missing = -len(frames) % BLOCK
     filled = np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
     return list(filled.reshape(-1, BLOCK, *frames.shape[1:]))
-
-
-def _small(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t 64 64 3"]:
-    """Judges look at 64 px: the size they were trained on."""
-    shape = (len(frames), 64, 64, 3)
-    resized = jax.image.resize(jnp.asarray(frames, jnp.float32), shape, "linear", antialias=True)
-    return np.asarray(jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8))
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -137,7 +137,7 @@ class Renderer:
                 f"no model at {path}: give a folder with {PARAMS_FILE}, or a training workdir"
             )
         model = config_from_dict(config).model
-        reta = build_reta(model, polyphase=True)
+        reta = build_reta(model)
         morphable = builtin_morphable(model.uv_resolution)
         check_params(params, expected_params(reta, morphable, model.size), str(path))
         return cls(reta, jax.tree.map(jnp.asarray, params), morphable, model.size)

@@ -189,9 +189,13 @@ def emotion_terms(
     generated: Array,
     real: Array,
 ) -> dict[str, Array]:
-    """L_emo^{v-v}, L_emo^{v-a}, and L_emo^{v-v} of the cross-synthesis (EDS)."""
+    """L_emo^{v-v}, L_emo^{v-a}, and L_emo^{v-v} of the cross-synthesis (EDS).
+
+    Emotion changes slowly: the teacher may look at the first `emotion_frames` of a clip only.
+    """
     weights = losses.LossWeights(**config.loss)
-    batch, frames = real.shape[:2]
+    frames = min(config.train.emotion_frames, real.shape[1])
+    real, generated, batch = real[:, :frames], generated[:, :frames], len(real)
     f_v, logits = experts.teach(_flat(real))
     logits = logits.reshape(batch, frames, -1)
     terms = {}
@@ -202,17 +206,16 @@ def emotion_terms(
         )
     if weights.emotion_audio:
         projected = networks.projection.apply(
-            {"params": params["projection"]}, rendered.controls.emotion
+            {"params": params["projection"]}, rendered.controls.emotion[:, :frames]
         )
         terms["emotion_audio"] = losses.emotion_audio_loss(
             projected, f_v.reshape(batch, frames, -1)
         )
     if config.train.eds:
-        count = min(config.train.eds_frames, frames)
-        crossed = cross_synthesis(networks.reta, params["reta"], rendered, count)
+        crossed = cross_synthesis(networks.reta, params["reta"], rendered, frames)
         _, logits_cross = experts.teach(_flat(crossed))
         terms["emotion_cross"] = losses.emotion_visual_loss(
-            jnp.roll(logits, 1, axis=0)[:, :count], logits_cross.reshape(batch, count, -1)
+            jnp.roll(logits, 1, axis=0), logits_cross.reshape(batch, frames, -1)
         )
     return terms
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
@@ -122,12 +122,12 @@ def start(
 ) -> tuple[TrainState, Checkpoints, dict[str, Any] | None]:
     """The workdir's latest checkpoint, else the weights of `init_from`, else from scratch."""
     create = functools.partial(create_state, config, networks)
-    key = jax.random.key(config.train.seed)
+    key = jax.random.key(config.train.seed, impl="rbg")  # threefry takes a minute to compile
     replicated = parallel.replicated(mesh)
     abstract = jax.eval_shape(create, constants.morphable, key)
     checkpoints = Checkpoints(workdir, config)
     if checkpoints.latest_step is not None:
-        logging.info("going on from step %d of %s", checkpoints.latest_step, workdir)
+        print(f"going on from step {checkpoints.latest_step} of {workdir}", flush=True)
         placed = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract
         )

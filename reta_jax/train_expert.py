@@ -3,7 +3,8 @@
     python -m reta_jax.train_expert --config configs/judges/synthetic.py:sync_expert
 
 Kinds: emotion_vit and emotion_fan (emotion of frames, of clips), sync_expert (Wav2Lip's in-sync
-classifier), landmark_net (68 points). The weights folder names kind, fields and held-out score.
+classifier), landmark_net (the mouth's points). The folder of weights names kind, fields and
+held-out score.
 """
 
 import time
@@ -24,6 +25,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
 from reta_jax.checkpoint import save_weights
 from reta_jax.commands import run_with_flags
+from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.syncnet import SyncNetExpert, frames_to_input
 from reta_jax.images import to_float
@@ -128,12 +130,13 @@ def sync_expert_loss(network, variables, batch, train):
 
 
 def landmark_loss(network, variables, batch, train):
-    """Mean distance to the true points, in frame widths; score is 1 - 10 times it."""
-    frames = batch["frames"]
-    points = network.apply(variables, frames.reshape(-1, *frames.shape[2:]))
-    error = points - batch["landmarks"].reshape(points.shape)
-    distance = jnp.sqrt((error**2).sum(-1) + 1e-8).mean()
-    return distance, 1 - 10 * distance, {}
+    """Mean distance to the mouth's true points; score is the correlation of its opening."""
+    frames, box = batch["frames"][:, 0], batch["sync_box"]
+    points = network.apply(variables, lower_face(frames, box, network.size))
+    truth = into_lower_face(batch["landmarks"][:, 0, MOUTH], box)
+    distance = jnp.sqrt(((points - truth) ** 2).sum(-1) + 1e-8).mean()
+    score = jnp.corrcoef(mouth_opening(points), mouth_opening(truth))[0, 1]
+    return distance, score, {}
 
 
 LOSSES: dict[str, Loss] = {

@@ -34,7 +34,9 @@ def test_perceptual_sums_scales_and_taps_with_the_inner_ten(rng):
     a = [tuple(rng(*s) for s in scale) for scale in shapes]
     b = [tuple(rng(*s) for s in scale) for scale in shapes]
     expected = sum(
-        10 * np.abs(x - y).mean() for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+        10 * np.abs(x - y).mean()
+        for p, q in zip(a, b, strict=True)
+        for x, y in zip(p, q, strict=True)
     )
     np.testing.assert_allclose(losses.perceptual_loss(a, b), expected, rtol=1e-6)
     gradient = jax.grad(lambda b: losses.perceptual_loss(a, b))(b)

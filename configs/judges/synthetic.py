@@ -14,7 +14,7 @@ FIELDS = {
     },
     "emotion_fan": {"width": 12, "classes": 8},
     "sync_expert": {"channel_multiplier": 0.25},
-    "landmark_net": {"size": 64, "width": 24, "landmarks": 68},
+    "landmark_net": {"size": 64, "width": 16, "landmarks": 20},
 }  # fmt: skip
 STEPS = {"emotion_vit": 3000, "emotion_fan": 2000, "sync_expert": 4000, "landmark_net": 2000}
 FRAMES = {"emotion_vit": 1, "emotion_fan": 5, "sync_expert": 5, "landmark_net": 1}  # of a clip
@@ -29,7 +29,7 @@ def get_config(kind: str = "sync_expert"):
             "fields": FIELDS[kind],
             "dirs": ("data/synthetic",),
             "out": f"weights/synthetic/{kind}",
-            "image_size": 128 if kind == "sync_expert" else 64,
+            "image_size": 64 if kind.startswith("emotion") else 128,
             "frames": FRAMES[kind],
             "batch_size": BATCH[kind],  # clips
             "steps": STEPS[kind],

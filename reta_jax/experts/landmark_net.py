@@ -1,4 +1,4 @@
-"""A small landmark judge of our own: 68 points of a face, for the mouth's opening and expression.
+"""A small judge of our own: the 20 points of the mouth (48-67 of iBUG's 68), in the lower face.
 
 It is trained by this project, so no licence or download stands between a picture and its points.
 """
@@ -8,6 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from reta_jax.ops.crop import crop_resize
+
+MOUTH = slice(48, 68)  # of the 68 points
+INNER_UPPER_LIP, INNER_LOWER_LIP = 62 - 48, 66 - 48
 
 
 class ConvBlock(nn.Module):
@@ -26,7 +31,7 @@ class ConvBlock(nn.Module):
 
 
 class LandmarkNet(nn.Module):
-    """Face images to landmarks: down to size/8, up again to size/2, one heatmap per landmark.
+    """Pictures to points: down to size/8, up again to size/2, one heatmap per landmark.
 
     Each point is the mean over its heatmap of the cells' centres, each moved by an offset of its
     own: differentiable and finer than the cells. `width` is a multiple of 8.
@@ -34,7 +39,7 @@ class LandmarkNet(nn.Module):
 
     size: int = 64
     width: int = 32
-    landmarks: int = 68
+    landmarks: int = 20
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -72,10 +77,28 @@ def soft_argmax(
     return cells / jnp.array([width, height])[None, None]
 
 
-def mouth_opening(landmarks: Float[Array, "*b 68 2"]) -> Float[Array, "*b"]:
-    """Gap between the inner lips (points 62, 66) over the outer eye distance (36, 45)."""
+def lower_face(
+    frames: Float[Array, "n h w 3"], face_box: Float[Array, "n 4"], size: int
+) -> Float[Array, "n {size} {size} 3"]:
+    """What the judge sees of frames in [-1, 1]: its lower half face as a square."""
+    return crop_resize(frames, lower_half(face_box), size)
 
-    def distance(a: int, b: int) -> Array:
-        return jnp.linalg.norm(landmarks[..., a, :] - landmarks[..., b, :], axis=-1)
 
-    return distance(62, 66) / distance(36, 45)
+def lower_half(face_box: Float[Array, "n 4"]) -> Float[Array, "n 4"]:
+    """Lower half of a face box y0, x0, y1, x1 and a tenth more: open jaws drop below the box."""
+    y0, x0, y1, x1 = face_box.T
+    return jnp.stack([(y0 + y1) / 2, x0, y1 + 0.1 * (y1 - y0), x1], -1)
+
+
+def into_lower_face(
+    points: Float[Array, "n k 2"], face_box: Float[Array, "n 4"]
+) -> Float[Array, "n k 2"]:
+    """Points x, y in [0, 1] of the frame to [0, 1] of what the judge sees."""
+    y0, x0, y1, x1 = lower_half(face_box).T
+    origin, extent = jnp.stack([x0, y0], -1), jnp.stack([x1 - x0, y1 - y0], -1)
+    return (points - origin[:, None]) / extent[:, None]
+
+
+def mouth_opening(mouth: Float[Array, "*b 20 2"]) -> Float[Array, "*b"]:
+    """Gap between the inner lips (points 62, 66), in heights of what the judge sees."""
+    return jnp.abs(mouth[..., INNER_LOWER_LIP, 1] - mouth[..., INNER_UPPER_LIP, 1])

@@ -3,11 +3,15 @@
 A model trained against the one must be judged by the other.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from reta_jax.ops.crop import resample_weights
 
 FACE_SIZE = 96  # the expert looks at a tight 96 x 96 face and sees its lower half
 
@@ -207,21 +211,10 @@ def frames_to_input(
     shrinks. Differentiable.
     """
     height, width = frames.shape[2:4]
-    rows = jax.vmap(lambda b: crop_weights(b[0], b[2], height)[FACE_SIZE // 2 :])(box)
-    columns = jax.vmap(lambda b: crop_weights(b[1], b[3], width))(box)
+    weights = functools.partial(resample_weights, samples=FACE_SIZE)
+    rows = jax.vmap(lambda b: weights(b[0], b[2], height)[FACE_SIZE // 2 :])(box)
+    columns = jax.vmap(lambda b: weights(b[1], b[3], width))(box)
     crops = jnp.einsum("bth,bfhwc->bftwc", rows, frames.astype(jnp.float32))
     crops = jnp.einsum("bsw,bftwc->btsfc", columns, crops)
     crops = (crops[..., ::-1] + 1) / 2
     return crops.reshape(*crops.shape[:3], -1)
-
-
-def crop_weights(
-    start: Float[Array, ""], stop: Float[Array, ""], size: int
-) -> Float[Array, "96 {size}"]:
-    """Rows that resample [start, stop] of an axis of `size` pixels to 96 pixels."""
-    scale = (stop - start) * size / FACE_SIZE  # source pixels per output pixel
-    centres = start * size + (jnp.arange(FACE_SIZE) + 0.5) * scale - 0.5
-    centres = jnp.clip(centres, 0, size - 1)
-    distance = jnp.abs(centres[:, None] - jnp.arange(size)[None, :])
-    weights = jnp.maximum(0, 1 - distance / jnp.maximum(scale, 1))
-    return weights / weights.sum(axis=1, keepdims=True)

@@ -47,7 +47,7 @@ class AudioEncoder(nn.Module):
 
 
 class MelEncoder(nn.Module):
-    """Log-mel spectrogram and a few convolutions: for training without pretrained speech weights."""
+    """Log-mel spectrogram and a few convolutions: where no pretrained weights are at hand."""
 
     width: int = 256
     layers: int = 4

@@ -50,9 +50,7 @@ def build_morphable(
     """
     modes = expression.shape[-1]
     if expression.shape[:2] != mean.shape or mean.shape[1:] != (3,) or uv.shape != (len(mean), 2):
-        raise ValueError(
-            f"basis arrays disagree: {mean.shape=}, {expression.shape=}, {uv.shape=}"
-        )
+        raise ValueError(f"basis arrays disagree: {mean.shape=}, {expression.shape=}, {uv.shape=}")
     return MorphableModel(
         mean=jnp.asarray(mean, jnp.float32),
         expression=jnp.asarray(expression, jnp.float32),

@@ -116,11 +116,8 @@ class RETA(nn.Module):
         return f_sty + f_m, f_sty + f_e
 
 
-def build_reta(config: ml_collections.ConfigDict, polyphase: bool = False) -> RETA:
-    """Builds RETA from the `model` section of a config.
-
-    `polyphase` chooses the up-convolution's form for inference: equal outputs, faster forward.
-    """
+def build_reta(config: ml_collections.ConfigDict) -> RETA:
+    """Builds RETA from the `model` section of a config."""
     dtype = jnp.dtype(config.dtype)
     width = config.style_dim
     image = {"size": config.size, "channel_multiplier": config.channel_multiplier, "dtype": dtype}
@@ -150,7 +147,7 @@ def build_reta(config: ml_collections.ConfigDict, polyphase: bool = False) -> RE
             style_dim=width,
             modulation=config.modulation,
             split_res=config.split_res,
-            polyphase=polyphase,
+            polyphase=True,  # faster in both directions (docs/decisions.md)
             **image,
         ),
         motion_decoder=motion_decoder,

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reta_jax.experts.landmark_net import LandmarkNet, mouth_opening, soft_argmax
+from reta_jax.experts.landmark_net import (
+    MOUTH,
+    LandmarkNet,
+    into_lower_face,
+    lower_face,
+    mouth_opening,
+    soft_argmax,
+)
 from tests.weights import random_variables
 
 
@@ -16,11 +23,19 @@ def test_soft_argmax_reads_a_peak_and_its_offset():
     np.testing.assert_allclose(soft_argmax(heatmaps, offsets), expected, rtol=1e-6)
 
 
-def test_mouth_opening_is_the_gap_between_the_inner_lips_over_the_eye_distance():
-    points = jnp.zeros((3, 68, 2)).at[:, 36, 0].set(0.3).at[:, 45, 0].set(0.7)
-    points = points.at[:, 62].set(jnp.array([0.5, 0.6]))
-    points = points.at[:, 66].set(jnp.array([[0.5, 0.6], [0.5, 0.7], [0.53, 0.64]]))
-    np.testing.assert_allclose(mouth_opening(points), [0, 0.25, 0.125], atol=1e-6)
+def test_mouth_opening_is_the_gap_between_the_inner_lips():
+    points = jnp.zeros((68, 2)).at[62].set(jnp.array([0.5, 0.6])).at[66].set(jnp.array([0.5, 0.7]))
+    np.testing.assert_allclose(mouth_opening(points[MOUTH]), 0.1, atol=1e-6)
+
+
+def test_lower_face_shows_a_point_where_it_says():
+    """A white pixel in the frame is white in the judge's picture at the transformed point."""
+    frame = jnp.full((1, 80, 80, 3), -1.0).at[0, 60, 36].set(1.0)
+    box = jnp.array([[0.1, 0.2, 0.9, 0.8]])
+    point = into_lower_face(jnp.array([[[36.5 / 80, 60.5 / 80]]]), box)[0, 0]
+    seen = np.asarray(lower_face(frame, box, 96))[0, ..., 0]
+    row, column = np.unravel_index(seen.argmax(), seen.shape)
+    np.testing.assert_allclose([(column + 0.5) / 96, (row + 0.5) / 96], point, atol=1.1 / 96)
 
 
 def test_learns_to_localise_what_it_has_not_seen():
