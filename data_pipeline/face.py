@@ -6,6 +6,7 @@ Pixel coordinates here are of edges, not of centres: an image is [0, width] x [0
 import contextlib
 import functools
 import hashlib
+import http.client
 import itertools
 import os
 import urllib.request
@@ -28,6 +29,7 @@ MODEL_ADDRESS = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
     "face_landmarker.task"
 )
+FETCH_SECONDS = 5  # without an answer; a network that is not there must not hold anybody up
 MODEL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 
 # The vertex of MediaPipe's face mesh at each iBUG point.
@@ -188,7 +190,7 @@ def landmarker_model(path: str | os.PathLike | None = None) -> Path:
 
 def _fetch_model(cached: Path) -> None:
     try:
-        with urllib.request.urlopen(MODEL_ADDRESS, timeout=30) as response:
+        with urllib.request.urlopen(MODEL_ADDRESS, timeout=FETCH_SECONDS) as response:
             model = response.read()
         if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
             raise OSError("what came is another file")
@@ -196,7 +198,7 @@ def _fetch_model(cached: Path) -> None:
         part = cached.with_name(f"{cached.name}.{os.getpid()}.part")
         part.write_bytes(model)
         os.replace(part, cached)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise InputError(
             f"the face landmarker model is not at hand ({getattr(error, 'reason', error)}): fetch "
             f"{MODEL_ADDRESS} and set {MODEL_VARIABLE} to its path."
@@ -310,7 +312,8 @@ def portrait_crop(
     if mode == "none":
         side = min(height, width)
         return crop(image, np.array([width / 2, height / 2, side]), size), "the middle square"
-    boxes = _find_faces(image, detector or default_detector())
+    detector = detector or default_detector()
+    boxes = _find_faces(image, detector)
     if not boxes:
         raise InputError(
             f"no face found in the {width}x{height} image: give a portrait with one face seen from "
@@ -320,6 +323,8 @@ def portrait_crop(
     note = f"the face at ({x:.0f}, {y:.0f}), {side:.0f} pixels wide with its surroundings"
     if len(boxes) > 1:
         note += f", the largest of {len(boxes)} faces"
+    if isinstance(detector, CascadeDetector):
+        note += ", found by the plain cascade as MediaPipe's face landmarker model is not at hand"
     return crop(image, boxes[0], size), note
 
 

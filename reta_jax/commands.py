@@ -10,13 +10,16 @@ from absl import app, flags, logging
 from data_pipeline.errors import InputError
 
 EXIT_BAD_INPUT = 2
+EXIT_SIGINT = 130  # what shells say of a command that SIGINT ended
 
 
 @contextlib.contextmanager
 def sentences_for_errors() -> Iterator[None]:
-    """Turns InputError and a full disk into one line and exit code 2."""
+    """Turns InputError and a full disk into one line and exit code 2, Ctrl-C into code 130."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(EXIT_SIGINT)
     except InputError as error:
         _leave(str(error))
     except OSError as error:
@@ -41,9 +44,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _leave(" ".join(str(error).split()))
+        _leave(str(error))
 
 
 def _leave(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)

@@ -66,6 +66,7 @@ def paper() -> ConfigDict:
         }
     )
     config.init_from = ""  # folder with params.safetensors to start from; "" starts from scratch
+    config.init_partial = False  # True: weights of another size may fill what they fit
     return config
 
 

@@ -70,16 +70,16 @@ def judge_video(
     judges: Judges, clip: EvaluationClip, frames: UInt8[np.ndarray, "t h w 3"]
 ) -> dict[str, float]:
     """Figures of one video against the truth of its clip."""
-    mouth = judges.mouth(frames, clip.sync_box)
-    boxes = np.broadcast_to(clip.sync_box, (len(frames), 4))
-    truth = np.asarray(into_lower_face(clip.landmarks[:, MOUTH], boxes))
+    mouth = jnp.asarray(judges.mouth(frames, clip.sync_box))
+    boxes = jnp.broadcast_to(clip.sync_box, (len(frames), 4))
+    truth = into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes)
     opening, true_opening = np.asarray(mouth_opening(mouth)), np.asarray(mouth_opening(truth))
     figures = {
         "psnr": float(np.mean(np.minimum(_in_blocks(psnr, frames, clip.frames), 100.0))),
         "ssim": float(np.mean(_in_blocks(ssim, frames, clip.frames))),
         "mouth_correlation": correlation(opening, true_opening),
         "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
-        "mouth_landmark_distance": float(np.linalg.norm(mouth - truth, axis=-1).mean()),
+        "mouth_landmark_distance": float(jnp.linalg.norm(mouth - truth, axis=-1).mean()),
     }
     if clip.emotion >= 0:
         figures["emotion_accuracy"] = float(judges.emotion(frames) == clip.emotion)

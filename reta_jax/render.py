@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio, window
 from data_pipeline.errors import InputError
-from data_pipeline.face import portrait_crop
+from data_pipeline.face import FaceLandmarker, portrait_crop
 from data_pipeline.video import VideoWriter, read_image
 from reta_jax.checkpoint import (
     PARAMS_FILE,
@@ -136,17 +136,22 @@ class Renderer:
             raise InputError(
                 f"no model at {path}: give a folder with {PARAMS_FILE}, or a training workdir"
             )
-        model = config_from_dict(config).model
-        reta = build_reta(model)
-        morphable = builtin_morphable(model.uv_resolution)
-        check_params(params, expected_params(reta, morphable, model.size), str(path))
+        try:
+            model = config_from_dict(config).model
+            reta = build_reta(model)
+            morphable = builtin_morphable(model.uv_resolution)
+            expected = expected_params(reta, morphable, model.size)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the config at {path} describes no RETA model: {error}") from error
+        check_params(params, expected, str(path))
         return cls(reta, jax.tree.map(jnp.asarray, params), morphable, model.size)
 
     def render(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> UInt8[np.ndarray, "t h w 3"]:
         """All frames of a voice; see `stream` for long ones."""
-        return np.concatenate(list(self.stream(portrait, waveform)))
+        none = np.zeros((0, self.size, self.size, 3), np.uint8)
+        return np.concatenate([none, *self.stream(portrait, waveform)])
 
     def stream(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
@@ -176,7 +181,8 @@ def render_file(
     waveform = load_audio(audio)
     if is_silent(waveform):
         raise InputError(f"{audio} is silent: give a recording with a voice in it")
-    portrait, note = portrait_crop(read_image(image), renderer.size, crop, face_landmarker)
+    detector = None if face_landmarker is None else FaceLandmarker(face_landmarker)
+    portrait, note = portrait_crop(read_image(image), renderer.size, crop, detector)
     if note:
         print(f"{image}: {note}", file=sys.stderr)
     frames = -(-len(waveform) // SAMPLES_PER_FRAME)

@@ -17,7 +17,7 @@ from reta_jax.models.reta import RETA, build_reta
 
 @flax.struct.dataclass
 class TrainState:
-    step: jax.Array  # () int32
+    step: Any  # () int32; any leaf may be abstract, a sharding or a mask instead
     params: Any  # {"reta": ..., "projection": ...}
     opt_state: Any
     d_params: Any
@@ -55,7 +55,9 @@ def optimizers(
     train = config.train
 
     def adam(learning_rate: float) -> optax.GradientTransformation:
-        schedule = optax.linear_schedule(0.0, learning_rate, train.warmup_steps)
+        schedule = learning_rate
+        if train.warmup_steps:  # of no steps, optax would make a schedule of zero for ever
+            schedule = optax.linear_schedule(0.0, learning_rate, train.warmup_steps)
         if train.decay:
             schedule = optax.warmup_cosine_decay_schedule(
                 0.0, learning_rate, train.warmup_steps, train.steps, 0.05 * learning_rate
@@ -86,7 +88,7 @@ def create_state(
     key: jax.Array,
     initial: Any = None,
 ) -> TrainState:
-    """The state at step 0. `initial` (params of RETA) replaces the random initialisation.
+    """The state at step 0. `initial` (params of RETA) replaces what it fits of the random start.
 
     Meant to run under jit, so that no two leaves share a buffer (the state is donated).
     """
@@ -98,7 +100,7 @@ def create_state(
         key_reta, portrait, jnp.zeros((1, window.samples)), jnp.zeros(1, int), 1, morphable
     )["params"]
     if initial is not None:
-        reta = initial
+        reta = take_fitting(reta, initial)
     code = jnp.zeros((1, config.model.style_dim))
     params = {
         "reta": reta,
@@ -114,3 +116,14 @@ def create_state(
         d_opt_state=discriminator_tx.init(d_params),
         ema=jax.tree.map(jnp.copy, params["reta"]),
     )
+
+
+def take_fitting(params: Any, initial: Any) -> Any:
+    """`params` with every leaf that `initial` has under the same name and shape."""
+    if not isinstance(params, dict):
+        fits = getattr(initial, "shape", None) == params.shape
+        return jnp.asarray(initial, params.dtype) if fits else params
+    return {
+        name: take_fitting(value, initial[name]) if name in initial else value
+        for name, value in params.items()
+    }

@@ -60,7 +60,10 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
     Without `adversarial`, the discriminator rests: training from scratch begins so.
     """
     generator_tx, discriminator_tx = optimizers(config)
-    decay = config.train.ema_decay
+
+    def ema_decay(step: Array) -> Array:
+        """Short at first, so that the average soon forgets the random start."""
+        return jnp.minimum(config.train.ema_decay, (1.0 + step) / (10.0 + step))
 
     def step(state: TrainState, constants: Constants, raw: dict[str, Array]):
         batch = to_device_batch(raw)
@@ -77,8 +80,8 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
         )
         updates, opt_state = generator_tx.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = optax.incremental_update(params["reta"], state.ema, 1.0 - decay)
-        metrics = {"total": total, "grad_norm": optax.global_norm(gradient)}
+        ema = optax.incremental_update(params["reta"], state.ema, 1.0 - ema_decay(state.step))
+        metrics = {"total": total, "grad_norm": optax.tree.norm(gradient)}
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
 
         if adversarial:

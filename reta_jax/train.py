@@ -136,7 +136,8 @@ def start(
     initial = None
     if config.init_from:
         initial, _ = load_weights(Path(config.init_from))
-        check_params(initial, abstract.params["reta"], config.init_from)
+        if not config.init_partial:
+            check_params(initial, abstract.params["reta"], config.init_from)
     state = jax.jit(create, out_shardings=replicated)(constants.morphable, key, initial)
     return state, checkpoints, None
 

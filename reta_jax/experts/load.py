@@ -69,11 +69,13 @@ def load_experts(config: ConfigDict) -> Experts:
     loss, experts = config.loss, config.experts
     teacher = sync = vgg = (None, None)
     if loss.emotion and config.model.emotion:
-        teacher = load_expert("emotion_vit", experts.teacher.weights, experts.teacher.fields)
+        teacher = load_expert(
+            "emotion_vit", experts.teacher.weights, experts.teacher.fields.to_dict()
+        )
     if loss.sync:
-        sync = load_expert("sync_expert", experts.sync.weights, experts.sync.fields)
+        sync = load_expert("sync_expert", experts.sync.weights, experts.sync.fields.to_dict())
     if loss.perceptual:
-        vgg = load_expert("vgg19", experts.vgg.weights, experts.vgg.fields)
+        vgg = load_expert("vgg19", experts.vgg.weights, experts.vgg.fields.to_dict())
     return Experts(
         teacher=teacher[0],
         teacher_variables=teacher[1],

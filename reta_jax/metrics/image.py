@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 SSIM_WINDOW = 7
 
@@ -19,25 +19,22 @@ def ssim(a: UInt8[Array, "*n h w c"], b: UInt8[Array, "*n h w c"]) -> Float[Arra
     Uniform 7x7 windows, sample covariance, K1 = 0.01, K2 = 0.03, mean over channels and over the
     pixels whose window lies inside the image.
     """
-    x, y = a.astype(jnp.float32), b.astype(jnp.float32)
-    shift = 127.5  # variances do not change, float32 rounding does
-    x, y = x - shift, y - shift
-    mean_x, mean_y = _box_mean(x), _box_mean(y)
-    pixels = SSIM_WINDOW**2
-    unbiased = pixels / (pixels - 1)
-    var_x = unbiased * (_box_mean(x * x) - mean_x * mean_x)
-    var_y = unbiased * (_box_mean(y * y) - mean_y * mean_y)
-    cov = unbiased * (_box_mean(x * y) - mean_x * mean_y)
-    mean_x, mean_y = mean_x + shift, mean_y + shift
+    # Window sums are whole numbers below 2^31: variances come without float32's cancellation.
+    x, y = a.astype(jnp.int32), b.astype(jnp.int32)
+    n = SSIM_WINDOW**2
+    sum_x, sum_y = _box_sum(x), _box_sum(y)
+    unbiased = 1 / (n * (n - 1))
+    variances = unbiased * (n * _box_sum(x * x + y * y) - (sum_x * sum_x + sum_y * sum_y))
+    covariance = unbiased * (n * _box_sum(x * y) - sum_x * sum_y)
+    mean_x, mean_y = sum_x / n, sum_y / n
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    score = ((2 * mean_x * mean_y + c1) * (2 * cov + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    score = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (variances + c2)
     )
     return score.mean((-3, -2, -1))
 
 
-def _box_mean(x: Float[Array, "*n h w c"]) -> Float[Array, "*n i j c"]:
-    """Mean over every 7x7 window that lies inside the image."""
+def _box_sum(x: Int[Array, "*n h w c"]) -> Int[Array, "*n i j c"]:
+    """Sum over every 7x7 window that lies inside the image."""
     window = (1,) * (x.ndim - 3) + (SSIM_WINDOW, SSIM_WINDOW, 1)
-    strides = (1,) * x.ndim
-    return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, strides, "VALID") / SSIM_WINDOW**2
+    return jax.lax.reduce_window(x, 0, jax.lax.add, window, (1,) * x.ndim, "VALID")

@@ -87,16 +87,6 @@ def log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]
 
 @functools.cache
 def _mel_filters(bins: int) -> np.ndarray:
-    from transformers.audio_utils import (
-        mel_filter_bank,  # slow to import, needed by this kind alone
-    )
+    import librosa.filters  # slow to import, needed by this kind alone
 
-    return mel_filter_bank(
-        num_frequency_bins=MEL_FFT // 2 + 1,
-        num_mel_filters=bins,
-        min_frequency=50.0,
-        max_frequency=8000.0,
-        sampling_rate=SAMPLE_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    ).astype(np.float32)
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=MEL_FFT, n_mels=bins, fmin=50, fmax=8000).T

@@ -10,7 +10,7 @@ warped by the flow and weighed by the mask:
     frame = to_rgb(warped) + upsample(frame of the level before)
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -55,7 +55,8 @@ class Generator(nn.Module):
       arithmetic of the published weights, which scales it only.
     split_res: the levels below take the early code (f_STY + f_M), the others the late one
       (f_STY + f_E).
-    polyphase: the up-convolution's form. Equal outputs; True is faster forward, False backward.
+    polyphase: the up-convolution's form, with equal results: in four phases, or as one dilated
+      convolution. Four phases are faster on CPU.
     """
 
     size: int = 256
@@ -73,6 +74,8 @@ class Generator(nn.Module):
         early: Float[Array, "b t {self.style_dim}"],
         late: Float[Array, "b t {self.style_dim}"],
     ) -> GeneratorOutput:
+        if self.modulation not in get_args(Modulation):
+            raise ValueError(f"modulation is {self.modulation!r}, not one of {get_args(Modulation)}")
         b, t, _ = early.shape
         early, late = (code.reshape(b * t, -1) for code in (early, late))
         levels = resolutions(self.size)

@@ -6,7 +6,7 @@ voice -> E_A -> f_A -> D -> p_exp -> 3DMM -> E_M -> f_M
 f_STY + f_M (early levels), f_STY + f_E (late levels), f_TEX -> G -> frames
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Int
 
+from data_pipeline.errors import InputError
 from reta_jax.models.audio_encoder import AudioEncoder, AudioWindow, MelEncoder
-from reta_jax.models.generator import Generator, GeneratorOutput
+from reta_jax.models.generator import Generator, GeneratorOutput, Modulation
 from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.models.morphable import MorphableModel, position_map
 from reta_jax.models.motion_encoder import MotionEncoder
@@ -117,7 +118,17 @@ class RETA(nn.Module):
 
 
 def build_reta(config: ml_collections.ConfigDict) -> RETA:
-    """Builds RETA from the `model` section of a config."""
+    """Builds RETA from the `model` section of a config.
+
+    Raises:
+      InputError: a field has a value that is not one of its choices.
+    """
+    if config.modulation not in get_args(Modulation):
+        raise InputError(f"model.modulation is {config.modulation!r}; use 'adain' or 'modconv'")
+    if config.geometry == "none" and not config.emotion:
+        raise InputError(
+            "model.geometry='none' and model.emotion=False leave nothing that the voice controls"
+        )
     dtype = jnp.dtype(config.dtype)
     width = config.style_dim
     image = {"size": config.size, "channel_multiplier": config.channel_multiplier, "dtype": dtype}
@@ -128,18 +139,18 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     }
     motion_decoder = motion_encoder = emotion_student = fusion = None
     if config.geometry == "3dmm":
-        motion_decoder = TCN(config.p_exp_dim, **tcn)
+        motion_decoder = TCN(config.p_exp_dim, head_scale=1e-3, **tcn)  # s_mean at first
         motion_encoder = MotionEncoder(width, tuple(config.motion_encoder.channels), dtype)
     elif config.geometry == "direct":
-        motion_decoder = TCN(width, zero_head=True, **tcn)
+        motion_decoder = TCN(width, head_scale=0.0, **tcn)
     elif config.geometry != "none":
-        raise ValueError(f"model.geometry is {config.geometry!r}; use '3dmm', 'direct' or 'none'")
+        raise InputError(f"model.geometry is {config.geometry!r}; use '3dmm', 'direct' or 'none'")
     if config.emotion:
-        emotion_student = TCN(width, zero_head=True, **tcn)
+        emotion_student = TCN(width, head_scale=0.0, **tcn)
     if config.injection == "concat":
         fusion = nn.Dense(width)
     elif config.injection != "hierarchical":
-        raise ValueError(f"model.injection is {config.injection!r}; use 'hierarchical' or 'concat'")
+        raise InputError(f"model.injection is {config.injection!r}; use 'hierarchical' or 'concat'")
     return RETA(
         image_encoder=ImageEncoder(style_dim=width, **image),
         audio_encoder=AudioEncoder(_speech_network(config.audio_encoder, dtype)),
@@ -166,7 +177,7 @@ def _speech_network(config: ml_collections.ConfigDict, dtype: jax.typing.DTypeLi
         return Wav2Vec2(**fields, dtype=dtype)
     if config.kind == "mel":
         return MelEncoder(**config.mel, dtype=dtype)
-    raise ValueError(f"model.audio_encoder.kind is {config.kind!r}; use 'wav2vec2' or 'mel'")
+    raise InputError(f"model.audio_encoder.kind is {config.kind!r}; use 'wav2vec2' or 'mel'")
 
 
 def _slice_time(x: Float[Array, "b s d"], start: Int[Array, " b"], frames: int) -> Array:

@@ -39,7 +39,7 @@ class TCN(nn.Module):
     features: int = 512
     kernel: int = 3
     dilations: tuple[int, ...] = (1, 2, 4, 8)
-    zero_head: bool = False  # start with an output of zero: the generator then sees f_STY alone
+    head_scale: float = 1.0  # variance of the first outputs; 0: the generator first sees f_STY alone
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
@@ -48,5 +48,7 @@ class TCN(nn.Module):
         for i, dilation in enumerate(self.dilations):
             x = ResidualBlock(self.features, self.kernel, dilation, self.dtype, name=f"block{i}")(x)
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
-        init = nn.initializers.zeros if self.zero_head else nn.initializers.lecun_normal()
+        init = nn.initializers.zeros
+        if self.head_scale:
+            init = nn.initializers.variance_scaling(self.head_scale, "fan_in", "normal")
         return nn.Dense(self.outputs, kernel_init=init, dtype=jnp.float32, name="head")(x)

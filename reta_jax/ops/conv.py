@@ -4,6 +4,8 @@ Padding is explicit and outside the convolution: XLA's CPU convolution is faster
 and XLA's GPU compiler folds it back in.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -22,16 +24,81 @@ def conv(
     """Cross-correlation with `pad` zeros before and after, on both axes."""
     if pad != (0, 0):
         x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    return _conv(x, _vary_with(kernel, x), stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, kernel: Array, stride: int) -> Array:
+    return _plain_conv(x, kernel, stride)
+
+
+def _plain_conv(x: Array, kernel: Array, stride: int) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "VALID", dimension_numbers=DIMENSIONS
     )
 
 
+def _conv_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel, stride), (x, kernel)
+
+
+def _conv_backward(
+    stride: int, residuals: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    """XLA's CPU form of the kernel's gradient is slow: three times as slow as this one."""
+    x, kernel = residuals
+    (d_x,) = jax.vjp(lambda x: _plain_conv(x, kernel, stride), x)[1](cotangent)
+    if jax.default_backend() == "cpu":
+        return d_x, _kernel_gradient(x, cotangent, kernel.shape, stride).astype(kernel.dtype)
+    return d_x, jax.vjp(lambda k: _plain_conv(x, k, stride), kernel)[1](cotangent)[0]
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _kernel_gradient(
+    x: Array, cotangent: Array, shape: tuple[int, ...], stride: int
+) -> Float[Array, "k l i o"]:
+    """One matrix product an image, of its patches (small enough for the cache) and its cotangent."""
+    rows, columns, inputs, outputs = shape
+    height, width = (stride * (n - 1) + 1 for n in cotangent.shape[1:3])
+
+    def add_image(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
+        x, cotangent = image
+        patches = jnp.concatenate(
+            [
+                x[k : k + height : stride, j : j + width : stride]
+                for k in range(rows)
+                for j in range(columns)
+            ],
+            axis=-1,
+        )
+        product = patches.reshape(-1, rows * columns * inputs).T @ cotangent.reshape(-1, outputs)
+        return total + product.astype(jnp.float32), None
+
+    zeros = jnp.zeros((rows * columns * inputs, outputs), jnp.float32)
+    total, _ = jax.lax.scan(add_image, _vary_with(zeros, x), (x, cotangent))
+    return total.reshape(shape)
+
+
+def _vary_with(kernel: Array, x: Array) -> Array:
+    """Inside shard_map: marks what is alike on all devices as varying like x.
+
+    The transpose of that mark is the sum over devices that the kernel's gradient needs, and that a
+    custom gradient would lack.
+    """
+    varying = (jax.typeof(a).manual_axis_type.varying for a in (x, kernel))
+    axes = tuple(functools.reduce(frozenset.difference, varying))
+    return jax.lax.pcast(kernel, axes, to="varying") if axes else kernel
+
+
+@jax.custom_vjp
 def up_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b _ _ o"]:
     """Doubles the size: zeros between the pixels, 3x3 convolution to 2h + 1, blur to 2h.
 
-    This is StyleGAN2's transposed convolution with the kernel turned by 180 degrees. Its gradients
-    are ordinary convolutions: the form for training.
+    This is StyleGAN2's transposed convolution with the kernel turned by 180 degrees. It is
+    differentiated in its equal form below: the kernel's gradient of a dilated convolution is seven
+    times slower on CPU, where XLA has no fast path for it.
     """
     x = jax.lax.conv_general_dilated(
         x,
@@ -47,7 +114,7 @@ def up_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Floa
 def up_conv_polyphase(
     x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
 ) -> Float[Array, "b _ _ o"]:
-    """Equal to `up_conv`, without multiplying by the zeros: the form for inference.
+    """Equal to `up_conv`, without multiplying by the zeros.
 
     Even output rows see kernel rows 0 and 2, odd ones row 1; likewise the columns. The blur, too,
     works on the four phases, which are interleaved once at the end.
@@ -62,6 +129,17 @@ def up_conv_polyphase(
     rows = [jnp.stack(pair, axis=3) for pair in (top, bottom)]
     b, h, w, _ = x.shape
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
+
+
+def _up_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return up_conv(x, kernel), (x, kernel)
+
+
+def _up_conv_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    return jax.vjp(up_conv_polyphase, *residuals)[1](cotangent)
+
+
+up_conv.defvjp(_up_conv_forward, _up_conv_backward)
 
 
 def _blur_phases(even: Array, odd: Array, axis: int) -> tuple[Array, Array]:

@@ -12,12 +12,19 @@ So the "identity" grid magnifies by w / (w - 1) about the centre: the border sam
 outside, and a corner keeps a quarter of its value. The published weights expect exactly that.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import GatherDimensionNumbers, GatherScatterMode, ScatterDimensionNumbers
 from jaxtyping import Array, Float
+
+IN_BOUNDS = GatherScatterMode.PROMISE_IN_BOUNDS
+# A (2, 2, c) window of an (h, w, c) map for each (row, column).
+GATHER = GatherDimensionNumbers((1, 2, 3), collapsed_slice_dims=(), start_index_map=(0, 1))
+SCATTER = ScatterDimensionNumbers(
+    (1, 2, 3), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1)
+)
 
 
 def identity_grid(h: int, w: int) -> Float[Array, "{h} {w} 2"]:
@@ -38,48 +45,41 @@ def grid_sample(
     return sampled.reshape(*grid.shape[:-1], features.shape[-1])
 
 
-class _Corner(NamedTuple):
-    """One of the four pixels around each point. Weights and slopes are zero outside the map."""
+class _Windows(NamedTuple):
+    """The 2x2 pixels around each point, on the map with a border of one zero pixel."""
 
-    index: jax.Array  # (n,) row of the flattened map, always in bounds
-    x_weight: jax.Array  # (n,)
-    y_weight: jax.Array  # (n,)
-    x_slope: jax.Array  # (n,) d x_weight / d x, x in pixels
-    y_slope: jax.Array  # (n,)
-
-
-def _corners(points: Array, h: int, w: int) -> Iterator[_Corner]:
-    columns, rows = (_neighbours(points[:, axis], size) for axis, size in ((0, w), (1, h)))
-    for row, y_weight, y_slope in rows:
-        for column, x_weight, x_slope in columns:
-            yield _Corner(row * w + column, x_weight, y_weight, x_slope, y_slope)
+    corner: jax.Array  # (n, 2) row and column of the first pixel, always in bounds
+    rows: jax.Array  # (n, 2) weight of each row; 0 where the point is beyond the border
+    columns: jax.Array  # (n, 2) the same for the columns
+    slopes: jax.Array  # (n, 2) y and x pixels per unit of the grid, likewise 0 beyond the border
 
 
-def _neighbours(coordinate: Array, size: int) -> list[tuple[Array, Array, Array]]:
-    """Index, weight and slope of the pixel before and the pixel after, along one axis."""
-    position = ((coordinate + 1) * size - 1) / 2
-    floor = jnp.floor(position)
-    after = position - floor
-    neighbours = []
-    for step, weight, slope in ((0, 1 - after, -1.0), (1, after, 1.0)):
-        inside = (floor + step >= 0) & (floor + step < size)
-        # Clipped as an integer: any coordinate, NaN too, gives a row that exists.
-        index = jnp.clip((floor + step).astype(jnp.int32), 0, size - 1)
-        neighbours.append((index, jnp.where(inside, weight, 0), jnp.where(inside, slope, 0.0)))
-    return neighbours
+def _windows(points: Array, h: int, w: int) -> _Windows:
+    size = jnp.array([[h, w]])
+    position = ((points[:, ::-1] + 1) * size - 1) / 2
+    first = jnp.floor(position)
+    inside = (first >= -1) & (first < size)
+    # Clipped as integers: any coordinate, NaN too, gives a window that exists.
+    corner = jnp.clip(first.astype(jnp.int32), -1, size - 1) + 1
+    after = position - first
+    weights = jnp.where(inside[..., None], jnp.stack([1 - after, after], -1), 0)
+    return _Windows(corner, weights[:, 0], weights[:, 1], jnp.where(inside, size / 2, 0))
 
 
-def _take(flat: Array, index: Array) -> Array:
-    return flat.at[index].get(mode="promise_in_bounds").astype(jnp.float32)
+def _pixels(features: Array, corner: Array) -> Float[Array, "n 2 2 c"]:
+    padded = jnp.pad(features, ((1, 1), (1, 1), (0, 0)))
+    size = (2, 2, features.shape[-1])
+    return jax.lax.gather(padded, corner, GATHER, size, mode=IN_BOUNDS).astype(jnp.float32)
 
 
 @jax.custom_vjp
 def _sample(features: Float[Array, "h w c"], points: Float[Array, "n 2"]) -> Float[Array, "n c"]:
-    h, w, c = features.shape
-    flat = features.reshape(h * w, c)
+    windows = _windows(points, *features.shape[:2])
+    pixels = _pixels(features, windows.corner)
     sampled = sum(
-        (corner.x_weight * corner.y_weight)[:, None] * _take(flat, corner.index)
-        for corner in _corners(points, h, w)
+        (windows.rows[:, i] * windows.columns[:, j])[:, None] * pixels[:, i, j]
+        for i in (0, 1)
+        for j in (0, 1)
     )
     return sampled.astype(features.dtype)
 
@@ -89,21 +89,23 @@ def _sample_forward(features: Array, points: Array) -> tuple[Array, tuple[Array,
 
 
 def _sample_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    """Scatter-adds the cotangent to the four corners, and differentiates their weights."""
+    """Scatter-adds the cotangent to the windows, and differentiates their weights.
+
+    One 2x2 window a point: three to four times as fast on CPU as a row for each of four corners.
+    """
     features, points = residuals
     h, w, c = features.shape
-    flat = features.reshape(h * w, c)
+    corner, rows, columns, slopes = _windows(points, h, w)
     cotangent = cotangent.astype(jnp.float32)
-    d_flat = jnp.zeros((h * w, c), jnp.float32)
-    d_x = d_y = 0.0
-    for index, x_weight, y_weight, x_slope, y_slope in _corners(points, h, w):
-        share = (x_weight * y_weight)[:, None] * cotangent
-        d_flat = d_flat.at[index].add(share, mode="promise_in_bounds")
-        along = jnp.sum(cotangent * _take(flat, index), -1)
-        d_x += x_slope * y_weight * along
-        d_y += x_weight * y_slope * along
-    d_features = d_flat.reshape(features.shape).astype(features.dtype)
-    return d_features, jnp.stack([d_x * w / 2, d_y * h / 2], -1)
+
+    shares = (rows[:, :, None] * columns[:, None])[..., None] * cotangent[:, None, None]
+    padded = jnp.zeros((h + 2, w + 2, c), jnp.float32)
+    padded = jax.lax.scatter_add(padded, corner, shares, SCATTER, mode=IN_BOUNDS)
+
+    along = jnp.einsum("nijc,nc->nij", _pixels(features, corner), cotangent)
+    d_y = jnp.sum(columns * (along[:, 1] - along[:, 0]), -1) * slopes[:, 0]
+    d_x = jnp.sum(rows * (along[:, :, 1] - along[:, :, 0]), -1) * slopes[:, 1]
+    return padded[1:-1, 1:-1].astype(features.dtype), jnp.stack([d_x, d_y], -1)
 
 
 _sample.defvjp(_sample_forward, _sample_backward)

@@ -16,10 +16,12 @@ FRAMES, CLIPS = 3, 2
 
 @pytest.fixture(scope="module")
 def textures():
+    """Smooth, as trained ones are: the warp of white noise would amplify every rounding."""
     keys = jax.random.split(jax.random.key(0), 3)
-    sizes = (8, 16, 32)
+    coarse = [jax.random.normal(key, (CLIPS, 4, 4, 32)) for key in keys]
     return tuple(
-        jax.random.normal(key, (CLIPS, n, n, 32)) for key, n in zip(keys, sizes, strict=True)
+        jax.image.resize(x, (CLIPS, n, n, 32), "bicubic")
+        for x, n in zip(coarse, (8, 16, 32), strict=True)
     )
 
 
@@ -30,13 +32,16 @@ def codes():
 
 @pytest.fixture(scope="module", params=["adain", "modconv"])
 def network(request, textures, codes):
-    """The small generator with weights of which none is zero, so that its flow moves."""
+    """The small generator, its parameters, none of them zero, and what it makes of the inputs."""
     model = SMALL.clone(modulation=request.param)
-    params = jax.jit(model.init)(jax.random.key(3), textures, *codes)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(4), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, noisy)
+    params = jax.eval_shape(model.init, jax.random.key(3), textures, *codes)
+    params = jax.tree.map(random_parameter, params)
+    return model, params, jax.jit(model.apply)(params, textures, *codes)
+
+
+def random_parameter(shape):
+    values = np.random.default_rng(shape.size).normal(size=shape.shape)
+    return jnp.asarray(values if len(shape.shape) > 1 else 0.1 * values, jnp.float32)
 
 
 def size_of(model):
@@ -58,26 +63,24 @@ def test_parameter_count_is_the_reference():
 
 
 def test_frames_equal_single_frames(network, textures, codes):
-    model, params = network
+    model, params, output = network
+    assert output.frames.shape == (CLIPS, FRAMES, 32, 32, 3)
     apply = jax.jit(model.apply)
-    together = apply(params, textures, *codes)
-    assert together.frames.shape == (CLIPS, FRAMES, 32, 32, 3)
     for frame in range(FRAMES):
         alone = apply(params, textures, *(code[:, frame : frame + 1] for code in codes))
-        for many, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        for many, one in zip(jax.tree.leaves(output), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(many[:, frame], one[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_both_up_convolutions_give_the_same_frames(network, textures, codes):
-    model, params = network
-    dilated = jax.jit(model.apply)(params, textures, *codes)
+    model, params, output = network
     polyphase = jax.jit(model.clone(polyphase=True).apply)(params, textures, *codes)
-    for ours, theirs in zip(jax.tree.leaves(polyphase), jax.tree.leaves(dilated), strict=True):
+    for ours, theirs in zip(jax.tree.leaves(polyphase), jax.tree.leaves(output), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
 
 
 def test_gradients_reach_everything(network, textures, codes):
-    model, params = network
+    model, params, _ = network
 
     def loss(params, textures, early, late):
         return jnp.square(model.apply(params, textures, early, late).frames).mean()
@@ -89,20 +92,18 @@ def test_gradients_reach_everything(network, textures, codes):
 
 
 def test_early_code_governs_levels_below_split_res(network, textures, codes):
-    model, params = network
+    model, params, output = network
     apply = jax.jit(model.apply)
     early, late = codes
-    plain = apply(params, textures, early, late)
     other_late = apply(params, textures, early, late + 1)
-    np.testing.assert_array_equal(plain.raw[0], other_late.raw[0])  # 8^2 < split_res
-    assert jnp.abs(plain.raw[1] - other_late.raw[1]).max() > 1e-3  # 16^2
+    np.testing.assert_array_equal(output.raw[0], other_late.raw[0])  # 8^2 < split_res
+    assert jnp.abs(output.raw[1] - other_late.raw[1]).max() > 1e-3  # 16^2
     other_early = apply(params, textures, early + 1, late)
-    assert jnp.abs(plain.raw[0] - other_early.raw[0]).max() > 1e-3
+    assert jnp.abs(output.raw[0] - other_early.raw[0]).max() > 1e-3
 
 
-def test_flow_and_mask_are_read_off_the_raw_map(network, textures, codes):
-    model, params = network
-    output = jax.jit(model.apply)(params, textures, *codes)
+def test_flow_and_mask_are_read_off_the_raw_map(network):
+    _, _, output = network
     for flow, mask, raw in zip(output.flows, output.masks, output.raw, strict=True):
         np.testing.assert_allclose(flow, np.tanh(raw[..., :2]), atol=1e-6)
         np.testing.assert_allclose(mask, 1 / (1 + np.exp(-np.asarray(raw[..., 2:]))), atol=1e-6)
@@ -145,10 +146,9 @@ def test_adain_layer_is_equation_1_then_convolution():
 
 
 def test_bfloat16_keeps_flow_and_frames_in_float32(network, textures, codes):
-    model, params = network
-    output = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(params, textures, *codes)
-    exact = jax.jit(model.apply)(params, textures, *codes)
-    for ours, theirs in zip(jax.tree.leaves(output), jax.tree.leaves(exact), strict=True):
+    model, params, output = network
+    half = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(params, textures, *codes)
+    for ours, theirs in zip(jax.tree.leaves(half), jax.tree.leaves(output), strict=True):
         assert ours.dtype == jnp.float32
         assert jnp.abs(ours - theirs).mean() < 0.03 * theirs.std()
 
@@ -172,7 +172,7 @@ def motion_bank(*weights):
 @pytest.fixture(scope="module")
 def published():
     """Output of the decoder for the four goldens' latents, frame by frame."""
-    params = lia.convert(state_dict("lia_gen"), modulation="modconv")
+    params = jax.tree.map(jnp.asarray, lia.convert(state_dict("lia_gen"), modulation="modconv"))
     encode = jax.jit(functools.partial(ImageEncoder().apply, {"params": params["image_encoder"]}))
 
     def image(name):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
-from reta_jax.ops.conv import conv, up_conv, up_conv_polyphase
+from reta_jax.ops.conv import DIMENSIONS, conv, up_conv, up_conv_polyphase
+
+TAPS = jnp.array([1.0, 3.0, 3.0, 1.0])
 
 
 @pytest.fixture
@@ -35,16 +37,34 @@ def test_up_conv_is_a_transposed_convolution_and_a_blur(image, kernel, form):
         for column in range(w):
             stamp = np.einsum("bi,klio->bklo", image[:, row, column], turned)
             spread[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3] += stamp
-    taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 16
+    taps = np.outer(TAPS, TAPS) / 16
     spread = np.pad(spread, ((0, 0), (1, 1), (1, 1), (0, 0)))
     expected = correlate(spread, taps[None, :, :, None], mode="constant")[:, 2:-1, 2:-1]
     np.testing.assert_allclose(jax.jit(form)(image, kernel), expected, atol=1e-5)
 
 
-def test_both_up_convs_have_the_same_gradients(image, kernel):
+def test_up_conv_gradients(image, kernel):
+    """Against JAX's own derivative of the dilated convolution, and of the depthwise blur."""
+
+    def reference(x, kernel):
+        taps = jnp.tile(jnp.outer(TAPS, TAPS)[:, :, None, None] / 16, (1, 1, 1, 2))
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), ((2, 2), (2, 2)), (2, 2), dimension_numbers=DIMENSIONS
+        )
+        return jax.lax.conv_general_dilated(
+            x,
+            taps,
+            (1, 1),
+            ((1, 1), (1, 1)),
+            dimension_numbers=DIMENSIONS,
+            feature_group_count=2,
+        )
+
     def gradients(form):
         loss = jax.jit(jax.grad(lambda x, k: jnp.sum(jnp.sin(form(x, k))), (0, 1)))
         return loss(image, kernel)
 
-    for ours, theirs in zip(gradients(up_conv), gradients(up_conv_polyphase), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=5e-5)
+    expected = gradients(reference)
+    for form in (up_conv, up_conv_polyphase):
+        for ours, theirs in zip(gradients(form), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=5e-5)

@@ -1,0 +1,32 @@
+"""RETA on a folder of talking heads, without any pretrained weights.
+
+    python -m data_pipeline.prepare folder --raw videos --out data/corpus
+    python -m reta_jax.train --config configs/corpus.py --config.data.dirs='("data/corpus",)'
+
+The small model of configs/synthetic.py, starting from its weights. No expert of real faces is at
+hand, so the losses are those that need none: L1, the motion term, and the features of an untrained
+VGG.
+"""
+
+from reta_jax.config import paper, small, smoke
+
+
+def get_config(variant: str = ""):
+    config = small(paper(), size=128, channel_multiplier=1 / 8, style_dim=128)
+    config.name = "corpus"
+    config.init_from = "weights/synthetic/reta"
+    config.data.dirs = ("data/corpus",)
+    config.data.max_identity_share = 0.15  # one person may own most of the minutes
+    config.experts.vgg.weights = "random"
+    config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
+    config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
+    train = config.train
+    train.batch_size, train.frames, train.steps = 8, 2, 10_000
+    train.learning_rate, train.betas = 5e-4, (0.5, 0.99)
+    train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
+    train.perceptual_scales = (0.5, 0.25)
+    train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
+    if variant == "smoke":
+        config.init_from = ""
+        return smoke(config)
+    return config

@@ -1,0 +1,59 @@
+"""The temporal network of D and S: what it sees, and how it starts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reta_jax.models.tcn import TCN, ResidualBlock
+from tests.weights import random_variables
+
+FRAMES, WIDTH = 62, 6
+
+
+@pytest.fixture
+def features():
+    return jax.random.normal(jax.random.key(0), (2, FRAMES, WIDTH))
+
+
+def test_one_vector_a_frame_in_float32(features):
+    network = TCN(outputs=5, features=8, dtype=jnp.bfloat16)
+    variables = random_variables(network, features)
+    out = jax.eval_shape(network.apply, variables, features)
+    assert (out.shape, out.dtype) == ((2, FRAMES, 5), jnp.float32)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+
+
+def test_zero_head_starts_at_exactly_zero(features):
+    plain, zero = (TCN(outputs=5, features=8, dilations=(1, 2), head_scale=s) for s in (1.0, 0.0))
+    out, _ = jax.jit(zero.init_with_output)(jax.random.key(0), features)
+    np.testing.assert_array_equal(out, np.zeros((2, FRAMES, 5)))
+    out, _ = jax.jit(plain.init_with_output)(jax.random.key(0), features)
+    assert jnp.abs(out).mean() > 0.1
+
+
+@pytest.mark.parametrize(("dilations", "radius"), [((1, 2, 4, 8), 15), ((1, 2, 4), 7), ((3,), 3)])
+def test_a_frame_sees_the_sum_of_the_dilations_on_either_side(features, dilations, radius):
+    network = TCN(outputs=5, features=8, dilations=dilations)
+    variables = random_variables(network, features)
+    run = jax.jit(network.apply)
+    at = FRAMES // 2
+    changed = run(variables, features.at[1, at].add(1.0)) != run(variables, features)
+    assert not changed[0].any()
+    seen = np.flatnonzero(np.asarray(changed[1]).any(-1))
+    assert (seen[0], seen[-1]) == (at - radius, at + radius)
+
+
+def test_residual_block_is_norm_convolution_and_a_layer():
+    block = ResidualBlock(features=4, kernel=3, dilation=2)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 9, 4)).astype(np.float32)
+    variables = random_variables(block, jnp.asarray(x))
+    ours = block.apply(variables, jnp.asarray(x))
+
+    params = jax.tree.map(np.asarray, variables["params"])
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    y = np.pad(y, ((0, 0), (2, 2), (0, 0)))
+    y = sum(y[:, 2 * i : 2 * i + 9] @ params["Conv_0"]["kernel"][i] for i in range(3))
+    gelu = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    np.testing.assert_allclose(ours, x + gelu @ params["Dense_0"]["kernel"], atol=1e-5)

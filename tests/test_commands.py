@@ -1,0 +1,90 @@
+"""Sentences and exit codes."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import InputError
+from reta_jax.commands import sentences_for_errors
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def leave(error: BaseException) -> int | str | None:
+    with pytest.raises(SystemExit) as caught, sentences_for_errors():
+        raise error
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (InputError("a.png is not a file: give an image."), "a.png is not a file: give an image."),
+        (InputError("two\n  lines"), "two lines"),
+        (OSError(errno.ENOSPC, "full", "/out/a"), "the disk is full: cannot write /out/a"),
+        (OSError(errno.EDQUOT, "quota"), "the disk is full: cannot write the output"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line_and_code_2(capsys, error, sentence):
+    assert leave(error) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"error: {sentence}\n")
+
+
+def test_an_interruption_is_code_130_without_a_word(capsys):
+    assert leave(KeyboardInterrupt()) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), OSError(errno.EIO, "broken"), PermissionError(errno.EACCES, "no")],
+)
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)) as caught, sentences_for_errors():
+        raise error
+    assert caught.value is error
+
+
+def test_nothing_happens_without_an_error(capsys):
+    with sentences_for_errors():
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+COMMAND = """
+import sys
+from absl import flags
+from data_pipeline.errors import InputError
+from reta_jax.commands import run_with_flags
+flags.DEFINE_integer("steps", 1, "")
+def main(argv):
+    if flags.FLAGS.steps < 0:
+        raise InputError("steps is negative: give a positive number.")
+    print(flags.FLAGS.steps)
+run_with_flags(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "out", "sentence"),
+    [
+        ("--steps=3", 0, "3\n", ""),
+        ("--steps=-3", 2, "", "steps is negative: give a positive number."),
+        ("--steps=many", 2, "", "--steps"),
+        ("--stepz=3", 2, "", "stepz"),
+    ],
+)
+def test_flags_are_refused_by_a_sentence(flag, code, out, sentence):
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, flag], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (code, out), done.stderr
+    if code:
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ") and sentence in line
+    else:
+        assert not done.stderr

@@ -1,0 +1,199 @@
+"""The judging of a random model by random judges: truth is perfect, blocks do not show."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipeline.emotions import EMOTIONS
+from data_pipeline.loader import evaluation_clips
+from data_pipeline.prepare import prepare_synthetic
+from reta_jax import evaluate as judging
+from reta_jax.checkpoint import save_weights
+from reta_jax.evaluate import (
+    BLOCK,
+    correlation,
+    evaluate,
+    judge_video,
+    load_judges,
+    main,
+    markdown_table,
+    mean_figures,
+)
+from reta_jax.experts.emotion_fan import EmotionFAN
+from reta_jax.experts.landmark_net import MOUTH, LandmarkNet, into_lower_face, lower_face
+from reta_jax.images import to_float
+from reta_jax.metrics.image import psnr
+from reta_jax.render import Renderer
+from tests.tiny import save_tiny_model
+from tests.weights import random_variables
+
+FIGURES = {
+    "psnr",
+    "ssim",
+    "mouth_correlation",
+    "mouth_opening_error",
+    "mouth_landmark_distance",
+    "emotion_accuracy",
+}
+MOUTH_FIELDS = {"size": 16, "width": 8}
+FEELING_FIELDS = {"width": 4, "classes": 8}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Clips of two new people, 32 px, none of them a multiple of BLOCK long."""
+    folder = tmp_path_factory.mktemp("data")
+    prepare_synthetic(folder, identities=4, clips_per_identity=2, seconds=1.2, size=32, workers=1)
+    assert all(len(clip.frames) % BLOCK for clip in evaluation_clips(folder, "test"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def mouth_variables():
+    return random_variables(LandmarkNet(**MOUTH_FIELDS), jnp.zeros((1, 16, 16, 3)))
+
+
+@pytest.fixture(scope="module")
+def judges_folder(tmp_path_factory, mouth_variables):
+    folder = tmp_path_factory.mktemp("judges")
+    feelings = random_variables(EmotionFAN(**FEELING_FIELDS), jnp.zeros((1, 2, 64, 64, 3)))
+    for kind, variables, fields in (
+        ("landmark_net", mouth_variables, MOUTH_FIELDS),
+        ("emotion_fan", feelings, FEELING_FIELDS),
+    ):
+        save_weights(folder / kind, variables, {"kind": kind, "fields": fields})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judges(judges_folder):
+    return load_judges(judges_folder)
+
+
+@pytest.fixture(scope="module")
+def clip(data):
+    return next(iter(evaluation_clips(data, "test", 32)))
+
+
+@pytest.fixture(scope="module")
+def report(weights, judges, data):
+    return evaluate(Renderer.from_pretrained(weights), judges, data)
+
+
+def test_the_report_has_every_row_and_figure(report, data):
+    clips = list(evaluation_clips(data, "test"))
+    assert report["split"] == "test" and report["clips"] == len(clips) > 0
+    assert report["identities"] == len({clip.identity for clip in clips})
+    assert set(report["rows"]) == {"generated", "still portrait", "truth"}
+    for row in report["rows"].values():
+        assert set(row) == FIGURES and np.isfinite(list(row.values())).all()
+    assert set(report["by_emotion"]) == {EMOTIONS[clip.emotion] for clip in clips}
+    assert report == json.loads(json.dumps(report))
+
+
+def test_truth_is_perfect_and_doing_nothing_is_not(report):
+    truth, still = report["rows"]["truth"], report["rows"]["still portrait"]
+    assert (truth["psnr"], truth["ssim"]) == (100.0, 1.0)
+    assert still["psnr"] < 60 and still["ssim"] < 1
+    assert report["rows"]["generated"]["psnr"] < still["psnr"]  # random weights
+
+
+def test_a_mouth_that_does_not_move_correlates_with_nothing(report, judges, clip):
+    assert report["rows"]["still portrait"]["mouth_correlation"] == 0.0
+    still = np.repeat(clip.portrait[None], len(clip.frames), 0)
+    assert judge_video(judges, clip, still)["mouth_opening_error"] > 0
+
+
+def test_a_perfect_judge_of_the_mouth_finds_the_truth(judges, clip):
+    """The truth's landmarks are brought to where the judge's points are."""
+    boxes = jnp.broadcast_to(clip.sync_box, (len(clip.frames), 4))
+    points = np.asarray(into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes))
+    figures = judge_video(judges._replace(mouth=lambda frames, box: points), clip, clip.frames)
+    assert figures["mouth_landmark_distance"] == figures["mouth_opening_error"] == 0
+    np.testing.assert_allclose(figures["mouth_correlation"], 1, rtol=1e-5)
+    assert 0 < points[..., 0].mean() < 1 and 0 < points[..., 1].mean() < 1
+
+
+@pytest.mark.parametrize("frames", [1, BLOCK - 1, BLOCK, BLOCK + 1])
+def test_blocks_do_not_show(judges, mouth_variables, clip, frames):
+    video = clip.frames[:frames]
+    boxes = jnp.broadcast_to(clip.sync_box, (frames, 4))
+    network = LandmarkNet(**MOUTH_FIELDS)
+    expected = network.apply(mouth_variables, lower_face(to_float(jnp.asarray(video)), boxes, 16))
+    found = judges.mouth(video, clip.sync_box)
+    assert found.shape == (frames, 20, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    other = np.roll(video, 1, 2)
+    figures = judging._in_blocks(psnr, video, other)
+    np.testing.assert_allclose(figures, psnr(jnp.asarray(video), jnp.asarray(other)), rtol=1e-6)
+    assert judges.emotion(video) in range(len(EMOTIONS))
+
+
+def test_clips_of_unknown_emotion_are_not_judged_by_it(judges, clip):
+    figures = judge_video(judges, clip._replace(emotion=-1), clip.frames)
+    assert set(figures) == FIGURES - {"emotion_accuracy"}
+
+
+def test_the_emotion_figure_is_that_the_judge_agrees(judges, clip):
+    seen = judges.emotion(clip.frames)
+    agreeing = judge_video(judges, clip._replace(emotion=seen), clip.frames)
+    differing = judge_video(judges, clip._replace(emotion=(seen + 1) % 8), clip.frames)
+    assert (agreeing["emotion_accuracy"], differing["emotion_accuracy"]) == (1.0, 0.0)
+
+
+def test_correlation_is_numpys():
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((2, 40)).astype(np.float32)
+    for x, y in ((a, b), (a, a + 0.1 * b), (a, -3 * a + 2)):
+        assert abs(correlation(x, y) - np.corrcoef(x, y)[0, 1]) < 1e-5
+    assert correlation(a, np.full_like(a, 0.3)) == 0.0
+
+
+def test_means_are_over_the_clips_that_have_the_figure():
+    rows = [{"psnr": 20.0}, {"psnr": 30.0, "emotion_accuracy": 1.0}]
+    assert mean_figures(rows) == {"psnr": 25.0, "emotion_accuracy": 1.0}
+
+
+def test_the_table_is_markdown():
+    rows = {"generated": {"psnr": 20.0, "mouth_correlation": 0.5}, "truth": {"psnr": 100.0}}
+    assert markdown_table(rows).splitlines() == [
+        "| | psnr | mouth correlation |",
+        "|---|---|---|",
+        "| generated | 20.000 | 0.500 |",
+        "| truth | 100.000 |  |",
+    ]
+
+
+def test_the_command_writes_a_report(weights, judges_folder, data, tmp_path, capsys):
+    arguments = {"checkpoint": weights, "data": data, "judges": judges_folder, "limit": 1}
+    arguments["out"] = tmp_path / "report.json"
+    main([f"--{name}={value}" for name, value in arguments.items()])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["clips"] == 1
+    assert capsys.readouterr().out == markdown_table(report["rows"]) + "\n"
+
+
+def test_the_command_refuses_in_a_sentence(weights, judges_folder, data, tmp_path, capsys):
+    good = {"checkpoint": weights, "data": data, "judges": judges_folder, "split": "test"}
+    good["out"] = tmp_path / "report.json"
+    for wrong, what in (
+        ({"checkpoint": tmp_path / "missing"}, "no model at"),
+        ({"judges": tmp_path / "missing"}, "no weights for landmark_net"),
+        ({"data": tmp_path / "missing"}, "missing"),
+        ({"split": "validation"}, "validation"),
+        ({"out": tmp_path / "missing" / "report.json", "limit": 1}, "missing"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([f"--{name}={value}" for name, value in (good | wrong).items()])
+        printed = capsys.readouterr()
+        assert caught.value.code == 2 and not printed.out
+        (sentence,) = printed.err.splitlines()
+        assert sentence.startswith("error: ") and what in sentence
+        assert not (tmp_path / "report.json").exists()

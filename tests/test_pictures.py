@@ -1,0 +1,101 @@
+"""Contact sheets and the colours of flow, masks and meshes."""
+
+import colorsys
+
+import numpy as np
+
+from data_pipeline.face_basis import load_face_basis
+from reta_jax.pictures import (
+    COLUMNS,
+    FRAME_MARGIN,
+    HEADER_HEIGHT,
+    contact_sheet,
+    flow_picture,
+    mask_picture,
+    mesh_picture,
+    model_row,
+)
+
+
+def plain(level: int, size: int) -> np.ndarray:
+    return np.full((size, size, 3), level, np.uint8)
+
+
+def test_a_contact_sheet_is_a_grid_of_tiles():
+    tile, step = 40, 40 + FRAME_MARGIN
+    rows = [[plain(10, 40), plain(60, 80)], [plain(110, 16), plain(160, 40)]]
+    sheet = contact_sheet(rows, ["one", "two"], tile)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape == (HEADER_HEIGHT + 2 * step, 2 * step, 3)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            top, left = HEADER_HEIGHT + r * step, c * step
+            assert (sheet[top : top + tile, left : left + tile] == picture[0, 0]).all()
+    for edge in range(tile, tile + FRAME_MARGIN):  # white between the tiles
+        assert (sheet[HEADER_HEIGHT + edge] == 255).all()
+        assert (sheet[HEADER_HEIGHT:, edge] == 255).all()
+    header = sheet[:HEADER_HEIGHT]
+    assert (header[:, :step] < 128).any() and (header[:, step:] < 128).any()  # titles
+
+
+def test_flow_is_white_at_rest_and_coloured_by_direction():
+    flow = np.zeros((3, 5, 2), np.float32)
+    directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]
+    for column, direction in enumerate(directions, 1):
+        flow[0, column] = 0.15 * np.array(direction)
+        flow[1, column] = 0.075 * np.array(direction)
+        flow[2, column] = 9 * np.array(direction)
+    picture = flow_picture(flow)
+    assert picture.shape == (3, 5, 3) and picture.dtype == np.uint8
+    assert (picture[:, 0] == 255).all()
+    hue = [[colorsys.rgb_to_hsv(*(rgb / 255.0))[0] for rgb in row] for row in picture[:, 1:]]
+    for a, b in ((0, 1), (2, 3)):  # opposite directions, opposite colours
+        apart = abs(hue[0][a] - hue[0][b])
+        assert min(apart, 1 - apart) > 0.45
+    np.testing.assert_allclose(hue[1], hue[0], atol=0.02)
+    saturation = [[colorsys.rgb_to_hsv(*(rgb / 255.0))[1] for rgb in row] for row in picture]
+    np.testing.assert_allclose(
+        np.array(saturation)[:, 1:], [[1] * 4, [0.5] * 4, [1] * 4], atol=0.02
+    )
+
+
+def test_masks_are_grey():
+    mask = np.array([[-1.0, 0.0, 0.5, 1.0, 2.0]])[..., None]
+    assert mask_picture(mask).tolist() == [[[v] * 3 for v in (0, 0, 127, 255, 255)]]
+
+
+def test_a_mesh_is_seen_from_the_front():
+    basis = load_face_basis()
+    picture = mesh_picture(basis.mean, basis.triangles, 96)
+    assert picture.shape == (96, 96, 3) and picture.dtype == np.uint8
+    drawn = (picture < 250).all(-1)
+    rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+    longest = max(np.ptp(rows), np.ptp(columns)) + 1
+    assert abs(longest - 0.92 * 96) < 4  # it fills the picture, centred
+    assert abs(rows.mean() - 47.5) < 2 and abs(columns.mean() - 47.5) < 2
+    assert drawn.mean() > 0.3 and np.unique(picture[drawn]).size > 20  # shaded
+
+
+def test_the_nearer_triangle_covers_the_farther():
+    near = [(-1, -1, 1), (1, -1, 1), (0, 1, 1)]  # faces the camera
+    far = [(-3, -3, 0), (3, -3, 0.5), (0, 3, 0)]  # leans: of another grey
+    grey = {}
+    for order in ([0, 1], [1, 0]):
+        triangles = np.array([[0, 1, 2], [3, 4, 5]])[order]
+        picture = mesh_picture(np.array(near + far, np.float64), triangles, 64)
+        grey[tuple(order)] = picture[34, 32, 0], picture[56, 32, 0]
+    assert grey[0, 1] == grey[1, 0] and grey[0, 1][0] != grey[0, 1][1]
+    away = np.array(near)[[0, 2, 1]].astype(np.float64)
+    assert (mesh_picture(away, np.array([[0, 1, 2]]), 64) == 255).all()
+
+
+def test_a_row_has_a_picture_for_every_column():
+    basis = load_face_basis()
+    arrays = plain(1, 32), plain(2, 32), plain(3, 32), np.zeros((32, 32, 2)), np.ones((32, 32, 1))
+    row = model_row(*arrays, basis.mean, basis.triangles)
+    assert len(row) == len(COLUMNS)
+    assert [picture[0, 0, 0] for picture in row[:5]] == [1, 2, 3, 255, 255]
+    assert (row[5] < 250).any()
+    without = model_row(*arrays, None, basis.triangles)
+    assert (without[5] == 255).all()
+    assert contact_sheet([row, without], COLUMNS, 32).any()

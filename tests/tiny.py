@@ -1,0 +1,27 @@
+"""A whole model of 32 px with random weights, as a folder that the commands load."""
+
+import types
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from configs.synthetic import get_config
+from reta_jax.checkpoint import config_to_dict, save_weights
+from reta_jax.models.morphable import builtin_morphable
+from reta_jax.models.reta import build_reta
+from tests.weights import random_variables
+
+
+def save_tiny_model(folder: Path) -> Path:
+    config = get_config("smoke")
+    reta = build_reta(config.model)
+    morphable = builtin_morphable(config.model.uv_resolution)
+
+    def init(key, portrait, audio):
+        return reta.init(key, portrait, audio, jnp.zeros(1, int), 1, morphable)
+
+    size = config.model.size
+    portrait, audio = jnp.zeros((1, size, size, 3)), jnp.zeros((1, reta.window.samples))
+    variables = random_variables(types.SimpleNamespace(init=init), portrait, audio)
+    save_weights(folder, variables["params"], config_to_dict(config))
+    return folder
