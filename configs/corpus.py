@@ -12,8 +12,9 @@ from reta_jax.config import paper, small, smoke
 
 
 def get_config(variant: str = ""):
-    config = small(paper(), size=128, channel_multiplier=1 / 8, style_dim=128)
+    config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
+    config.model.split_res = config.tvm.resolution = 32
     config.init_from = "weights/synthetic/reta"
     config.data.dirs = ("data/corpus",)
     config.data.max_identity_share = 0.15  # one person may own most of the minutes
@@ -24,7 +25,7 @@ def get_config(variant: str = ""):
     train.batch_size, train.frames, train.steps = 8, 2, 10_000
     train.learning_rate, train.betas = 5e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
-    train.perceptual_scales = (0.5, 0.25)
+    train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
     if variant == "smoke":
         config.init_from = ""

@@ -1,12 +1,13 @@
 """RETA on the synthetic world: the embedded default, trained on a laptop's CPU.
 
 Nothing is downloaded: the clips are made at the first start. The model is the paper's with other
-numbers: 128 px, an eighth of the channels, 128-d codes, a log-mel audio encoder. Its teachers were
+numbers: 64 px, an eighth of the channels, 128-d codes, a log-mel audio encoder. Its teachers were
 trained on the same world (configs/judges/synthetic.py).
 
     python -m reta_jax.train --config configs/synthetic.py
 
-`:smoke` runs two steps of the same code, shrunk, with random teachers: in seconds.
+`:warmup` trains without teachers, on more clips of fewer frames: the first stage of the shipped
+weights. `:smoke` runs two steps of the same code, shrunk, with random teachers: in seconds.
 """
 
 from reta_jax.config import paper, small, smoke
@@ -15,8 +16,9 @@ WEIGHTS = "weights/synthetic"
 
 
 def get_config(variant: str = ""):
-    config = small(paper(), size=128, channel_multiplier=1 / 8, style_dim=128)
+    config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "synthetic"
+    config.model.split_res = config.tvm.resolution = 32
     config.data.dirs = ("data/synthetic",)
     config.data.synthetic_identities, config.data.synthetic_clips_per_identity = 160, 6
     config.data.synthetic_seconds = 2.0
@@ -33,14 +35,17 @@ def get_config(variant: str = ""):
     experts.vgg.fields = {"channel_multiplier": 1 / 8}
 
     train = config.train
-    train.batch_size, train.steps = 4, 30_000
+    train.batch_size, train.steps = 4, 10_000
     train.learning_rate, train.d_learning_rate, train.betas = 1e-3, 5e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 100, True, 1.0
     train.adversarial_start = 1_000_000  # decided in docs/decisions.md
     train.emotion_frames = 1
-    train.perceptual_scales = (0.5, 0.25)
+    train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
     config.loss.perceptual = 0.05  # ten taps times the factor 10, on features of random scale
     config.loss.sync = 0.1
 
+    if variant == "warmup":
+        config.loss.update({"sync": 0.0, "emotion": 0.0})
+        train.batch_size, train.frames, train.learning_rate = 8, 2, 2e-3
     return smoke(config) if variant == "smoke" else config

@@ -2,15 +2,29 @@
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 
 from data_pipeline.errors import InputError
 
 EXIT_BAD_INPUT = 2
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 EXIT_SIGINT = 130  # what shells say of a command that SIGINT ended
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache, so that the next start is quick.
+
+    JAX's own variable decides where, if it is set.
+    """
+    if CACHE_VARIABLE not in os.environ:
+        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(folder / "reta_jax" / "xla"))
 
 
 @contextlib.contextmanager

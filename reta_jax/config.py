@@ -83,6 +83,7 @@ def _model() -> ConfigDict:
             "emotion": True,  # False is "w/o ERL" of Table 4
             "use_style": True,  # False is "w/o f_STY" of Table 4
             "p_exp_dim": 64,
+            "p_exp_limit": 1.0,  # 1 is a full expression of the built-in model; 3 (std) for BFM
             "uv_resolution": 64,
             "tcn": {"features": 512, "dilations": (1, 2, 4, 8)},
             "motion_encoder": {"channels": (32, 64, 128, 256)},

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_pipeline.emotions import EMOTIONS
+from data_pipeline.errors import InputError
 from data_pipeline.loader import EvaluationClip, evaluation_clips
-from reta_jax.commands import sentences_for_errors
+from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import load_expert
 from reta_jax.images import to_float
@@ -88,7 +89,8 @@ def judge_video(
 
 def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float:
     """Pearson correlation; 0 where one of them does not move."""
-    a, b = a - a.mean(), b - b.mean()
+    # In float32 the mean of equal numbers is none of them, and the rest would correlate.
+    a, b = (x - x.mean() for x in (np.float64(a), np.float64(b)))
     scale = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
 
@@ -177,6 +179,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        if arguments.out and not arguments.out.parent.is_dir():
+            raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
         report = evaluate(
             Renderer.from_pretrained(arguments.checkpoint),
             load_judges(arguments.judges),
@@ -190,4 +194,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    enable_compilation_cache()
     main()

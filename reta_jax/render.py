@@ -35,7 +35,7 @@ from reta_jax.checkpoint import (
     latest_ema,
     load_weights,
 )
-from reta_jax.commands import sentences_for_errors
+from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.images import to_float, to_uint8
 from reta_jax.models.audio_encoder import AudioWindow
 from reta_jax.models.generator import GeneratorOutput
@@ -245,4 +245,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    enable_compilation_cache()
     main()

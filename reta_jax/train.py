@@ -27,7 +27,7 @@ from reta_jax.checkpoint import (
     load_weights,
     save_weights,
 )
-from reta_jax.commands import run_with_flags
+from reta_jax.commands import enable_compilation_cache, run_with_flags
 from reta_jax.experts.load import load_experts
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.preview import make_preview
@@ -290,4 +290,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    enable_compilation_cache()
     run_with_flags(main)

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
 from reta_jax.checkpoint import save_weights
-from reta_jax.commands import run_with_flags
+from reta_jax.commands import enable_compilation_cache, run_with_flags
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.syncnet import SyncNetExpert, frames_to_input
@@ -196,4 +196,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    enable_compilation_cache()
     run_with_flags(main)

@@ -75,7 +75,9 @@ class Generator(nn.Module):
         late: Float[Array, "b t {self.style_dim}"],
     ) -> GeneratorOutput:
         if self.modulation not in get_args(Modulation):
-            raise ValueError(f"modulation is {self.modulation!r}, not one of {get_args(Modulation)}")
+            raise ValueError(
+                f"modulation is {self.modulation!r}, not one of {get_args(Modulation)}"
+            )
         b, t, _ = early.shape
         early, late = (code.reshape(b * t, -1) for code in (early, late))
         levels = resolutions(self.size)

@@ -58,6 +58,7 @@ class RETA(nn.Module):
     fusion: nn.Dense | None = None
     use_style: bool = True
     tune_audio_encoder: bool = False
+    p_exp_limit: float = 3.0  # coefficients stay within, so that the mesh stays a face
     window: AudioWindow = AudioWindow()
 
     def __call__(
@@ -92,7 +93,7 @@ class RETA(nn.Module):
         if self.motion_decoder is not None:
             motion = _slice_time(self.motion_decoder(features), start, frames)
             if self.motion_encoder is not None:
-                p_exp = motion
+                p_exp = self.p_exp_limit * jnp.tanh(motion / self.p_exp_limit)
                 motion = self.motion_encoder(position_map(morphable, p_exp))
         if self.emotion_student is not None:
             emotion = _slice_time(self.emotion_student(features), start, frames)
@@ -167,6 +168,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         fusion=fusion,
         use_style=config.use_style,
         tune_audio_encoder=config.audio_encoder.trainable,
+        p_exp_limit=config.p_exp_limit,
         window=AudioWindow(**config.window),
     )
 

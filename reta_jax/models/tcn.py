@@ -39,7 +39,7 @@ class TCN(nn.Module):
     features: int = 512
     kernel: int = 3
     dilations: tuple[int, ...] = (1, 2, 4, 8)
-    head_scale: float = 1.0  # variance of the first outputs; 0: the generator first sees f_STY alone
+    head_scale: float = 1.0  # variance of the first outputs; 0: f_STY rules alone at first
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact

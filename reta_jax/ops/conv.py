@@ -59,7 +59,7 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def _kernel_gradient(
     x: Array, cotangent: Array, shape: tuple[int, ...], stride: int
 ) -> Float[Array, "k l i o"]:
-    """One matrix product an image, of its patches (small enough for the cache) and its cotangent."""
+    """A matrix product an image, of its patches (small enough for the cache) and cotangent."""
     rows, columns, inputs, outputs = shape
     height, width = (stride * (n - 1) + 1 for n in cotangent.shape[1:3])
 

@@ -55,4 +55,4 @@ def test_an_image_is_like_itself():
     for image in (woman, black):
         assert float(psnr(image, image)) == np.inf
         assert float(ssim(image, image)) == 1.0
-    assert float(psnr(black, 255 - black)) == 0.0
+    assert abs(float(psnr(black, 255 - black))) < 1e-5
