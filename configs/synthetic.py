@@ -6,8 +6,8 @@ trained on the same world (configs/judges/synthetic.py).
 
     python -m reta_jax.train --config configs/synthetic.py
 
-`:warmup` trains without teachers, on more clips of fewer frames: the first stage of the shipped
-weights. `:smoke` runs two steps of the same code, shrunk, with random teachers: in seconds.
+`:warmup` trains without the emotion teacher: the first stage of the shipped weights. `:smoke` runs
+two steps of the same code, shrunk, with random teachers: in seconds.
 """
 
 from reta_jax.config import paper, small, smoke
@@ -29,23 +29,23 @@ def get_config(variant: str = ""):
     experts.teacher.fields = {
         "size": 64, "patch": 8, "width": 96, "layers": 4, "heads": 4, "mlp_dim": 192, "classes": 8,
     }  # fmt: skip
-    experts.sync.weights = f"{WEIGHTS}/sync_expert"
+    experts.sync.weights = f"{WEIGHTS}/sync_expert"  # train it first (configs/judges/synthetic.py)
     experts.sync.fields = {"channel_multiplier": 0.25}
     experts.vgg.weights = "random"  # features of an untrained VGG of an eighth of the width
     experts.vgg.fields = {"channel_multiplier": 1 / 8}
 
     train = config.train
-    train.batch_size, train.steps = 4, 10_000
-    train.learning_rate, train.d_learning_rate, train.betas = 1e-3, 5e-4, (0.5, 0.99)
+    train.batch_size, train.frames, train.steps = 8, 2, 10_000
+    train.learning_rate, train.d_learning_rate, train.betas = 2e-3, 5e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 100, True, 1.0
     train.adversarial_start = 1_000_000  # decided in docs/decisions.md
     train.emotion_frames = 1
     train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
     config.loss.perceptual = 0.05  # ten taps times the factor 10, on features of random scale
-    config.loss.sync = 0.1
+    config.loss.sync = 0.0  # no sync expert of this world is shipped; with one: 0.1, frames = 5
+    config.loss.emotion = 0.1
 
     if variant == "warmup":
-        config.loss.update({"sync": 0.0, "emotion": 0.0})
-        train.batch_size, train.frames, train.learning_rate = 8, 2, 2e-3
+        config.loss.emotion = 0.0
     return smoke(config) if variant == "smoke" else config
