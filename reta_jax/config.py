@@ -19,6 +19,7 @@ def paper() -> ConfigDict:
             "emotion": 2.0,  # lambda_emo, shared by both emotion losses
             "emotion_visual": True,  # False is "w/o L_emo^{v-v}" of Table 9
             "emotion_audio": True,  # False is "w/o L_emo^{v-a}" of Table 9
+            "prior": 0.0,  # on the 3DMM's coefficients; the paper has none, small runs gain by it
         }
     )
     # Algorithm 1; the paper gives no constants (decisions: docs/decisions.md).

@@ -21,6 +21,7 @@ class LossWeights(NamedTuple):
     emotion: float = 2.0  # L_emo^{v-v} and L_emo^{v-a} share it
     emotion_visual: bool = True  # False: w/o L_emo^{v-v}
     emotion_audio: bool = True  # False: w/o L_emo^{v-a}
+    prior: float = 0.0  # of the coefficients; the paper has none
 
 
 def l1_loss(generated: Float[Array, "*s"], real: Float[Array, "*s"]) -> Float[Array, ""]:
@@ -81,6 +82,14 @@ def emotion_audio_loss(
 ) -> Float[Array, ""]:
     """L_emo^{v-a} of section 3.1: 1 - cos(f_E, sg(f_V)), f_E already projected to f_V's width."""
     return (1.0 - cosine_similarity(student, jax.lax.stop_gradient(teacher), eps)).mean()
+
+
+def coefficient_prior(p_exp: Float[Array, "*n k"]) -> Float[Array, ""]:
+    """Mean square of the 3DMM's coefficients: the Gaussian prior of model fitting.
+
+    Nothing else asks the mesh to look like the face: with it, modes that do not help stay at rest.
+    """
+    return jnp.square(_f32(p_exp)).mean()
 
 
 def gradient_penalty(gradient: Float[Array, "n h w c"]) -> Float[Array, ""]:

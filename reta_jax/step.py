@@ -138,6 +138,7 @@ def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Ar
         "emotion_visual": weights.emotion,
         "emotion_audio": weights.emotion,
         "emotion_cross": weights.emotion,
+        "prior": weights.prior,
     }
     return sum(scale[name] * value for name, value in terms.items())
 
@@ -178,6 +179,8 @@ def generator_terms(
             experts.embed_faces(generated[:, :SYNC_FRAMES], batch.sync_box),
             experts.embed_voice(batch.mel),
         )
+    if weights.prior and rendered.controls.p_exp is not None:
+        terms["prior"] = losses.coefficient_prior(rendered.controls.p_exp)
     if weights.emotion and networks.reta.emotion_student is not None:
         terms |= emotion_terms(config, networks, params, experts, rendered, generated, real)
     return terms, generated

@@ -93,6 +93,11 @@ def test_cosine_has_a_finite_gradient_at_zero():
     assert np.all(np.isfinite(jax.grad(lambda x: losses.emotion_audio_loss(x, one))(zero)))
 
 
+def test_coefficient_prior_is_the_mean_square(rng):
+    p_exp = rng(2, 3, 4)
+    np.testing.assert_allclose(losses.coefficient_prior(p_exp), (p_exp**2).mean(), rtol=1e-6)
+
+
 def test_gradient_penalty_is_half_the_squared_norm(rng):
     gradient = rng(3, 4, 4, 3)
     expected = 0.5 * (gradient.reshape(3, -1) ** 2).sum(1).mean()

@@ -1,6 +1,8 @@
 """The training step on the smoke model and a made-up batch: what moves and what rests."""
 
 import functools
+import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,11 @@ import pytest
 
 from configs.synthetic import get_config
 from reta_jax import parallel
-from reta_jax.experts.load import load_experts
+from reta_jax.experts.judges import Experts
+from reta_jax.experts.load import KINDS, example_inputs, load_experts
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls
-from reta_jax.state import build_networks, create_state
+from reta_jax.state import TrainState, build_networks, create_state, optimizers
 from reta_jax.step import (
     Constants,
     cross_synthesis,
@@ -25,7 +28,8 @@ from reta_jax.step import (
 )
 from tests.weights import random_variables
 
-LOSSES = {"l1", "perceptual", "motion", "sync", "emotion_visual", "emotion_audio", "emotion_cross"}
+LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync",
+          "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
 
 
 def smoke_config(**train):
@@ -58,13 +62,12 @@ def same(a, b):
 
 
 class Setup:
-    """Networks, frozen arrays and the state at step 0 of a config."""
+    """Networks, frozen arrays and a compiled step of a config."""
 
     def __init__(self, config):
         self.config = config
-        self.experts = load_experts(config)
-        width = self.experts.teacher.width if self.experts.teacher else config.model.style_dim
-        self.networks = build_networks(config, width)
+        self.experts = random_experts(config)
+        self.networks = build_networks(config, config.experts.teacher.fields.width)
         self.morphable = builtin_morphable(config.model.uv_resolution)
         self.constants = Constants(self.experts, self.morphable)
         self.mesh = parallel.make_mesh()
@@ -75,11 +78,43 @@ class Setup:
         placed = jax.jit(create, out_shardings=parallel.replicated(self.mesh))
         return placed(self.morphable, key)
 
-    def run(self, state, batch, adversarial):
+    def params(self, batch):
+        """Parameters of which no kernel is zero."""
+
+        def init(key, *arrays):
+            return self.networks.reta.init(key, *arrays, 5, self.morphable)
+
+        reta = types.SimpleNamespace(init=init)
+        code = jnp.zeros((1, self.config.model.style_dim))
+        return {
+            "reta": random_variables(reta, batch.portrait, batch.audio, batch.offset)["params"],
+            "projection": random_variables(self.networks.projection, code)["params"],
+        }
+
+    def steps(self, state, batch, adversarial, count):
+        """Yields what every step makes of the state, and its metrics."""
         step = make_step(self.config, self.networks, adversarial)
-        sharded = parallel.shard_batch(batch, self.mesh)
+        step = parallel.data_parallel(step, self.mesh)
+        batch = parallel.shard_batch(batch, self.mesh)
         constants = parallel.replicate(self.constants, self.mesh)
-        return parallel.data_parallel(step, self.mesh)(state, constants, sharded)
+        for _ in range(count):
+            state, metrics = step(state, constants, batch)
+            yield state, {name: float(value) for name, value in metrics.items()}
+
+
+def random_experts(config):
+    """As load_experts, without compiling the initialisers."""
+    loss, found = config.loss, {}
+    wanted = {
+        "teacher": ("emotion_vit", loss.emotion),
+        "sync": ("sync_expert", loss.sync),
+        "vgg": ("vgg19", loss.perceptual),
+    }
+    for name, (kind, is_needed) in wanted.items():
+        network = KINDS[kind](**config.experts[name].fields) if is_needed else None
+        variables = random_variables(network, *example_inputs(kind)) if is_needed else None
+        found |= {name: network, f"{name}_variables": variables}
+    return Experts(**found)
 
 
 @pytest.fixture(scope="module")
@@ -89,117 +124,27 @@ def setup():
 
 @pytest.fixture(scope="module")
 def history(setup):
-    """State and metrics at step 0, after a plain step and after an adversarial one."""
-    batch = make_batch()
+    """State and metrics at step 0 and after each of two adversarial steps."""
     state = setup.create()
-    states, metrics = [leaves(state)], [{}]
-    frozen = [leaves(setup.constants)]
-    for adversarial in (False, True):
-        state, values = setup.run(state, batch, adversarial)  # the state is donated: keep copies
-        states.append(leaves(state))
-        metrics.append({name: float(value) for name, value in values.items()})
+    states, metrics, frozen = [leaves(state)], [], [leaves(setup.constants)]
+    for state, values in setup.steps(state, make_batch(), adversarial=True, count=2):
+        states.append(leaves(state))  # copies: the state is donated
+        metrics.append(values)
         frozen.append(leaves(setup.constants))
     return states, metrics, frozen
 
 
-@pytest.mark.slow
-def test_every_loss_is_there_and_finite(history):
-    _, (_, plain, adversarial), _ = history
-    general = {"total", "grad_norm"}
-    assert set(plain) == LOSSES | general
-    assert set(adversarial) == LOSSES | general | {"adversarial", "discriminator", "r1"}
-    assert all(np.isfinite(list((plain | adversarial).values())))
-    assert plain["grad_norm"] > 0
-
-
-def test_total_is_the_weighted_sum(history):
-    _, (_, plain, adversarial), _ = history
-    config = smoke_config()
-    for metrics in (plain, adversarial):
-        weight = config.loss.to_dict() | {"emotion_cross": config.loss.emotion}
-        weight["emotion_visual"] = weight["emotion_audio"] = config.loss.emotion
-        terms = metrics.keys() & (LOSSES | {"adversarial"})
-        expected = sum(weight[name] * metrics[name] for name in terms)
-        np.testing.assert_allclose(metrics["total"], expected, rtol=1e-5)
-
-
-def test_every_trained_parameter_moves(history):
-    """Within two steps: S, E_M and the flow start with a head of zero, which lets no gradient
-    through to what lies before it until the first step has changed it."""
-    (start, plain, adversarial), _, _ = history
-    names = {name for name in start if name.startswith(".params")}
-    resting_once = same(start, plain) & names
-    assert not same(start, adversarial) & names
-    behind_zero = ("motion_encoder", "motion_decoder", "emotion_student", "audio_encoder", "style")
-    assert all(any(part in name for part in behind_zero) for name in resting_once), resting_once
-    for branch in ("motion_encoder", "emotion_student"):
-        assert f".params['reta']['{branch}']['head']['kernel']" not in resting_once
-        assert any(branch in name for name in resting_once)
-
-
-def test_moving_average(history):
-    (start, plain, adversarial), _, _ = history
-    emas = {name for name in start if name.startswith(".ema")}
-    assert len(emas) > 100
-    for before, after in ((start, plain), (plain, adversarial)):
-        for name in emas:
-            params = after[name.replace(".ema", ".params['reta']")]
-            expected = 0.9 * before[name] + 0.1 * params
-            np.testing.assert_allclose(after[name], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_discriminator_rests_in_the_plain_step_and_moves_in_the_adversarial_one(history):
-    (start, plain, adversarial), _, _ = history
-    judge = {name for name in start if name.startswith((".d_params", ".d_opt_state"))}
-    assert judge <= same(start, plain)
-    moved = judge - same(plain, adversarial)
-    assert moved >= {name for name in judge if name.startswith(".d_params")}
-
-
-def test_steps_are_counted_and_frozen_arrays_stay(history):
-    states, _, frozen = history
-    assert [int(state[".step"]) for state in states] == [0, 1, 2]
-    assert len(frozen[0]) > 50
-    for later in frozen[1:]:
-        assert same(frozen[0], later) == frozen[0].keys()
-
-
-def test_warm_up_begins_at_zero_and_zero_steps_of_it_begin_at_once():
-    from reta_jax.state import optimizers
-
-    def first_update(warmup_steps):
-        config = smoke_config(warmup_steps=warmup_steps)
-        params = {"w": jnp.ones(3)}
-        optimizer = optimizers(config)[1]
-        update, _ = optimizer.update({"w": jnp.ones(3)}, optimizer.init(params), params)
-        return float(jnp.abs(update["w"]).max())
-
-    assert first_update(2) == 0
-    np.testing.assert_allclose(first_update(0), smoke_config().train.d_learning_rate, rtol=1e-4)
-
-
-# What is frozen.
-
-
-def test_frozen_audio_encoder_is_bit_identical_after_a_step():
+@pytest.fixture(scope="module")
+def plain():
+    """The state before and after a step without adversary, experts and tuned audio encoder."""
     config = smoke_config()
     config.model.audio_encoder.trainable = False
     config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
     setup = Setup(config)
-    assert jax.tree.leaves(setup.experts) == []
-    reta, projection, judge = setup.networks.reta, *(
-        setup.networks.projection, setup.networks.discriminator
-    )  # fmt: skip
     batch = make_batch()
-    device = to_device_batch(jax.tree.map(jnp.asarray, batch))
-    arguments = (device.portrait, device.audio, device.offset)
-    from reta_jax.state import TrainState, optimizers
-
-    params = {
-        "reta": random_variables(_Call(reta, setup.morphable), *arguments)["params"],
-        "projection": random_variables(projection, jnp.zeros((1, 32)))["params"],
-    }
-    d_params = random_variables(judge, device.portrait)["params"]
+    device_batch = to_device_batch(jax.tree.map(jnp.asarray, batch))
+    params = setup.params(device_batch)
+    d_params = random_variables(setup.networks.discriminator, device_batch.portrait)["params"]
     generator_tx, discriminator_tx = optimizers(config)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -211,19 +156,95 @@ def test_frozen_audio_encoder_is_bit_identical_after_a_step():
     )
     state = parallel.replicate(state, setup.mesh)
     before = leaves(state)
-    state, metrics = setup.run(state, batch, adversarial=False)
-    after = leaves(state)
+    ((state, metrics),) = setup.steps(state, batch, adversarial=False, count=1)
+    return before, leaves(state), metrics
+
+
+@pytest.mark.slow
+def test_every_loss_is_there_and_finite(history):
+    _, metrics, _ = history
+    for values in metrics:
+        assert set(values) == LOSSES | {"discriminator", "r1", "total", "grad_norm"}
+        assert all(np.isfinite(list(values.values())))
+        assert values["grad_norm"] > 0
+
+
+def test_total_is_the_weighted_sum(history):
+    _, metrics, _ = history
+    weight = smoke_config().loss.to_dict()
+    for name in ("emotion_visual", "emotion_audio", "emotion_cross"):
+        weight[name] = weight["emotion"]
+    for values in metrics:
+        expected = sum(weight[name] * values[name] for name in LOSSES)
+        np.testing.assert_allclose(values["total"], expected, rtol=1e-5)
+
+
+def test_every_trained_parameter_moves(history):
+    """Within two steps: D, S, E_M and the flow end in kernels that start at zero, which let no
+    gradient through to what lies before them until the first step has changed them."""
+    (start, first, second), _, _ = history
+    names = {name for name in start if name.startswith(".params")}
+    assert len(names) > 100
+    assert not same(start, second) & names
+    resting = same(start, first) & names
+    for branch in ("motion_encoder", "emotion_student"):
+        of_branch = {name for name in names if f"['{branch}']" in name}
+        head = {name for name in of_branch if "['head']" in name}
+        assert len(head) == 2 and of_branch - resting == head
+    assert {name for name in names if "['motion_decoder']" in name} <= resting
+
+
+def test_moving_average(history):
+    states, _, _ = history
+    emas = {name for name in states[0] if name.startswith(".ema")}
+    assert len(emas) > 100
+    for before, after in itertools.pairwise(states):
+        for name in emas:
+            params = after[name.replace(".ema", ".params['reta']")]
+            expected = 0.9 * before[name] + 0.1 * params
+            np.testing.assert_allclose(after[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_discriminator_moves_in_the_adversarial_step(history):
+    """All but the logit's bias: the relativistic loss sees differences of logits alone."""
+    (start, first, _), _, _ = history
+    names = {name for name in start if name.startswith(".d_params")}
+    assert same(start, first) & names == {".d_params['logit']['bias']"}
+
+
+def test_steps_are_counted_and_frozen_arrays_stay(history):
+    states, _, frozen = history
+    assert [int(state[".step"]) for state in states] == [0, 1, 2]
+    assert len(frozen[0]) > 50
+    for later in frozen[1:]:
+        assert same(frozen[0], later) == frozen[0].keys()
+
+
+@pytest.mark.slow
+def test_discriminator_rests_in_the_plain_step(plain):
+    before, after, metrics = plain
     assert set(metrics) == {"l1", "total", "grad_norm"}
+    judge = {name for name in before if name.startswith((".d_params", ".d_opt_state"))}
+    assert len(judge) > 50 and judge <= same(before, after)
+
+
+def test_frozen_audio_encoder_is_bit_identical_after_a_step(plain):
+    before, after, _ = plain
     trained = {name for name in before if name.startswith(".params['reta']")}
-    frozen = {name for name in trained if "audio_encoder" in name}
+    frozen = {name for name in trained if "['audio_encoder']" in name}
     assert len(frozen) > 10 and same(before, after) & trained == frozen
 
 
-class _Call:
-    """`reta.init` with the arguments that are no arrays filled in."""
+def test_warm_up_begins_at_zero_and_zero_steps_of_it_begin_at_once():
+    def first_update(warmup_steps):
+        config = smoke_config(warmup_steps=warmup_steps)
+        params = {"w": jnp.ones(3)}
+        optimizer = optimizers(config)[1]
+        update, _ = optimizer.update({"w": jnp.ones(3)}, optimizer.init(params), params)
+        return float(jnp.abs(update["w"]).max())
 
-    def __init__(self, reta, morphable):
-        self.init = lambda key, *arrays: reta.init(key, *arrays, 5, morphable)
+    assert first_update(2) == 0
+    np.testing.assert_allclose(first_update(0), smoke_config().train.d_learning_rate, rtol=1e-4)
 
 
 # The emotion disentanglement strategy.
@@ -232,13 +253,9 @@ class _Call:
 @pytest.fixture(scope="module")
 def crossed(setup):
     """A batch of three clips, rendered with weights of which none is zero."""
-    reta, projection = setup.networks.reta, setup.networks.projection
+    reta = setup.networks.reta
     batch = to_device_batch(jax.tree.map(jnp.asarray, make_batch(3)))
-    arguments = (batch.portrait, batch.audio, batch.offset)
-    params = {
-        "reta": random_variables(_Call(reta, setup.morphable), *arguments)["params"],
-        "projection": random_variables(projection, jnp.zeros((1, 32)))["params"],
-    }
+    params = setup.params(batch)
 
     @jax.jit
     def everything(params, morphable, batch):
@@ -340,7 +357,7 @@ def test_terms_of_the_ablations(setup, section, changes, left_out):
 
     batch = jax.tree.map(jnp.asarray, make_batch())
     terms, total = jax.eval_shape(objective, state.params, state.d_params, batch)
-    assert set(terms) == (LOSSES | {"adversarial"}) - left_out
+    assert set(terms) == LOSSES - left_out
     assert all(value.shape == () for value in (*terms.values(), total))
 
 

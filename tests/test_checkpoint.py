@@ -1,0 +1,224 @@
+"""Folders of weights: what is read is what was written, and anything else is refused by name."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from configs import hdtf, synthetic
+from data_pipeline.errors import InputError
+from reta_jax.checkpoint import (
+    check_params,
+    config_from_dict,
+    config_to_dict,
+    flatten,
+    latest_ema,
+    load_weights,
+    save_weights,
+    unflatten,
+)
+from reta_jax.config import paper
+
+CONFIG = {"kind": "emotion_vit", "fields": {"size": 64, "patch": 8}}
+
+
+@pytest.fixture
+def params():
+    random = np.random.default_rng(0)
+    draw = lambda *shape: random.standard_normal(shape).astype(np.float32)
+    return {
+        "encoder": {"conv_0": {"kernel": draw(3, 3, 4, 8), "bias": draw(8)}},
+        "head": {"kernel": draw(8, 2), "scale": np.float32(2.5).reshape(())},
+        "count": np.arange(3, dtype=np.int32),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path, params):
+    save_weights(tmp_path / "weights", params, CONFIG)
+    return tmp_path / "weights"
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+# There and back.
+
+
+def test_float32_comes_back_bit_by_bit(folder, params):
+    loaded, config = load_weights(folder)
+    assert config == CONFIG
+    ours, theirs = flatten(loaded), flatten(params)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_float16_is_half_as_large_and_comes_back_rounded(tmp_path, params):
+    save_weights(tmp_path / "half", params, CONFIG, dtype="float16")
+    stored = load_file(tmp_path / "half" / "params.safetensors")
+    assert stored["encoder/conv_0/kernel"].dtype == np.float16
+    loaded, _ = load_weights(tmp_path / "half")
+    assert loaded["count"].dtype == np.int32
+    for name in ("kernel", "bias"):
+        ours, exact = loaded["encoder"]["conv_0"][name], params["encoder"]["conv_0"][name]
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, exact.astype(np.float16).astype(np.float32))
+
+
+def test_flat_and_nested_are_the_same(params):
+    assert set(flatten(params)) == {
+        "encoder/conv_0/kernel", "encoder/conv_0/bias", "head/kernel", "head/scale", "count",
+    }  # fmt: skip
+    assert flatten(unflatten(flatten(params))).keys() == flatten(params).keys()
+
+
+def test_saving_again_replaces_the_folder(folder, params):
+    (folder / "old.txt").write_text("from before")
+    params["head"]["kernel"] += 1
+    save_weights(folder, params, CONFIG | {"step": 2})
+    loaded, config = load_weights(folder)
+    np.testing.assert_array_equal(loaded["head"]["kernel"], params["head"]["kernel"])
+    assert config["step"] == 2
+    assert entries(folder) == ["config.json", "params.safetensors"]
+    assert entries(folder.parent) == ["weights"]
+
+
+def test_everybody_may_read_them(folder):
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "config",
+    [paper(), hdtf.get_config(), synthetic.get_config(), synthetic.get_config("smoke")],
+    ids=["paper", "hdtf", "synthetic", "smoke"],
+)
+def test_config_comes_back_with_its_tuples(config):
+    values = config_to_dict(config)
+    assert json.loads(json.dumps(values)) == values
+    back = config_from_dict(values)
+    assert back == config
+    assert isinstance(back.model.audio_encoder.wav2vec2.conv_features, tuple)
+    assert isinstance(back.train.betas, tuple) and isinstance(back.data.dirs, tuple)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("name", ["params.safetensors", "config.json"])
+def test_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"no {name} in {folder}"):
+        load_weights(folder)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        load_weights(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("left", [0, 4, 100, -1])
+def test_truncated_weights_are_refused(folder, left):
+    path = folder / "params.safetensors"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(InputError, match=f"cannot read the weights in {folder}"):
+        load_weights(folder)
+
+
+@pytest.mark.parametrize("at", [0, 8, 20, -1, -200])
+def test_a_flipped_bit_is_refused(folder, at):
+    """In the length of the header, in the header, and in the numbers."""
+    flip(folder / "params.safetensors", at)
+    with pytest.raises(InputError, match=f"the weights in {folder}"):
+        load_weights(folder)
+
+
+def test_weights_of_other_tools_have_no_checksum_and_are_read(folder):
+    numbers = load_file(folder / "params.safetensors")
+    save_file(numbers, folder / "params.safetensors")
+    loaded, _ = load_weights(folder)
+    np.testing.assert_array_equal(loaded["count"], [0, 1, 2])
+
+
+@pytest.mark.parametrize("text", ["", "{", "\0\0"])
+def test_broken_config_is_refused(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=f"cannot read the weights in {folder}"):
+        load_weights(folder)
+
+
+def test_every_difference_to_the_model_is_named_at_once(params):
+    other = unflatten(flatten(params))
+    other["extra"] = {"bias": np.zeros(1)}
+    del other["count"]
+    other["head"]["kernel"] = np.zeros((8, 3))
+    with pytest.raises(InputError) as caught:
+        check_params(other, params, "weights/mine")
+    assert str(caught.value) == (
+        "weights/mine does not fit the model: "
+        "head/kernel is (8, 3), expected (8, 2); missing count; unexpected extra/bias"
+    )
+    check_params(params, params, "weights/mine")
+
+
+# What cannot be written.
+
+
+def test_a_file_in_the_way_of_the_folders_parent(tmp_path, params):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=f"cannot write weights to {tmp_path / 'file'}"):
+        save_weights(tmp_path / "file" / "weights", params, CONFIG)
+    assert entries(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_a_file_in_the_way_of_the_folder(tmp_path, params):
+    (tmp_path / "weights").write_text("not a folder")
+    with pytest.raises(InputError, match="cannot write weights"):
+        save_weights(tmp_path / "weights", params, CONFIG)
+    assert entries(tmp_path) == ["weights"]
+    assert (tmp_path / "weights").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("fails", ["os.replace", "reta_jax.checkpoint.save_file"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, params, monkeypatch, fails):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fails, fail)
+    with pytest.raises(InputError, match="cannot write weights.*No space left"):
+        save_weights(tmp_path / "weights", params, CONFIG)
+    assert entries(tmp_path) == []
+
+
+def test_a_failed_replacement_keeps_what_was_there(folder, params, monkeypatch):
+    replace = os.replace
+
+    def fail_to_place(source, target):
+        if (os.fspath(target), os.path.basename(source)) == (str(folder), "new"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", fail_to_place)
+    before, _ = load_weights(folder)
+    params["head"]["kernel"] += 1
+    with pytest.raises(InputError, match="No space left"):
+        save_weights(folder, params, CONFIG)
+    after, _ = load_weights(folder)
+    np.testing.assert_array_equal(after["head"]["kernel"], before["head"]["kernel"])
+    assert entries(folder.parent) == ["weights"]
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no finished checkpoint"):
+        latest_ema(tmp_path)
