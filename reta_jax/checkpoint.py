@@ -2,8 +2,8 @@
 
 import json
 import os
-import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from data_pipeline.errors import InputError
 from reta_jax.state import TrainState
@@ -84,19 +85,23 @@ def save_weights(folder: Path, params: Any, config: dict[str, Any], dtype: str =
         key: np.asarray(value).astype(dtype) if np.issubdtype(value.dtype, np.floating) else value
         for key, value in flatten(params).items()
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        save_file(flat, scratch / PARAMS_FILE)
-        (scratch / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        scratch.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(scratch, folder)
-    except OSError as error:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            save_file(flat, new / PARAMS_FILE, {"crc32": checksum(flat)})
+            (new / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+            if folder.is_dir():
+                os.replace(folder, old)
+            try:
+                os.replace(new, folder)
+            except OSError:
+                if old.exists():
+                    os.replace(old, folder)
+                raise
+    except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write weights to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load_weights(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -105,12 +110,24 @@ def load_weights(folder: Path) -> tuple[Any, dict[str, Any]]:
         if not (folder / name).is_file():
             raise InputError(f"no {name} in {folder}: not a folder of weights")
     try:
-        flat = load_file(folder / PARAMS_FILE)
+        with safe_open(folder / PARAMS_FILE, "np") as file:
+            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            expected = (file.metadata() or {}).get("crc32")
         config = json.loads((folder / CONFIG_FILE).read_text())
-    except Exception as error:  # safetensors raises its own type, on truncation and on bad headers
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"cannot read the weights in {folder}: {error}") from error
+    if expected not in (None, checksum(flat)):
+        raise InputError(f"the weights in {folder} are damaged: fetch or save them again")
     to_f32 = lambda x: x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
     return unflatten({key: to_f32(value) for key, value in flat.items()}), config
+
+
+def checksum(flat: dict[str, np.ndarray]) -> str:
+    """CRC-32 of all numbers; safetensors itself notices no damage to them."""
+    crc = 0
+    for _, value in sorted(flat.items()):
+        crc = zlib.crc32(np.ascontiguousarray(value), crc)
+    return f"{crc:08x}"
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -94,8 +94,9 @@ def test_saving_again_replaces_the_folder(folder, params):
     assert entries(folder.parent) == ["weights"]
 
 
-def test_everybody_may_read_them(folder):
-    assert folder.stat().st_mode & 0o777 == 0o755
+def test_whoever_may_read_new_folders_may_read_them(folder, tmp_path):
+    (tmp_path / "plain").mkdir()
+    assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize(

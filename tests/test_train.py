@@ -1,0 +1,347 @@
+"""Training as a command: what a run leaves, how it goes on, and how it refuses."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from configs.synthetic import get_config
+from data_pipeline.errors import InputError
+from data_pipeline.prepare import prepare_synthetic
+from reta_jax import train
+from reta_jax.checkpoint import check_params, config_from_dict, flatten, latest_ema, load_weights
+from reta_jax.state import create_state
+
+ROOT = Path(__file__).parents[1]
+LOSSES = {"l1", "perceptual", "motion", "sync", "emotion_visual", "emotion_audio", "emotion_cross"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four people, the last of them held out, with two clips of a second each."""
+    folder = tmp_path_factory.mktemp("data")
+    made = prepare_synthetic(
+        folder, identities=4, clips_per_identity=2, seconds=1.0, size=32, workers=1
+    )
+    assert made.clips == 8
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiles every program once for this file: here and in the commands."""
+    options = {
+        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        or str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 1.0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield options["jax_compilation_cache_dir"]
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def smoke_config(data, **changes):
+    """The smoke run without a decaying learning rate, which would depend on train.steps."""
+    config = get_config("smoke")
+    config.data.dirs = (str(data),)
+    config.train.decay = False
+    config.train.update(changes)
+    return config
+
+
+def light_config(data, **changes):
+    """A run of L1 alone: it compiles in a fraction of the time."""
+    config = smoke_config(data, **changes)
+    config.loss.update({"perceptual": 0.0, "motion": 0.0, "adversarial": 0.0, "sync": 0.0})
+    config.loss.emotion = 0.0
+    return config
+
+
+def command(*arguments, cwd, cache=""):
+    """A command of this repository, ready to run in any folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment |= {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+    }
+    line = [sys.executable, "-m", "reta_jax.train", *map(str, arguments)]
+    return {"args": line, "cwd": cwd, "env": environment, "text": True}
+
+
+def run_command(*arguments, cwd, cache="", timeout=500):
+    return subprocess.run(
+        **command(*arguments, cwd=cwd, cache=cache), capture_output=True, timeout=timeout
+    )
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+# What a run leaves.
+
+
+@pytest.mark.slow
+def test_smoke_command_leaves_weights_metrics_pictures_and_checkpoints(data, cache, tmp_path):
+    done = run_command(
+        f"--config={ROOT}/configs/synthetic.py:smoke",
+        f"--config.data.dirs=('{data}',)",
+        "--config.train.decay=False",
+        f"--workdir={tmp_path}/run",
+        cwd=tmp_path,
+        cache=cache,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    workdir = tmp_path / "run"
+    assert f"done: weights in {workdir / 'weights'}" in done.stdout
+
+    first, second = rows(workdir)
+    assert (first["step"], second["step"]) == (1, 2)
+    assert set(first) >= LOSSES | {"total", "grad_norm"}
+    assert "discriminator" not in first
+    assert set(second) >= LOSSES | {"adversarial", "discriminator", "r1"}
+    assert set(second) >= {"clips_per_second", "data_wait_share"}
+    assert all(np.isfinite(value) for row in (first, second) for value in row.values())
+
+    assert saved_steps(workdir) == [1, 2]
+    (board,) = (workdir / "tensorboard").iterdir()
+    assert b"preview" in board.read_bytes() and board.stat().st_size > 10_000
+
+    params, values = load_weights(workdir / "weights")
+    config = config_from_dict(values)
+    assert config.data.dirs == (str(data),) and config.model.size == 32
+    setup = train.build_networks(config, config.experts.teacher.fields.width)
+    morphable = train.builtin_morphable(config.model.uv_resolution)
+    abstract = jax.eval_shape(
+        functools.partial(create_state, config, setup), morphable, jax.random.key(0)
+    )
+    check_params(params, abstract.params["reta"], "the run's weights")
+    ema, _ = latest_ema(workdir)
+    for name, value in flatten(params).items():
+        np.testing.assert_array_equal(value, flatten(ema)[name])
+
+
+@pytest.mark.slow
+def test_hdtf_smoke_runs_in_any_folder_on_data_of_its_own(cache, tmp_path):
+    done = run_command(
+        f"--config={ROOT}/configs/hdtf.py:smoke",
+        "--config.loss.perceptual=0.0",
+        "--config.loss.sync=0.0",
+        "--config.loss.adversarial=0.0",
+        "--config.train.steps=1",
+        cwd=tmp_path,
+        cache=cache,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "data/smoke/records").is_dir()
+    assert (tmp_path / "runs/hdtf_smoke/weights/params.safetensors").is_file()
+
+
+# How it goes on.
+
+
+class Recorder:
+    """Batches that are kept as they are drawn."""
+
+    def __init__(self, batches):
+        self._batches, self.drawn = batches, []
+
+    def __next__(self):
+        self.drawn.append(next(self._batches))
+        return self.drawn[-1]
+
+    def __getattr__(self, name):
+        return getattr(self._batches, name)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Runs `train.run` and returns the batches that it drew."""
+
+    def run(config, workdir):
+        recorders = []
+
+        def open_batches(config):
+            recorders.append(Recorder(original(config)))
+            return recorders[0]
+
+        original = train.open_batches
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "open_batches", open_batches)
+            assert train.run(config, workdir)
+        return recorders[0].drawn
+
+    return run
+
+
+def latest_state(workdir):
+    """Every number of the latest checkpoint."""
+    from orbax.checkpoint import v1 as ocp
+
+    with ocp.training.Checkpointer(workdir.absolute() / "checkpoints") as checkpointer:
+        loaded = checkpointer.load_checkpointables(None, {"state": None})
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(loaded["state"])
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_two_steps_and_two_more_are_four(data, cache, tmp_path, drawn):
+    config = functools.partial(light_config, data, preview_every=100, save_every=100)
+    config = functools.partial(config, batch_size=2, adversarial_start=100)
+    straight = drawn(config(steps=4), tmp_path / "straight")
+    first = drawn(config(steps=2), tmp_path / "halves")
+    assert saved_steps(tmp_path / "halves") == [2]
+    second = drawn(config(steps=4), tmp_path / "halves")
+    assert [len(straight), len(first), len(second)] == [4, 2, 2]
+    for ours, theirs in zip([*first, *second], straight, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert not np.array_equal(straight[1]["audio"], straight[2]["audio"])
+    ours, theirs = latest_state(tmp_path / "halves"), latest_state(tmp_path / "straight")
+    assert ours.keys() == theirs.keys() and len(ours) > 500
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert [row["step"] for row in rows(tmp_path / "halves")] == [1, 2, 3, 4]
+    ours, theirs = (load_weights(tmp_path / name / "weights")[0] for name in ("halves", "straight"))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(data, cache, tmp_path):
+    light = ("perceptual", "motion", "adversarial", "sync", "emotion")
+    arguments = [
+        f"--config={ROOT}/configs/synthetic.py:smoke",
+        f"--config.data.dirs=('{data}',)",
+        *(f"--config.loss.{name}=0.0" for name in light),
+        "--config.train.batch_size=2",
+        "--config.train.decay=False",
+        "--config.train.preview_every=1000000",
+        "--config.train.save_every=1000000",
+        f"--workdir={tmp_path}/run",
+    ]
+    endless = [*arguments, "--config.train.steps=1000000"]
+    with subprocess.Popen(
+        **command(*endless, cwd=tmp_path, cache=cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as running:
+        for line in running.stdout:
+            if line.startswith("step 2/"):
+                running.send_signal(signal.SIGTERM)
+                break
+        _, errors = running.communicate(timeout=300)
+    assert running.returncode == train.EXIT_INTERRUPTED == 75, errors[-3000:]
+    assert "SIGTERM: saving after this step" in errors
+    (stopped_at,) = saved_steps(tmp_path / "run")
+    assert stopped_at >= 2
+    assert not (tmp_path / "run/weights").exists()
+    assert rows(tmp_path / "run")[-1]["step"] == stopped_at
+
+    done = run_command(
+        *arguments, f"--config.train.steps={stopped_at + 1}", cwd=tmp_path, cache=cache
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"going on from step {stopped_at} of" in done.stdout
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, stopped_at + 2))
+    assert (tmp_path / "run/weights/params.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+@pytest.mark.parametrize("log_every", [1, 2])
+def test_a_loss_that_is_no_number_is_named_and_never_saved(data, tmp_path, monkeypatch, log_every):
+    """The third of four steps diverges; what is saved before it stays the latest checkpoint."""
+
+    def make_step(config, networks, adversarial):
+        def step(state, constants, batch):
+            is_bad = state.step == 2
+            nan = jnp.where(is_bad, jnp.nan, 0.0)
+            params = jax.tree.map(lambda x: x + nan, state.params)
+            metrics = {"l1": jnp.ones(()), "sync": 1.0 + nan, "total": 2.0 + nan}
+            return state.replace(step=state.step + 1, params=params), metrics
+
+        return step
+
+    monkeypatch.setattr(train, "make_step", make_step)
+    config = light_config(data, steps=6, save_every=1, preview_every=100, log_every=log_every)
+    with pytest.raises(train.DivergenceError, match="^sync, total is not finite at step [34];"):
+        train.run(config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run")[-1] == 2
+    assert all(np.isfinite(value).all() for value in latest_state(tmp_path / "run").values())
+    assert not (tmp_path / "run/weights").exists()
+
+
+# How it refuses.
+
+SYNTHETIC = f"--config={ROOT}/configs/synthetic.py:smoke"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "no experiment given: say --config"),
+        ([SYNTHETIC, "--config.train.step=3"], "step"),
+        ([SYNTHETIC, "--config.train.steps=many"], "steps"),
+        ([SYNTHETIC, "--config.model.geometry=flame"], "model.geometry is 'flame'; use '3dmm'"),
+        (["--config=configs/nowhere.py"], "configs/nowhere.py"),
+        ([SYNTHETIC, "--stepz=3"], "stepz"),
+        ([SYNTHETIC, "more"], "unexpected argument 'more'"),
+        (
+            [SYNTHETIC, "--config.data.synthetic_identities=0"],
+            "data/smoke has no prepared data set: make one with",
+        ),
+        ([SYNTHETIC, "--config.init_from=weights/nobody"], "no params.safetensors in weights/nobo"),
+        (
+            [SYNTHETIC, "--config.experts.teacher.weights=weights/nobody"],
+            "no weights for emotion_vit at weights/nobody",
+        ),
+    ],
+    ids=["no_config", "field", "type", "value", "config_file", "flag", "argument", "data",
+         "weights", "expert"],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, data, cache, tmp_path):
+    if arguments and not any("synthetic_identities" in x for x in arguments):
+        arguments = [*arguments, f"--config.data.dirs=('{data}',)"]
+    if arguments == [f"--config.data.dirs=('{data}',)"] or "nowhere" in " ".join(arguments):
+        arguments = arguments[:1]
+    done = run_command(*arguments, cwd=tmp_path, cache=cache)
+    assert done.returncode == 2, done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if "random weights" not in line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ") and sentence in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "sentence"),
+    [
+        ("train", {"frames": 4}, "loss.sync needs train.frames >= 5, not 4"),
+        ("train", {"frames": 11}, "train.frames=11 exceeds model.window.chunk=10"),
+        ("train", {"batch_size": 1}, "train.batch_size=1 gives 1"),
+        ("train", {"steps": 1, "warmup_steps": 1, "decay": True}, "train.steps=1 .*warmup_steps=1"),
+        ("data", {"weights": (0.5, 0.5)}, "data.dirs.*data.weights"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_with_their_numbers(section, changes, sentence):
+    config = get_config("smoke")
+    config[section].update(changes)
+    with pytest.raises(InputError, match=sentence):
+        train.check_config(config)
