@@ -18,7 +18,7 @@ WEIGHTS = "weights/synthetic"
 def get_config(variant: str = ""):
     config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "synthetic"
-    config.model.split_res = config.tvm.resolution = 32
+    config.model.split_res, config.tvm.resolution = 32, 64
     config.data.dirs = ("data/synthetic",)
     config.data.synthetic_identities, config.data.synthetic_clips_per_identity = 160, 6
     config.data.synthetic_seconds = 2.0
@@ -44,7 +44,8 @@ def get_config(variant: str = ""):
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
     config.loss.perceptual = 0.05  # ten taps times the factor 10, on features of random scale
     config.loss.sync = 0.0  # no sync expert of this world is shipped; with one: 0.1, frames = 5
-    config.loss.emotion, config.loss.prior = 0.1, 0.02
+    config.loss.emotion, config.loss.prior = 0.1, 0.002
+    config.loss.motion = 10.0  # the mouth is a few of 4,096 pixels, and the run is short
 
     if variant == "warmup":
         config.loss.emotion = 0.0
