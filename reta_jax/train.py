@@ -102,6 +102,16 @@ def check_config(config: ConfigDict) -> None:
             f"train.frames={config.train.frames} exceeds model.window.chunk="
             f"{config.model.window.chunk}"
         )
+    if len(config.data.dirs) != len(config.data.weights):
+        raise InputError(
+            f"data.dirs names {len(config.data.dirs)} folders, data.weights has "
+            f"{len(config.data.weights)} numbers: give one each"
+        )
+    if config.train.decay and config.train.steps <= config.train.warmup_steps:
+        raise InputError(
+            f"train.steps={config.train.steps} ends within train.warmup_steps="
+            f"{config.train.warmup_steps}: nothing is left to decay (set train.decay=False)"
+        )
 
 
 def make_synthetic_data(config: ConfigDict) -> None:
@@ -162,27 +172,27 @@ def loop(
     preview = make_preview(config, networks.reta, constants.morphable)
     progress = Progress(train.steps, train.batch_size)
     deadline = time.monotonic() + 60 * train.max_minutes if train.max_minutes else math.inf
-    step, pending = int(state.step), None
-    while step < train.steps and time.monotonic() < deadline:
-        if stop.requested:
-            return state, False
+    step = int(state.step)
+    due = last = None  # step and metrics: to be reported, and of the latest step
+    while step < train.steps and time.monotonic() < deadline and not stop.requested:
         with progress.waiting_for_data():
             batch = next(batches)
         adversarial = bool(config.loss.adversarial) and step >= train.adversarial_start
         state, metrics = steps[adversarial](state, constants, parallel.shard_batch(batch, mesh))
         step += 1
-        if pending is not None:  # read one step late, so that the device never waits for the host
-            report(progress, writer, *pending)
-            pending = None
-        if step % train.log_every == 0 or step == 1:
-            pending = (step, metrics)
+        if due is not None:  # read one step late, so that the device never waits for the host
+            report(progress, writer, *due)
+        last = (step, metrics)
+        due = last if step % train.log_every == 0 or step == 1 else None
         if step % train.preview_every == 0:
             writer.picture(step, "preview", preview(state.ema))
         if step % train.save_every == 0:
+            report(progress, writer, *last)  # first: what has diverged must not be saved
+            due = last = None
             checkpoints.save(state, batches.get_state())
-    if pending is not None:
-        report(progress, writer, *pending)
-    return state, True
+    if last is not None:
+        report(progress, writer, *last)
+    return state, step >= train.steps or not stop.requested
 
 
 def report(progress: "Progress", writer: Writer, step: int, metrics: dict[str, jax.Array]) -> None:

@@ -22,7 +22,7 @@ from reta_jax.checkpoint import check_params, config_from_dict, flatten, latest_
 from reta_jax.state import create_state
 
 ROOT = Path(__file__).parents[1]
-LOSSES = {"l1", "perceptual", "motion", "sync", "emotion_visual", "emotion_audio", "emotion_cross"}
+LOSSES = {"l1", "perceptual", "motion", "emotion_visual", "emotion_audio", "emotion_cross"}
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,7 @@ def smoke_config(data, **changes):
 def light_config(data, **changes):
     """A run of L1 alone: it compiles in a fraction of the time."""
     config = smoke_config(data, **changes)
-    config.loss.update({"perceptual": 0.0, "motion": 0.0, "adversarial": 0.0, "sync": 0.0})
-    config.loss.emotion = 0.0
+    config.loss.update(dict.fromkeys(("perceptual", "motion", "adversarial", "emotion"), 0.0))
     return config
 
 
@@ -330,10 +329,16 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, sentence, data, ca
     assert lines[0].startswith("error: ") and sentence in lines[0]
 
 
+def test_the_sync_expert_needs_five_frames():
+    config = get_config("smoke")
+    config.loss.sync, config.train.frames = 1.0, 4
+    with pytest.raises(InputError, match="loss.sync needs train.frames >= 5, not 4"):
+        train.check_config(config)
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
-        ("train", {"frames": 4}, "loss.sync needs train.frames >= 5, not 4"),
         ("train", {"frames": 11}, "train.frames=11 exceeds model.window.chunk=10"),
         ("train", {"batch_size": 1}, "train.batch_size=1 gives 1"),
         ("train", {"steps": 1, "warmup_steps": 1, "decay": True}, "train.steps=1 .*warmup_steps=1"),
