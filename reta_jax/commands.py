@@ -56,7 +56,10 @@ def run_with_flags(main: Callable[[list[str]], None]) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:  # a file that cannot be loaded says so when it is first used
+            getattr(flags.FLAGS["config"].value, "name", None)
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _leave(str(error))
 

@@ -87,7 +87,7 @@ def _config(workdir: Path, minutes: float, from_scratch: bool, is_smoke: bool) -
         config.train.learning_rate /= 10
     if is_smoke:
         config.data.synthetic_identities, config.data.synthetic_clips_per_identity = 4, 1
-        config.train.steps = 2
+        config.train.steps, config.train.warmup_steps = 2, 1
     return config
 
 

@@ -65,8 +65,8 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     networks = build_networks(config, teacher_width)
     morphable = builtin_morphable(config.model.uv_resolution)
     constants = parallel.replicate(Constants(experts, morphable), mesh)
+    batches = open_batches(config)  # before the start, which takes longer to fail
     state, checkpoints, data_state = start(config, workdir, networks, constants, mesh)
-    batches = open_batches(config)
     if data_state is not None:
         batches.set_state(data_state)
     writer = Writer(workdir)

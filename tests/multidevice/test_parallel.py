@@ -1,0 +1,65 @@
+"""4 devices compute what 1 computes: worker.py runs both, here is what must be true of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    path = tmp_path_factory.mktemp("worker") / "found.json"
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/multidevice/worker.py"), str(path)],
+        env=environment, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(path.read_text())
+
+
+def test_losses_are_those_of_one_device(found):
+    assert set(found["losses"]) >= {
+        "l1", "perceptual", "motion", "sync", "prior", "emotion_visual", "emotion_audio",
+        "adversarial", "discriminator", "r1", "total", "grad_norm",
+    }  # fmt: skip
+    assert found["loss_difference"] < 1e-5
+
+
+def test_gradients_are_those_of_one_device(found):
+    """Both players'. Only the discriminator's last bias has none: its loss sees differences."""
+    assert found["opt_state_difference"] < 1e-4
+    assert found["d_opt_state_difference"] < 1e-4
+    assert (found["opt_state_zero"], found["d_opt_state_zero"]) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["params", "d_params", "ema"])
+def test_three_steps_are_those_of_one_device(found, name):
+    assert found[f"{name}_difference"] < 1e-5
+    assert found[f"{name}_moved"] > 1e-3
+
+
+def test_pmap_with_a_mean_of_gradients_gives_the_same(found):
+    assert found["pmap_difference"] < 1e-4
+
+
+def test_emotions_are_swapped_within_a_device(found):
+    """4 devices of 2 clips each equal the mean over the 4 pairs, computed one after another."""
+    assert "emotion_cross" in found["eds_losses"]
+    assert found["eds_difference"] < 1e-4 < 1e-1 < found["eds_slices_differ"]
+
+
+def test_devices_exchange_means_alone(found):
+    assert found["all_gathers"] == found["eds_moves"] == 0
+    assert found["all_reduces"] > 0
+
+
+def test_batches_that_do_not_divide_are_refused_with_the_numbers(found):
+    assert found["refused_6"] == "train.batch_size=6 does not divide over 4 devices"
+    assert "2 clips on each; train.batch_size=4 gives 1" in found["refused_4"]

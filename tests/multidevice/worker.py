@@ -1,0 +1,228 @@
+"""Compares 4 devices with 1 and writes what it finds: python worker.py FILE.json.
+
+A process of its own, because the number of CPU devices is fixed when jax starts.
+"""
+
+import json
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from configs.hdtf import get_config
+from data_pipeline.errors import InputError
+from reta_jax import parallel, state, step, train
+from reta_jax.experts.judges import Experts
+from reta_jax.experts.load import KINDS, example_inputs
+from reta_jax.models.morphable import builtin_morphable
+from tests.weights import random_variables
+
+DEVICES, CLIPS, FRAMES = 4, 8, 5
+
+
+def tiny_config(eds):
+    """All losses at 16 px; nothing but EDS lets one clip of a batch see another."""
+    config = get_config("smoke")
+    config.model.update({"size": 16, "split_res": 16, "uv_resolution": 16})
+    config.model.tcn.dilations, config.model.motion_encoder.channels = (1,), (4, 8)
+    config.model.audio_encoder.mel.layers = 1
+    config.model.window.update({"past": 3, "chunk": 6, "look_ahead": 1})
+    config.tvm.resolution = 16
+    config.discriminator.minibatch_std_group = 1
+    config.loss.prior = 0.02
+    config.train.update({"batch_size": CLIPS, "eds": eds, "r1_every": 2, "ema_decay": 0.5})
+    config.train.perceptual_scales = (1.0,)
+    return config
+
+
+def make_batch(config):
+    random = np.random.default_rng(0)
+    size, window = config.model.size, sum(config.model.window.values())
+    noise = lambda *shape: random.integers(0, 256, shape, np.uint8)
+    return {
+        "portrait": noise(CLIPS, size, size, 3),
+        "frames": noise(CLIPS, FRAMES, size, size, 3),
+        "audio": 0.2 * random.standard_normal((CLIPS, 640 * window)).astype(np.float32),
+        "offset": random.integers(0, 2, CLIPS).astype(np.int32),
+        "mel": random.uniform(-4, 4, (CLIPS, 80, 16)).astype(np.float32),
+        "sync_box": np.tile(np.float32([0.1, 0.2, 0.9, 0.8]), (CLIPS, 1)),
+    }
+
+
+def gradient_descent(config):
+    """In place of Adam, which hides a factor: the state of the first part is the gradient."""
+    return tuple(optax.chain(optax.trace(0.0), optax.scale(-1e-3)) for _ in range(2))
+
+
+def build(config):
+    """Networks, frozen arrays and the state at step 0, of random weights, on the host."""
+    loaded = {}
+    for name, kind in (("teacher", "emotion_vit"), ("sync", "sync_expert"), ("vgg", "vgg19")):
+        network = KINDS[kind](**config.experts[name].fields)
+        loaded[name] = network
+        loaded[f"{name}_variables"] = random_variables(network, *example_inputs(kind))
+    networks = state.build_networks(config, loaded["teacher"].width)
+    morphable = builtin_morphable(config.model.uv_resolution)
+    batch = jax.tree.map(jnp.asarray, make_batch(config))
+
+    def init(key, *arrays):
+        return networks.reta.init(key, *arrays, FRAMES, morphable)
+
+    batch = step.to_device_batch(batch)
+    reta = random_variables(
+        types.SimpleNamespace(init=init), batch.portrait, batch.audio, batch.offset
+    )
+    code = jnp.zeros((1, config.model.style_dim))
+    params = {
+        "reta": reta["params"],
+        "projection": random_variables(networks.projection, code)["params"],
+    }
+    d_params = random_variables(networks.discriminator, batch.portrait)["params"]
+    generator_tx, discriminator_tx = gradient_descent(config)
+    start = state.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=generator_tx.init(params),
+        d_params=d_params,
+        d_opt_state=discriminator_tx.init(d_params),
+        ema=params["reta"],
+    )
+    constants = step.Constants(Experts(**loaded), morphable)
+    return networks, jax.device_get(constants), jax.device_get(start)
+
+
+def run(config, built, devices, adversarial, steps):
+    """States and metrics after every step on so many devices, and the compiled program."""
+    networks, constants, start = built
+    mesh = jax.make_mesh(
+        (devices,),
+        (parallel.AXIS,),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )
+    placed = parallel.replicate(start, mesh)
+    constants = parallel.replicate(constants, mesh)
+    batch = parallel.shard_batch(make_batch(config), mesh)
+    mapped = parallel.data_parallel(step.make_step(config, networks, adversarial), mesh)
+    program = mapped.lower(placed, constants, batch).compile()
+    history = []
+    for _ in range(steps):
+        placed, metrics = program(placed, constants, batch)
+        history.append(jax.device_get((placed, metrics)))
+    return history, program.as_text()
+
+
+def local_gradient(config, built):
+    """Gradient of the loss of one device's clips, with no word about other devices."""
+    networks, constants, start = built
+
+    def gradient(params, d_params, constants, raw):
+        def objective(params):
+            batch = step.to_device_batch(raw)
+            terms, _ = step.generator_terms(
+                config, networks, params, d_params, constants, batch, adversarial=True
+            )
+            return step.total_loss(terms, config)
+
+        return jax.grad(objective)(params)
+
+    return gradient, (start.params, start.d_params, constants)
+
+
+def difference(ours, theirs):
+    """Largest difference of any leaf, relative to the leaf's largest number."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        scale = np.abs(b).max()
+        if scale > 0:
+            worst = max(worst, float(np.abs(np.asarray(a) - b).max() / scale))
+        elif np.abs(a).max() > 0:
+            worst = np.inf
+    return worst
+
+
+def slices(config):
+    count = CLIPS // DEVICES
+    for i in range(DEVICES):
+        yield jax.tree.map(lambda x, i=i: x[i * count : (i + 1) * count], make_batch(config))
+
+
+def compare_without_eds(found):
+    config = tiny_config(eds=False)
+    built = build(config)
+    four, program = run(config, built, DEVICES, True, 3)
+    one, _ = run(config, built, 1, True, 3)
+    found["losses"] = sorted(four[0][1])
+    found["loss_difference"] = max(difference(a[1], b[1]) for a, b in zip(four, one, strict=True))
+    (first_of_four, _), (first_of_one, _) = four[0], one[0]
+    for name in ("opt_state", "d_opt_state"):
+        gradients = [getattr(first, name)[0].trace for first in (first_of_four, first_of_one)]
+        found[f"{name}_difference"] = difference(*gradients)
+        sizes = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradients[0])]
+        found[f"{name}_zero"] = sum(size == 0 for size in sizes)
+    last_of_four, last_of_one = four[-1][0], one[-1][0]
+    for name in ("params", "d_params", "ema"):
+        found[f"{name}_difference"] = difference(
+            getattr(last_of_four, name), getattr(last_of_one, name)
+        )
+        found[f"{name}_moved"] = difference(getattr(last_of_one, name), built[2].__dict__[
+            name
+        ])  # fmt: skip
+    found["all_gathers"] = program.count("all-gather")
+    found["all_reduces"] = program.count("all-reduce")
+    return config, built, first_of_four.opt_state[0].trace
+
+
+def compare_with_pmap(found, config, built, gradient_of_four):
+    local, arguments = local_gradient(config, built)
+    mapped = jax.pmap(
+        lambda *arrays: jax.lax.pmean(local(*arrays), "clips"),
+        axis_name="clips",
+        in_axes=(None, None, None, 0),
+    )
+    stacked = jax.tree.map(lambda *rows: np.stack(rows), *slices(config))
+    gradient = jax.tree.map(lambda x: np.asarray(x)[0], mapped(*arguments, stacked))
+    found["pmap_difference"] = difference(gradient, gradient_of_four)
+
+
+def compare_eds(found):
+    config = tiny_config(eds=True)
+    config.loss.update({"perceptual": 0.0, "sync": 0.0, "motion": 0.0, "adversarial": 0.0})
+    built = build(config)
+    ((four, metrics),), program = run(config, built, DEVICES, False, 1)
+    found["eds_losses"] = sorted(metrics)
+    local, arguments = local_gradient(config, built)
+    local = jax.jit(local)
+    parts = [jax.device_get(local(*arguments, raw)) for raw in slices(config)]
+    mean = jax.tree.map(lambda *rows: np.mean(rows, axis=0), *parts)
+    found["eds_difference"] = difference(four.opt_state[0].trace, mean)
+    found["eds_slices_differ"] = difference(parts[0], parts[1])
+    found["eds_moves"] = program.count("all-gather") + program.count("collective-permute")
+
+
+def refuse(found):
+    for size in (6, 4):
+        config = tiny_config(eds=True)
+        config.train.batch_size = size
+        try:
+            train.check_config(config)
+        except InputError as error:
+            found[f"refused_{size}"] = str(error)
+
+
+def main(path):
+    assert jax.device_count() == DEVICES
+    state.optimizers = step.optimizers = gradient_descent
+    found = {}
+    refuse(found)
+    compare_eds(found)
+    compare_with_pmap(found, *compare_without_eds(found))
+    with open(path, "w") as file:
+        json.dump(found, file, indent=1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
