@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
     with ocp.training.Checkpointer(workdir.absolute() / "checkpoints") as checkpointer:
         if checkpointer.latest is None:
             raise InputError(f"no finished checkpoint in {workdir}: train first, or name another")
-        loaded = checkpointer.load_checkpointables(None, {"state": None, "config": None})
+        with warnings.catch_warnings():  # of the file's sharding: everything comes to the host here
+            warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
+            loaded = checkpointer.load_checkpointables(None, {"state": None, "config": None})
     return jax.tree.map(np.asarray, loaded["state"]["ema"]), loaded["config"]
 
 

@@ -140,7 +140,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     }
     motion_decoder = motion_encoder = emotion_student = fusion = None
     if config.geometry == "3dmm":
-        motion_decoder = TCN(config.p_exp_dim, head_scale=1e-3, **tcn)  # s_mean at first
+        motion_decoder = TCN(config.p_exp_dim, head_scale=0.1, **tcn)  # near s_mean at first
         motion_encoder = MotionEncoder(width, tuple(config.motion_encoder.channels), dtype)
     elif config.geometry == "direct":
         motion_decoder = TCN(width, head_scale=0.0, **tcn)
