@@ -28,6 +28,5 @@ def get_config(variant: str = ""):
     train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
     if variant == "smoke":
-        config.init_from = ""
         return smoke(config)
     return config

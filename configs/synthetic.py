@@ -39,7 +39,7 @@ def get_config(variant: str = ""):
     experts.vgg.fields = {"channel_multiplier": 1 / 8}
 
     train = config.train
-    train.batch_size, train.frames, train.steps = 8, 2, 10_000
+    train.batch_size, train.frames, train.steps = 8, 2, 6_000
     train.learning_rate, train.d_learning_rate, train.betas = 2e-3, 5e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 100, True, 1.0
     train.adversarial_start = 1_000_000  # decided in docs/decisions.md

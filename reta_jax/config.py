@@ -66,7 +66,7 @@ def paper() -> ConfigDict:
             "keep_every": 50_000,  # checkpoints at multiples of this are never deleted
         }
     )
-    config.init_from = ""  # folder with params.safetensors to start from; "" starts from scratch
+    config.init_from = ""  # a model's folder, or imported image networks; "": from scratch
     config.init_partial = False  # True: weights of another size may fill what they fit
     return config
 
@@ -86,6 +86,7 @@ def _model() -> ConfigDict:
             "p_exp_dim": 64,
             "p_exp_limit": 1.0,  # 1 is a full expression of the built-in model; 3 (std) for BFM
             "uv_resolution": 64,
+            "morphable": "builtin",  # or the folder of an imported 3DMM (reta_jax.pretrained)
             "tcn": {"features": 512, "dilations": (1, 2, 4, 8)},
             "motion_encoder": {"channels": (32, 64, 128, 256)},
             "window": {"past": 50, "chunk": 10, "look_ahead": 2},  # video frames
@@ -110,11 +111,11 @@ def _model() -> ConfigDict:
 
 
 def _experts() -> ConfigDict:
-    """Frozen teachers; `weights` is a folder of params.safetensors + config.json, or "random"."""
+    """Frozen teachers; `weights` is a folder, a hub id, or "random" (reta_jax/pretrained)."""
     return ConfigDict(
         {
             "teacher": {
-                "weights": "weights/emotion_vit",
+                "weights": "trpakov/vit-face-expression",
                 "fields": {
                     "size": 224,
                     "patch": 16,
@@ -173,6 +174,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     """Shrinks any experiment to two steps that touch every loss, on a few synthetic clips."""
     random_teachers(small(config, size=32, channel_multiplier=1 / 16, style_dim=32))
     config.name += "_smoke"
+    config.init_from = ""
     config.experts.teacher.fields.update(
         {"size": 32, "patch": 8, "width": 32, "layers": 1, "heads": 4, "mlp_dim": 32}
     )

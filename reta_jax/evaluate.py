@@ -42,8 +42,8 @@ class Judges(NamedTuple):
 
 def load_judges(folder: Path) -> Judges:
     """The mouth and emotion judges under `folder` (trained by reta_jax.train_expert)."""
-    mouths, mouth_variables = load_expert("landmark_net", str(folder / "landmark_net"), {})
-    feelings, feeling_variables = load_expert("emotion_fan", str(folder / "emotion_fan"), {})
+    mouths, mouth_variables, _ = load_expert("landmark_net", str(folder / "landmark_net"), {})
+    feelings, feeling_variables, _ = load_expert("emotion_fan", str(folder / "emotion_fan"), {})
 
     @jax.jit
     def find_mouth(frames, box):

@@ -28,19 +28,13 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio, window
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, portrait_crop
 from data_pipeline.video import VideoWriter, read_image
-from reta_jax.checkpoint import (
-    PARAMS_FILE,
-    check_params,
-    config_from_dict,
-    latest_ema,
-    load_weights,
-)
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.images import to_float, to_uint8
 from reta_jax.models.audio_encoder import AudioWindow
 from reta_jax.models.generator import GeneratorOutput
-from reta_jax.models.morphable import MorphableModel, builtin_morphable
-from reta_jax.models.reta import RETA, Controls, Identity, build_reta
+from reta_jax.models.morphable import MorphableModel
+from reta_jax.models.reta import RETA, Controls, Identity
+from reta_jax.pretrained.reta import load_reta
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
 
@@ -122,29 +116,13 @@ class Renderer:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Renderer":
-        """Loads a folder of weights, or the latest checkpoint of a training run's workdir.
+        """Loads a folder of weights, a training run's latest checkpoint, or a hub repository.
 
         Raises:
           InputError: nothing there, or it does not fit its config.
         """
-        path = Path(path)
-        if (path / PARAMS_FILE).is_file():
-            params, config = load_weights(path)
-        elif (path / "checkpoints").is_dir():
-            params, config = latest_ema(path)
-        else:
-            raise InputError(
-                f"no model at {path}: give a folder with {PARAMS_FILE}, or a training workdir"
-            )
-        try:
-            model = config_from_dict(config).model
-            reta = build_reta(model)
-            morphable = builtin_morphable(model.uv_resolution)
-            expected = expected_params(reta, morphable, model.size)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the config at {path} describes no RETA model: {error}") from error
-        check_params(params, expected, str(path))
-        return cls(reta, jax.tree.map(jnp.asarray, params), morphable, model.size)
+        model = load_reta(path)
+        return cls(model.reta, model.params, model.morphable, model.config.model.size)
 
     def render(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
@@ -158,15 +136,6 @@ class Renderer:
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         """Yields frames chunk by chunk, in constant memory."""
         yield from render(self.reta, self.params, self.morphable, portrait, waveform)
-
-
-def expected_params(reta: RETA, morphable: MorphableModel, size: int) -> Any:
-    """Shapes of the parameters, at no cost."""
-    portrait, audio = jnp.zeros((1, size, size, 3)), jnp.zeros((1, reta.window.samples))
-    init = functools.partial(reta.init, frames=1)
-    return jax.eval_shape(
-        lambda: init(jax.random.key(0), portrait, audio, jnp.zeros(1, int), morphable=morphable)
-    )["params"]
 
 
 def render_file(

@@ -86,9 +86,10 @@ def create_state(
     networks: Networks,
     morphable: MorphableModel,
     key: jax.Array,
-    initial: Any = None,
+    reta_start: Any = None,
+    d_start: Any = None,
 ) -> TrainState:
-    """The state at step 0. `initial` (params of RETA) replaces what it fits of the random start.
+    """The state at step 0. `reta_start` and `d_start` replace what they fit of the random start.
 
     Meant to run under jit, so that no two leaves share a buffer (the state is donated).
     """
@@ -99,14 +100,14 @@ def create_state(
     reta = networks.reta.init(
         key_reta, portrait, jnp.zeros((1, window.samples)), jnp.zeros(1, int), 1, morphable
     )["params"]
-    if initial is not None:
-        reta = take_fitting(reta, initial)
+    reta = take_fitting(reta, reta_start or {})
     code = jnp.zeros((1, config.model.style_dim))
     params = {
         "reta": reta,
         "projection": networks.projection.init(key_projection, code)["params"],
     }
     d_params = networks.discriminator.init(key_d, portrait)["params"]
+    d_params = take_fitting(d_params, d_start or {})
     generator_tx, discriminator_tx = optimizers(config)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -5,6 +5,7 @@ and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves 
 """
 
 import functools
+import json
 import math
 import signal
 import sys
@@ -20,21 +21,20 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import parallel
 from reta_jax.batches import open_batches
-from reta_jax.checkpoint import (
-    Checkpoints,
-    check_params,
-    config_to_dict,
-    load_weights,
-    save_weights,
-)
+from reta_jax.checkpoint import Checkpoints
 from reta_jax.commands import enable_compilation_cache, run_with_flags
 from reta_jax.experts.load import load_experts
-from reta_jax.models.morphable import builtin_morphable
+from reta_jax.initial import initial_weights
+from reta_jax.pretrained.licences import print_licences
+from reta_jax.pretrained.load import load_morphable
+from reta_jax.pretrained.reta import save_reta
 from reta_jax.preview import make_preview
 from reta_jax.state import Networks, TrainState, build_networks, create_state
 from reta_jax.step import Constants, make_step
+from reta_jax.weights import config_to_dict
 from reta_jax.writers import Writer
 
+PROVENANCE_FILE = "provenance.json"
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, to be run again
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/synthetic.py.")
@@ -60,13 +60,15 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     make_synthetic_data(config)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = parallel.make_mesh()
-    experts = load_experts(config)
+    experts, provenance = load_experts(config)
     teacher_width = experts.teacher.width if experts.teacher else config.model.style_dim
     networks = build_networks(config, teacher_width)
-    morphable = builtin_morphable(config.model.uv_resolution)
+    morphable, records = load_morphable(config.model)
     constants = parallel.replicate(Constants(experts, morphable), mesh)
     batches = open_batches(config)  # before the start, which takes longer to fail
-    state, checkpoints, data_state = start(config, workdir, networks, constants, mesh)
+    provenance += records
+    state, checkpoints, data_state = start(config, workdir, networks, constants, mesh, provenance)
+    provenance = keep_provenance(workdir, provenance)
     if data_state is not None:
         batches.set_state(data_state)
     writer = Writer(workdir)
@@ -80,7 +82,8 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         checkpoints.close()
         writer.close()
     if finished and jax.process_index() == 0:
-        save_weights(workdir / "weights", jax.device_get(state.ema), config_to_dict(config))
+        params, resolved = jax.device_get(state.ema), config_to_dict(config)
+        save_reta(workdir / "weights", params, resolved, provenance)
     return finished
 
 
@@ -128,9 +131,17 @@ def make_synthetic_data(config: ConfigDict) -> None:
 
 
 def start(
-    config: ConfigDict, workdir: Path, networks: Networks, constants: Constants, mesh: Any
+    config: ConfigDict,
+    workdir: Path,
+    networks: Networks,
+    constants: Constants,
+    mesh: Any,
+    provenance: list[dict[str, Any]],
 ) -> tuple[TrainState, Checkpoints, dict[str, Any] | None]:
-    """The workdir's latest checkpoint, else the weights of `init_from`, else from scratch."""
+    """The workdir's latest checkpoint, else the weights that the config names, else from scratch.
+
+    Adds the records of the weights that it loads to `provenance`.
+    """
     create = functools.partial(create_state, config, networks)
     key = jax.random.key(config.train.seed, impl="rbg")  # threefry takes a minute to compile
     replicated = parallel.replicated(mesh)
@@ -143,13 +154,22 @@ def start(
         )
         state, data_state = checkpoints.restore(placed)
         return state, checkpoints, data_state
-    initial = None
-    if config.init_from:
-        initial, _ = load_weights(Path(config.init_from))
-        if not config.init_partial:
-            check_params(initial, abstract.params["reta"], config.init_from)
-    state = jax.jit(create, out_shardings=replicated)(constants.morphable, key, initial)
+    initial = initial_weights(config, abstract)
+    provenance += initial.provenance
+    given = (initial.reta, initial.discriminator)
+    state = jax.jit(create, out_shardings=replicated)(constants.morphable, key, *given)
     return state, checkpoints, None
+
+
+def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds to the run's record of the published weights behind it, and prints their licences."""
+    file = workdir / PROVENANCE_FILE
+    known = json.loads(file.read_text()) if file.is_file() else []
+    known += [record for record in records if record not in known]
+    if jax.process_index() == 0:
+        file.write_text(json.dumps(known, indent=1) + "\n")
+        print_licences(known)
+    return known
 
 
 def loop(

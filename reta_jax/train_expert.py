@@ -23,13 +23,13 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
-from reta_jax.checkpoint import save_weights
 from reta_jax.commands import enable_compilation_cache, run_with_flags
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.syncnet import SyncNetExpert, frames_to_input
 from reta_jax.images import to_float
 from reta_jax.losses import cosine_similarity
+from reta_jax.weights import save_weights
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Expert, e.g. configs/judges/x.py:kind.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the weights; default config.out.")

@@ -9,17 +9,17 @@ from safetensors.numpy import load_file, save_file
 
 from configs import hdtf, synthetic
 from data_pipeline.errors import InputError
-from reta_jax.checkpoint import (
+from reta_jax.checkpoint import latest_ema
+from reta_jax.config import paper
+from reta_jax.weights import (
     check_params,
     config_from_dict,
     config_to_dict,
     flatten,
-    latest_ema,
     load_weights,
+    nest,
     save_weights,
-    unflatten,
 )
-from reta_jax.config import paper
 
 CONFIG = {"kind": "emotion_vit", "fields": {"size": 64, "patch": 8}}
 
@@ -80,7 +80,7 @@ def test_flat_and_nested_are_the_same(params):
     assert set(flatten(params)) == {
         "encoder/conv_0/kernel", "encoder/conv_0/bias", "head/kernel", "head/scale", "count",
     }  # fmt: skip
-    assert flatten(unflatten(flatten(params))).keys() == flatten(params).keys()
+    assert flatten(nest(flatten(params))).keys() == flatten(params).keys()
 
 
 def test_saving_again_replaces_the_folder(folder, params):
@@ -159,7 +159,7 @@ def test_broken_config_is_refused(folder, text):
 
 
 def test_every_difference_to_the_model_is_named_at_once(params):
-    other = unflatten(flatten(params))
+    other = nest(flatten(params))
     other["extra"] = {"bias": np.zeros(1)}
     del other["count"]
     other["head"]["kernel"] = np.zeros((8, 3))

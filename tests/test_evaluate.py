@@ -11,7 +11,6 @@ from data_pipeline.emotions import EMOTIONS
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import evaluate as judging
-from reta_jax.checkpoint import save_weights
 from reta_jax.evaluate import (
     BLOCK,
     correlation,
@@ -27,6 +26,7 @@ from reta_jax.experts.landmark_net import MOUTH, LandmarkNet, into_lower_face, l
 from reta_jax.images import to_float
 from reta_jax.metrics.image import psnr
 from reta_jax.render import Renderer
+from reta_jax.weights import save_weights
 from tests.tiny import save_tiny_model
 from tests.weights import random_variables
 

@@ -18,8 +18,9 @@ from configs.synthetic import get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
-from reta_jax.checkpoint import check_params, config_from_dict, flatten, latest_ema, load_weights
+from reta_jax.checkpoint import latest_ema
 from reta_jax.state import create_state
+from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
 
 ROOT = Path(__file__).parents[1]
 LOSSES = {"l1", "perceptual", "motion", "emotion_visual", "emotion_audio", "emotion_cross"}

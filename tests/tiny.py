@@ -6,9 +6,9 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from configs.synthetic import get_config
-from reta_jax.checkpoint import config_to_dict, save_weights
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import build_reta
+from reta_jax.weights import config_to_dict, save_weights
 from tests.weights import random_variables
 
 

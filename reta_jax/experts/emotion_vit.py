@@ -3,6 +3,7 @@
 The defaults are `trpakov/vit-face-expression` (ViT-B/16, seven classes).
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -43,6 +44,8 @@ class EmotionViT(nn.Module):
     heads: int = 12
     mlp_dim: int = 3072
     classes: int = 7
+    mean: Sequence[float] = (0.5, 0.5, 0.5)  # of pixels in [0, 1], as the weights expect
+    std: Sequence[float] = (0.5, 0.5, 0.5)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -50,7 +53,9 @@ class EmotionViT(nn.Module):
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b {self.width}"], Float[Array, "b {self.classes}"]]:
         """RGB in [-1, 1] of any size (resized inside, differentiably) to (f_V, logits)."""
-        x = resize(images, self.size).astype(self.dtype)
+        x = (resize(images, self.size) + 1) / 2
+        x = (x - jnp.asarray(self.mean)[None, None, None]) / jnp.asarray(self.std)[None, None, None]
+        x = x.astype(self.dtype)
         x = nn.Conv(
             self.width,
             (self.patch, self.patch),

@@ -1,6 +1,5 @@
-"""Frozen experts by config: from a folder of weights, or random where the config says so."""
+"""Frozen experts by config: from published or own weights, or random where the config says so."""
 
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -9,14 +8,13 @@ import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
-from data_pipeline.errors import InputError
-from reta_jax.checkpoint import load_weights
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.experts.emotion_vit import EmotionViT
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.landmark_net import LandmarkNet
 from reta_jax.experts.syncnet import SyncNetExpert
 from reta_jax.experts.vgg19 import VGG19
+from reta_jax.pretrained.load import RANDOM, load
 
 KINDS = {
     "emotion_vit": EmotionViT,
@@ -25,7 +23,6 @@ KINDS = {
     "vgg19": VGG19,
     "landmark_net": LandmarkNet,
 }
-RANDOM = "random"
 
 
 def example_inputs(kind: str, size: int = 64) -> tuple[jax.Array, ...]:
@@ -37,50 +34,42 @@ def example_inputs(kind: str, size: int = 64) -> tuple[jax.Array, ...]:
     return (jnp.zeros((1, size, size, 3)),)
 
 
-def load_expert(kind: str, weights: str, fields: dict[str, Any]) -> tuple[nn.Module, Any]:
-    """A frozen expert and its variables.
+def load_expert(
+    kind: str, weights: str, fields: dict[str, Any]
+) -> tuple[nn.Module, Any, list[dict[str, Any]]]:
+    """A frozen expert, its variables, and the records of where they come from.
 
     Args:
       kind: a key of KINDS.
-      weights: a folder with params.safetensors and config.json (whose fields then hold), or
-        "random" for an untrained network of the given fields.
+      weights: a folder with params.safetensors and config.json (whose fields then hold), a hub id,
+        or "random" for an untrained network of the given fields.
 
     Raises:
-      InputError: the folder is missing, or holds another kind of network.
+      InputError: the weights are missing, or of another kind of network.
     """
     if weights == RANDOM:
         logging.warning("%s has random weights: its loss teaches nothing about faces", kind)
         network = KINDS[kind](**fields)
-        return network, network.init(jax.random.key(0), *example_inputs(kind))
-    folder = Path(weights)
-    if not folder.is_dir():
-        raise InputError(
-            f"no weights for {kind} at {weights}: train it (python -m reta_jax.train_expert), give "
-            f'another folder, or say "random"'
-        )
-    variables, config = load_weights(folder)
-    if config.get("kind") != kind:
-        raise InputError(f"{weights} holds {config.get('kind')!r} weights, {kind} was asked for")
-    return KINDS[kind](**config["fields"]), jax.tree.map(jnp.asarray, variables)
+        return network, network.init(jax.random.key(0), *example_inputs(kind)), []
+    loaded = load(kind, weights)
+    network = KINDS[kind](**loaded.config["fields"])
+    return network, jax.tree.map(jnp.asarray, loaded.variables), loaded.provenance
 
 
-def load_experts(config: ConfigDict) -> Experts:
-    """The teachers that the config's losses need."""
-    loss, experts = config.loss, config.experts
-    teacher = sync = vgg = (None, None)
-    if loss.emotion and config.model.emotion:
-        teacher = load_expert(
-            "emotion_vit", experts.teacher.weights, experts.teacher.fields.to_dict()
-        )
-    if loss.sync:
-        sync = load_expert("sync_expert", experts.sync.weights, experts.sync.fields.to_dict())
-    if loss.perceptual:
-        vgg = load_expert("vgg19", experts.vgg.weights, experts.vgg.fields.to_dict())
-    return Experts(
-        teacher=teacher[0],
-        teacher_variables=teacher[1],
-        sync=sync[0],
-        sync_variables=sync[1],
-        vgg=vgg[0],
-        vgg_variables=vgg[1],
-    )
+def load_experts(config: ConfigDict) -> tuple[Experts, list[dict[str, Any]]]:
+    """The teachers that the config's losses need, and where their weights come from."""
+    loss = config.loss
+    wanted = {
+        "teacher": ("emotion_vit", loss.emotion and config.model.emotion),
+        "sync": ("sync_expert", loss.sync),
+        "vgg": ("vgg19", loss.perceptual),
+    }
+    found, provenance = {}, []
+    for name, (kind, is_needed) in wanted.items():
+        network = variables = None
+        if is_needed:
+            expert = config.experts[name]
+            network, variables, records = load_expert(kind, expert.weights, expert.fields.to_dict())
+            provenance += records
+        found |= {name: network, f"{name}_variables": variables}
+    return Experts(**found), provenance

@@ -166,7 +166,8 @@ class ControlStyle(nn.Module):
     """AF of Eq. 1: a control code to the scale and the shift of a layer's input channels.
 
     Returns alpha too, from which the demodulation is computed. Starts with alpha around 1 and, for
-    "adain", with beta 0; "modconv" has no beta and no normalisation.
+    "adain", with beta 0; "modconv" has no beta and no normalisation. The spread is 1 but for
+    imported weights, whose convolutions expect channels of their own spread (pretrained/adain.py).
     """
 
     modulation: Modulation
@@ -180,7 +181,8 @@ class ControlStyle(nn.Module):
         if self.modulation == "modconv":
             return alpha, alpha, None
         beta = EqualDense(x.shape[-1], kernel_init=zeros, name="beta")(code)
-        return alpha, *adain_affine(x, alpha, beta)
+        spread = self.param("spread", ones, (x.shape[-1],))
+        return alpha, *adain_affine(x, spread[None] * alpha, beta)
 
 
 class StyledConv(nn.Module):

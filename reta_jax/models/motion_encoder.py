@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+MILLIMETRES = 10.0  # a talking face moves by millimetres: offsets of unit scale for the first layer
+
 
 class MotionEncoder(nn.Module):
     """Strided CNN over the position map s - s_mean (centimetres); its head starts at zero."""
@@ -15,7 +17,7 @@ class MotionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, offsets: Float[Array, "*n r r 3"]) -> Float[Array, "*n {self.outputs}"]:
-        x = offsets
+        x = MILLIMETRES * offsets
         for i, channels in enumerate(self.channels):
             x = nn.Conv(
                 channels,

@@ -6,7 +6,7 @@ voice -> E_A -> f_A -> D -> p_exp -> 3DMM -> E_M -> f_M
 f_STY + f_M (early levels), f_STY + f_E (late levels), f_TEX -> G -> frames
 """
 
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -73,6 +73,17 @@ class RETA(nn.Module):
         identity = self.encode_portrait(portrait)
         controls = self.encode_voice(audio, offset, frames, morphable)
         return self.generate(identity, controls), identity, controls
+
+    @classmethod
+    def from_pretrained(cls, source: str) -> tuple["RETA", Any]:
+        """The model and its parameters from a folder, a training workdir, or a hub repository.
+
+        Raises InputError that says what differs, if the weights do not fit the config beside them.
+        """
+        from reta_jax.pretrained.reta import load_reta  # it builds models of this class
+
+        model = load_reta(source)
+        return model.reta, model.params
 
     def encode_portrait(self, portrait: Float[Array, "b h w 3"]) -> Identity:
         return Identity(*self.image_encoder(portrait))

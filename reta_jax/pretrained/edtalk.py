@@ -6,17 +6,18 @@ https://github.com/tanshuai0219/EDTalk under Apache-2.0, but derived from LIA (C
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from reta_jax.models.discriminator import Discriminator
-from reta_jax.models.generator import Modulation
-from reta_jax.pretrained.lia import SIZE, UNUSED, convert_image_networks, trunk_table
+from reta_jax.pretrained.adain import SIZE
+from reta_jax.pretrained.lia import UNUSED, convert_image_networks, trunk_table
+from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Entry, Params, apply_table, conv, linear, vector
 
-LICENCE = "Apache-2.0; derived from LIA (CC BY-NC 4.0), so treat as non-commercial"
 # The motion banks, whose place f_M and f_E take, and the emotion enhancement module.
 IGNORE = (
     *UNUSED,
@@ -26,9 +27,23 @@ IGNORE = (
 )
 
 
-def convert(state: Mapping[str, np.ndarray], modulation: Modulation = "adain") -> Params:
+def read(path: Path) -> Weights:
+    """E_I and G, and the discriminator if the file has one."""
+    state = read_state(path)
+    rooms = {room: _room(state, room) for room in ("gen", "dis")}
+    params = convert(rooms["gen"] or state)
+    if rooms["dis"]:
+        params["discriminator"] = convert_discriminator(rooms["dis"])
+    return Weights("image_networks", params)
+
+
+def _room(state: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+
+
+def convert(state: Mapping[str, np.ndarray]) -> Params:
     """{"image_encoder", "generator"} from either file's `["gen"]`; otherwise as `lia.convert`."""
-    return convert_image_networks(state, IGNORE, modulation)
+    return convert_image_networks(state, IGNORE)
 
 
 def convert_discriminator(state: Mapping[str, np.ndarray]) -> Params:
@@ -51,3 +66,15 @@ def _flattened(weight: np.ndarray) -> np.ndarray:
     """(O, C * 16), columns in channel-height-width order, to (16 * C, O), rows in h-w-c order."""
     features = weight.shape[0]
     return weight.reshape(features, -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, features)
+
+
+SOURCE = Source(
+    name="edtalk",
+    gives="image encoder E_I, generator G, discriminator",
+    published=("EDTalk_lip_pose.pt", "EDTalk.pt"),
+    where="https://github.com/tanshuai0219/EDTalk",
+    licence="Apache-2.0, derived from LIA (CC BY-NC 4.0)",
+    is_commercial=False,
+    megabytes=260,
+    read=read,
+)

@@ -5,15 +5,19 @@ adds contempt.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.errors import InputError
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.pretrained.layers import NOT_WEIGHTS, batch_norm, conv_layer, linear_layer
+from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Params, Table, apply_table
 
+LABELS = ("happy", "angry", "disgusted", "fear", "sad", "neutral", "surprised", "contempt")
 HEADS = {
     "alpha.0": "alpha",
     "beta.0": "beta",
@@ -31,6 +35,16 @@ def convert(state: Mapping[str, np.ndarray], network: EmotionFAN = EmotionFAN())
     frames = jax.ShapeDtypeStruct((1, 2, 224, 224, 3), jnp.float32)
     like = jax.eval_shape(network.init, jax.random.key(0), frames)
     return apply_table(state, TABLE, ignore=[NOT_WEIGHTS], like=like)
+
+
+def read(path: Path) -> Weights:
+    """Weights of 7 or 8 classes, whichever the file holds."""
+    state = read_state(path, "state_dict")
+    heads = [len(weight) for key, weight in state.items() if key.endswith("pred_fc2.bias")]
+    if heads not in ([7], [8]):
+        raise InputError(f"{path} is no Emotion-FAN: expected pred_fc2.bias of 7 or 8 classes")
+    fields = {"classes": heads[0]}
+    return Weights("emotion_fan", convert(state, EmotionFAN(**fields)), fields, LABELS[: heads[0]])
 
 
 def _table() -> Table:
@@ -61,3 +75,13 @@ def _conv_norm(conv_key: str, norm_key: str, conv_path: str, norm_path: str) -> 
 
 
 TABLE = _table()
+SOURCE = Source(
+    name="emotion_fan",
+    gives="emotion judge (ACC_e)",
+    published=("self_relation-attention_61_84.3655", "Resnet18_FER+_pytorch.pth.tar"),
+    where="https://github.com/Open-Debin/Emotion-FAN; 8 classes: the evaluation files of EAT",
+    licence="MIT",
+    is_commercial=True,
+    megabytes=45,
+    read=read,
+)

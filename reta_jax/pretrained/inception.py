@@ -1,6 +1,7 @@
 """FID Inception (Apache-2.0): pt_inception-2015-12-05-6726825d.pth, a release of pytorch-fid."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 
 from reta_jax.experts.inception import FIDInception
 from reta_jax.pretrained.layers import NOT_WEIGHTS, batch_norm, conv_layer
+from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Params, apply_table
 
 STEM = {
@@ -64,3 +66,19 @@ def convert(state: Mapping[str, np.ndarray]) -> Params:
     images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
     like = jax.eval_shape(FIDInception().init, jax.random.key(0), images)
     return apply_table(state, TABLE, ignore=[NOT_WEIGHTS, r"fc\..*"], like=like)
+
+
+def read(path: Path) -> Weights:
+    return Weights("fid_inception", convert(read_state(path, "state_dict")))
+
+
+SOURCE = Source(
+    name="fid_inception",
+    gives="features of the FID",
+    published=("pt_inception-2015-12-05-6726825d.pth",),
+    where="https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights",
+    licence="Apache-2.0",
+    is_commercial=True,
+    megabytes=95,
+    read=read,
+)

@@ -5,15 +5,13 @@ level's own code takes that place.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from reta_jax.models.generator import Generator, Modulation
-from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.models.stylegan import resolutions
+from reta_jax.pretrained.adain import SIZE, image_network_shapes
+from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import (
     Entry,
     Params,
@@ -25,35 +23,31 @@ from reta_jax.pretrained.table import (
     vector,
 )
 
-LICENCE = "CC BY-NC 4.0"
-SIZE, STYLE_DIM = 256, 512
 # Blur kernels are analytic; the noise and the first to_rgb are never used; fc and direction are the
 # motion bank, whose place f_M and f_E take.
 UNUSED = (r".*\.kernel", r"dec\..*\.noise\.weight", r"dec\.to_rgb1\..*")
 IGNORE = (*UNUSED, r"enc\.fc\..*", r"dec\.direction\.weight")
 
 
-def convert(state: Mapping[str, np.ndarray], modulation: Modulation = "adain") -> Params:
-    """{"image_encoder", "generator"}: parameters at 256^2, 512-d codes, channel multiplier 1.
+def read(path: Path) -> Weights:
+    return Weights("image_networks", convert(read_state(path, "gen")))
 
-    With "adain" the new beta is zero. Raises InputError that lists every key that is missing,
-    unexpected or of another shape.
+
+def convert(state: Mapping[str, np.ndarray]) -> Params:
+    """{"image_encoder", "generator"}: parameters at 256^2, 512-d codes, modulation "modconv".
+
+    Raises InputError that lists every key that is missing, unexpected or of another shape.
     """
-    return convert_image_networks(state, IGNORE, modulation)
+    return convert_image_networks(state, IGNORE)
 
 
-def convert_image_networks(
-    state: Mapping[str, np.ndarray], ignore: tuple[str, ...], modulation: Modulation
-) -> Params:
+def convert_image_networks(state: Mapping[str, np.ndarray], ignore: tuple[str, ...]) -> Params:
     table = {
         **trunk_table("enc.net_app.convs", "image_encoder/trunk"),
         "enc.net_app.convs.7.weight": Entry("image_encoder/head/kernel", conv),
         **decoder_table("dec", "generator"),
     }
-    params = apply_table(state, table, ignore, like=_shapes("modconv"))
-    if modulation == "adain":
-        params["generator"] = _with_zero_beta(_shapes("adain")["generator"], params["generator"])
-    return params
+    return apply_table(state, table, ignore, like=image_network_shapes("modconv"))
 
 
 def trunk_table(old: str, new: str) -> Table:
@@ -121,21 +115,13 @@ def _pointwise(weight: np.ndarray) -> np.ndarray:
     return _modulated(weight).squeeze((0, 1))
 
 
-def _shapes(modulation: Modulation) -> dict[str, Any]:
-    def init(key: jax.Array) -> dict[str, Any]:
-        image = jnp.zeros((1, SIZE, SIZE, 3))
-        (style, textures), encoder = ImageEncoder(SIZE, STYLE_DIM).init_with_output(key, image)
-        network = Generator(SIZE, STYLE_DIM, modulation=modulation)
-        generator = network.init(key, textures, style[:, None], style[:, None])
-        return {"image_encoder": encoder["params"], "generator": generator["params"]}
-
-    return jax.eval_shape(init, jax.random.key(0))
-
-
-def _with_zero_beta(shapes: dict[str, Any], params: Params) -> Params:
-    return {
-        name: _with_zero_beta(child, params.get(name, {}))
-        if isinstance(child, dict)
-        else params.get(name, np.zeros(child.shape, np.float32))
-        for name, child in shapes.items()
-    }
+SOURCE = Source(
+    name="lia",
+    gives="image encoder E_I, generator G",
+    published=("vox.pt",),
+    where="https://github.com/wyhsirius/LIA",
+    licence="CC BY-NC 4.0",
+    is_commercial=False,
+    megabytes=180,
+    read=read,
+)

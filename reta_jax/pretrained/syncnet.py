@@ -5,6 +5,7 @@ SyncNet v2 (MIT): syncnet_v2.model, joonson/syncnet_python.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 
 from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2
 from reta_jax.pretrained.layers import NOT_WEIGHTS, batch_norm, conv_layer, linear_layer
+from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Params, Table, Transform, apply_table, conv
 
 EXPERT_BLOCKS = {"face_encoder": 17, "audio_encoder": 14}
@@ -35,6 +37,14 @@ def convert_v2(state: Mapping[str, np.ndarray]) -> Params:
     """
     like = _shapes(SyncNetV2(), (1, 5, 224, 224, 3), (1, 13, 20))
     return apply_table(state, V2_TABLE, ignore=[NOT_WEIGHTS], like=like)
+
+
+def read_expert(path: Path) -> Weights:
+    return Weights("sync_expert", convert_expert(read_state(path, "state_dict")))
+
+
+def read_v2(path: Path) -> Weights:
+    return Weights("syncnet_v2", convert_v2(read_state(path, "state_dict")))
 
 
 def frames_in_channels(weight: np.ndarray) -> np.ndarray:
@@ -75,3 +85,23 @@ def _shapes(network: SyncNetExpert | SyncNetV2, *inputs: tuple[int, ...]) -> Par
 
 EXPERT_TABLE = _expert_table()
 V2_TABLE = _v2_table()
+EXPERT = Source(
+    name="sync_expert",
+    gives="sync expert of L_syn",
+    published=("lipsync_expert.pth",),
+    where="https://github.com/Rudrabha/Wav2Lip",
+    licence="non-commercial (LRS2 dataset terms)",
+    is_commercial=False,
+    megabytes=198,
+    read=read_expert,
+)
+V2 = Source(
+    name="syncnet_v2",
+    gives="sync judge (Sync_c, Sync_d)",
+    published=("syncnet_v2.model",),
+    where="http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
+    licence="MIT",
+    is_commercial=True,
+    megabytes=55,
+    read=read_v2,
+)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from data_pipeline.errors import InputError
+from reta_jax.weights import nest
 
 Transform = Callable[[np.ndarray], np.ndarray]
 Params = dict[str, Any]
@@ -56,7 +57,7 @@ def apply_table(
     like: a parameter tree of the expected shapes, as `jax.eval_shape(module.init, ...)["params"]`
       gives it. Every leaf of it must be filled, with its own shape.
 
-    Raises InputError that lists all missing, unexpected and mis-shaped keys at once.
+    Raises MisfitError (an InputError) with all missing, unexpected and mis-shaped keys at once.
     """
     ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignore) or r"(?!)")
     missing = [key for key in table if key not in state]
@@ -70,20 +71,8 @@ def apply_table(
                 expected = shapes.get(entry.path, "no such parameter")
                 wrong.append(f"{key}: {entry.path} is {expected}, got {leaves[entry.path].shape}")
     if missing or unexpected or wrong:
-        raise InputError(_complaint(missing, unexpected, wrong))
+        raise MisfitError(missing, unexpected, wrong)
     return nest(leaves)
-
-
-def nest(leaves: Mapping[str, Any]) -> Params:
-    """{"a/b": x} to {"a": {"b": x}}."""
-    tree: Params = {}
-    for path, leaf in leaves.items():
-        *rooms, name = path.split("/")
-        branch = tree
-        for room in rooms:
-            branch = branch.setdefault(room, {})
-        branch[name] = leaf
-    return tree
 
 
 def _transform(
@@ -110,10 +99,18 @@ def _paths(table: Table) -> set[str]:
     return {entry.path for entry in table.values()}
 
 
-def _complaint(missing: list[str], unexpected: list[str], wrong: list[str]) -> str:
-    parts = [
-        f"{len(keys)} {what}: {', '.join(keys)}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", wrong))
-        if keys
-    ]
-    return "This checkpoint does not fit the network; use the published file. " + "; ".join(parts)
+class MisfitError(InputError):
+    """A checkpoint is not what its table expects; holds every key concerned, shows the first."""
+
+    SHOWN = 5
+
+    def __init__(self, missing: list[str], unexpected: list[str], wrong: list[str]):
+        self.missing, self.unexpected, self.wrong = missing, unexpected, wrong
+        named = {"missing": missing, "unexpected": unexpected, "mis-shaped": wrong}
+        parts = [self._first(what, keys) for what, keys in named.items() if keys]
+        super().__init__("this checkpoint does not fit the network: " + "; ".join(parts))
+
+    def _first(self, what: str, keys: list[str]) -> str:
+        rest = len(keys) - self.SHOWN
+        more = f" and {rest} more" if rest > 0 else ""
+        return f"{len(keys)} {what}: {', '.join(keys[: self.SHOWN])}{more}"

@@ -1,6 +1,7 @@
 """torchvision's VGG-19 (BSD-3-Clause; ImageNet weights): vgg19-dcbb9e9d.pth."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 
 from reta_jax.experts.vgg19 import VGG19
 from reta_jax.pretrained.layers import conv_layer
+from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Params, apply_table
 
 # Positions of the convolutions in torchvision's `features`; nothing after relu5_1 is read.
@@ -42,3 +44,19 @@ def convert(state: Mapping[str, np.ndarray]) -> Params:
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     like = jax.eval_shape(VGG19().init, jax.random.key(0), images)
     return apply_table(state, TABLE, ignore=UNUSED, like=like)
+
+
+def read(path: Path) -> Weights:
+    return Weights("vgg19", convert(read_state(path, "state_dict")))
+
+
+SOURCE = Source(
+    name="vgg19",
+    gives="features of the perceptual loss",
+    published=("vgg19-dcbb9e9d.pth",),
+    where="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+    licence="BSD-3-Clause (ImageNet weights)",
+    is_commercial=True,
+    megabytes=575,
+    read=read,
+)

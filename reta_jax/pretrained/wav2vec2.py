@@ -1,13 +1,17 @@
 """`facebook/wav2vec2-base-960h` (Apache-2.0): model.safetensors from the Hugging Face hub."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.errors import InputError
 from reta_jax.models.wav2vec2 import Wav2Vec2
 from reta_jax.pretrained.layers import conv_layer, linear_layer, norm
+from reta_jax.pretrained.source import Source, Weights, config_beside, read_state
 from reta_jax.pretrained.table import Entry, Params, Table, apply_table, conv
 
 POSITIONS = "encoder.pos_conv_embed.conv"
@@ -16,6 +20,18 @@ RENAMED = {
     f"{POSITIONS}.parametrizations.weight.original0": f"{POSITIONS}.weight_g",
     f"{POSITIONS}.parametrizations.weight.original1": f"{POSITIONS}.weight_v",
 }
+# Our fields, as the published config.json calls them.
+FIELDS = {
+    "conv_features": "conv_dim", "conv_kernels": "conv_kernel", "conv_strides": "conv_stride",
+    "width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size", "position_kernel": "num_conv_pos_embeddings",
+    "position_groups": "num_conv_pos_embedding_groups",
+}  # fmt: skip
+# The one architecture that Wav2Vec2 is; the large models differ.
+ARCHITECTURE = {
+    "feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False,
+    "hidden_act": "gelu", "feat_extract_activation": "gelu",
+}  # fmt: skip
 ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
 
 
@@ -31,6 +47,25 @@ def convert(state: Mapping[str, np.ndarray], network: Wav2Vec2 = Wav2Vec2()) -> 
     audio = jax.ShapeDtypeStruct((1, 3200), jnp.float32)
     like = jax.eval_shape(network.init, jax.random.key(0), audio)["params"]
     return apply_table(state, table(network), ignore=[r"lm_head\..*"], like=like)
+
+
+def read(path: Path) -> Weights:
+    """Weights from the published file, built as the config.json beside it says."""
+    fields = network_fields(config_beside(path, "config.json"), path)
+    if not config_beside(path, "preprocessor_config.json").get("do_normalize", True):
+        raise InputError(f"{path} wants audio that is not normalised, which this network is not")
+    params = convert(read_state(path), Wav2Vec2(**fields))
+    return Weights("wav2vec2", params, fields)
+
+
+def network_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of `Wav2Vec2` from the published config.json; {} gives the base model."""
+    other = {k: config[k] for k, v in ARCHITECTURE.items() if config.get(k, v) != v}
+    if other:
+        raise InputError(f"{path} is another architecture than wav2vec 2.0 base: {other}")
+    base = Wav2Vec2()
+    found = {ours: config.get(theirs, getattr(base, ours)) for ours, theirs in FIELDS.items()}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
 def table(network: Wav2Vec2) -> Table:
@@ -56,3 +91,15 @@ def table(network: Wav2Vec2) -> Table:
         entries |= linear_layer(f"{key}.feed_forward.output_dense", f"{path}/mlp_out")
         entries |= norm(f"{key}.final_layer_norm", f"{path}/mlp_norm")
     return entries
+
+
+SOURCE = Source(
+    name="wav2vec2",
+    gives="audio encoder E_A",
+    published=("model.safetensors", "pytorch_model.bin"),
+    where="facebook/wav2vec2-base-960h",
+    licence="Apache-2.0",
+    is_commercial=True,
+    megabytes=378,
+    read=read,
+)

@@ -172,7 +172,7 @@ def motion_bank(*weights):
 @pytest.fixture(scope="module")
 def published():
     """Output of the decoder for the four goldens' latents, frame by frame."""
-    params = jax.tree.map(jnp.asarray, lia.convert(state_dict("lia_gen"), modulation="modconv"))
+    params = jax.tree.map(jnp.asarray, lia.convert(state_dict("lia_gen")))
     encode = jax.jit(functools.partial(ImageEncoder().apply, {"params": params["image_encoder"]}))
 
     def image(name):

@@ -81,6 +81,7 @@ def build(config):
         "projection": random_variables(networks.projection, code)["params"],
     }
     d_params = random_variables(networks.discriminator, batch.portrait)["params"]
+    params, d_params = off_zero(params), off_zero(d_params)
     generator_tx, discriminator_tx = gradient_descent(config)
     start = state.TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -92,6 +93,13 @@ def build(config):
     )
     constants = step.Constants(Experts(**loaded), morphable)
     return networks, jax.device_get(constants), jax.device_get(start)
+
+
+def off_zero(params):
+    """Biases too differ from zero, so that every difference can be told in proportion."""
+    random = np.random.default_rng(1)
+    draw = lambda x: x + 0.1 * random.standard_normal(x.shape, np.float32) * (x.ndim < 2)
+    return jax.tree.map(draw, params)
 
 
 def run(config, built, devices, adversarial, steps):
@@ -168,9 +176,7 @@ def compare_without_eds(found):
         found[f"{name}_difference"] = difference(
             getattr(last_of_four, name), getattr(last_of_one, name)
         )
-        found[f"{name}_moved"] = difference(getattr(last_of_one, name), built[2].__dict__[
-            name
-        ])  # fmt: skip
+        found[f"{name}_moved"] = difference(getattr(last_of_one, name), getattr(built[2], name))
     found["all_gathers"] = program.count("all-gather")
     found["all_reduces"] = program.count("all-reduce")
     return config, built, first_of_four.opt_state[0].trace

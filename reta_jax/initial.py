@@ -1,0 +1,74 @@
+"""What training from its first step starts with: published or own weights, by the config."""
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from data_pipeline.errors import InputError
+from reta_jax.pretrained.hub import resolve
+from reta_jax.pretrained.load import RANDOM, load
+from reta_jax.pretrained.reta import KIND
+from reta_jax.state import TrainState
+from reta_jax.weights import check_params, load_weights
+
+
+class Initial(NamedTuple):
+    """Parameters to start from, each a part of its tree or {}; the rest starts random."""
+
+    reta: dict[str, Any]
+    discriminator: dict[str, Any]
+    provenance: list[dict[str, Any]]
+
+
+def initial_weights(config: ConfigDict, abstract: TrainState) -> Initial:
+    """The weights that `init_from` and `model.audio_encoder` name.
+
+    Args:
+      abstract: the state's shapes.
+
+    Raises:
+      InputError: missing weights, or weights that do not fit the model.
+    """
+    reta, discriminator, provenance = {}, {}, []
+    if config.init_from:
+        reta, discriminator, provenance = _from_folder(config, abstract)
+    audio = config.model.audio_encoder
+    if audio.kind == "wav2vec2" and audio.weights != RANDOM and "audio_encoder" not in reta:
+        voice = load("wav2vec2", audio.weights)
+        expected = abstract.params["reta"]["audio_encoder"]["network"]
+        check_params(voice.variables, expected, audio.weights)
+        reta = reta | {"audio_encoder": {"network": voice.variables}}
+        provenance = provenance + voice.provenance
+    return Initial(reta, discriminator, provenance)
+
+
+def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
+    """A whole model of ours, or the image networks of an import."""
+    folder = resolve(config.init_from, "init_from", on_hub=False, help=_HELP)
+    params, values = load_weights(folder)
+    provenance = values.get("provenance", [])
+    if values.get("kind") == KIND:
+        if not config.init_partial:
+            check_params(params, abstract.params["reta"], config.init_from)
+        return Initial(params, {}, provenance)
+    if values.get("kind") != "image_networks":
+        raise InputError(f"init_from={config.init_from} holds {values.get('kind')!r} weights")
+    if values["fields"]["modulation"] != config.model.modulation:
+        raise InputError(
+            f"{config.init_from} was imported for modulation {values['fields']['modulation']!r}, "
+            f"model.modulation is {config.model.modulation!r}: import it again with --modulation"
+        )
+    discriminator = params.pop("discriminator", {})
+    if not config.init_partial:
+        for name, part in params.items():
+            check_params(part, abstract.params["reta"][name], f"{name} of {config.init_from}")
+        if discriminator:
+            source = f"discriminator of {config.init_from}"
+            check_params(discriminator, abstract.d_params, source)
+    return Initial(params, discriminator, provenance)
+
+
+_HELP = (
+    "; train a model, or import published image networks with python -m reta_jax.pretrained import "
+    "edtalk FILE"
+)

@@ -1,0 +1,19 @@
+"""Says under which licences the weights in use stand."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+
+def licence_lines(records: Iterable[dict[str, Any]]) -> list[str]:
+    """One line for each source among the records of provenance."""
+    lines = []
+    for record in records:
+        use = "" if record["commercial_use"] else "; not for commercial use"
+        lines.append(f"weights of {record['source']}: {record['licence']}{use}")
+    return list(dict.fromkeys(lines))
+
+
+def print_licences(records: Iterable[dict[str, Any]]) -> None:
+    for line in licence_lines(records):
+        print(line, file=sys.stderr, flush=True)

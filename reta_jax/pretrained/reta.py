@@ -1,0 +1,123 @@
+"""Our own models, as folders to share: params.safetensors, config.json, and a model card."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from data_pipeline.errors import InputError
+from reta_jax.checkpoint import latest_ema
+from reta_jax.models.morphable import MorphableModel
+from reta_jax.models.reta import RETA, build_reta
+from reta_jax.pretrained.hub import resolve
+from reta_jax.pretrained.licences import licence_lines
+from reta_jax.pretrained.load import load_morphable
+from reta_jax.weights import (
+    PARAMS_FILE,
+    check_params,
+    config_from_dict,
+    load_weights,
+    save_weights,
+)
+
+KIND = "reta"
+
+
+class Pretrained(NamedTuple):
+    """A model with all that rendering needs."""
+
+    reta: RETA
+    params: Any
+    morphable: MorphableModel
+    config: ConfigDict
+
+
+def load_reta(source: str | Path) -> Pretrained:
+    """A model from a folder of weights, a training run's workdir, or a hub repository.
+
+    Raises:
+      InputError: nothing there, or the weights do not fit the model that their config describes;
+        the sentence says what differs.
+    """
+    folder = resolve(str(source), "RETA", on_hub=True)
+    if (folder / PARAMS_FILE).is_file():
+        params, values = load_weights(folder)
+        if values.get("kind") != KIND:
+            raise InputError(f"{folder} holds {values.get('kind')!r} weights, not a RETA model")
+    elif (folder / "checkpoints").is_dir():
+        params, values = latest_ema(folder)
+    else:
+        raise InputError(
+            f"no model at {folder}: give a folder with {PARAMS_FILE}, or a training workdir"
+        )
+    try:
+        config = config_from_dict(values)
+        reta = build_reta(config.model)
+        morphable, _ = load_morphable(config.model)
+        expected = expected_params(reta, morphable, config.model.size)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the config at {folder} describes no RETA model: {error}") from error
+    check_params(params, expected, str(folder))
+    return Pretrained(reta, jax.tree.map(jnp.asarray, params), morphable, config)
+
+
+def save_reta(
+    folder: Path,
+    params: Any,
+    config: dict[str, Any],
+    provenance: list[dict[str, Any]],
+    dtype: str = "float32",
+) -> None:
+    """Writes a model to share, complete or not at all.
+
+    Args:
+      params: of RETA.
+      config: the resolved config of its training, as JSON values.
+      provenance: records of the published weights that it was made with.
+      dtype: storage type of the parameters.
+    """
+    config = {"kind": KIND, "provenance": provenance} | config
+    card = model_card(config, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    save_weights(folder, params, config, dtype, card)
+
+
+def expected_params(reta: RETA, morphable: MorphableModel, size: int) -> Any:
+    """Shapes of the model's parameters."""
+    portrait, audio = jnp.zeros((1, size, size, 3)), jnp.zeros((1, reta.window.samples))
+    init = lambda key: reta.init(key, portrait, audio, jnp.zeros(1, int), 1, morphable)
+    return jax.eval_shape(init, jax.random.key(0))["params"]
+
+
+def model_card(config: dict[str, Any], count: int) -> str:
+    """README.md of a model: what it is, how to use it, and what its licences ask."""
+    model, licences = config["model"], licence_lines(config["provenance"])
+    return "\n".join(
+        [
+            "---",
+            "library_name: reta_jax",
+            "pipeline_tag: image-to-video",
+            "tags: [talking-head, audio-driven, jax, flax]",
+            "---",
+            f"# RETA: {config['name']}",
+            "",
+            f"One portrait and a voice to a talking head of {model['size']} px at 25 fps.",
+            f"{count:,} parameters, modulation `{model['modulation']}`, audio encoder "
+            f"`{model['audio_encoder']['kind']}`.",
+            "",
+            "```python",
+            "from reta_jax.render import Renderer",
+            "",
+            'frames = Renderer.from_pretrained("THIS FOLDER").render(portrait, waveform)',
+            "```",
+            "",
+            "Licences of the weights that it was made with:",
+            "",
+            *(f"- {line}" for line in licences or ["none: trained from scratch"]),
+            "",
+            "A talking head of a real person needs that person's consent, and should say that it",
+            "is synthetic.",
+            "",
+        ]
+    )

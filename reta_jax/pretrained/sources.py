@@ -1,0 +1,118 @@
+"""Every set of published weights that can be read, and how one becomes a folder of ours."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.errors import InputError
+from reta_jax.models.generator import Modulation
+from reta_jax.pretrained import (
+    bfm,
+    edtalk,
+    emotion_fan,
+    emotion_vit,
+    ict_facekit,
+    inception,
+    lia,
+    syncnet,
+    vgg19,
+    wav2vec2,
+)
+from reta_jax.pretrained.adain import SIZE, to_adain
+from reta_jax.pretrained.source import Source, Weights, file_facts
+from reta_jax.weights import save_weights
+
+SOURCES = {
+    source.name: source
+    for source in (
+        edtalk.SOURCE,
+        lia.SOURCE,
+        wav2vec2.SOURCE,
+        emotion_vit.SOURCE,
+        emotion_fan.SOURCE,
+        syncnet.EXPERT,
+        syncnet.V2,
+        vgg19.SOURCE,
+        inception.SOURCE,
+        bfm.SOURCE,
+        ict_facekit.SOURCE,
+    )
+}
+CALIBRATION_PEOPLE = 8
+
+
+def read_source(
+    name: str,
+    path: Path,
+    modulation: Modulation = "adain",
+    portraits: Sequence[np.ndarray] | None = None,
+) -> tuple[Weights, dict[str, Any]]:
+    """The weights of a published file, and the record of where they come from.
+
+    Args:
+      name: a key of SOURCES.
+      path: the published file, or the folder that the source consists of.
+      modulation: of the image networks (LIA, EDTalk); "adain" is measured on `portraits`.
+      portraits: faces uint8 (256, 256, 3); None takes people of the synthetic world.
+
+    Raises:
+      InputError: the file cannot be read, or is not what this source publishes; the sentence names
+        the file and the first keys that differ.
+    """
+    if name not in SOURCES:
+        raise InputError(f"{name!r} is no known source; take one of {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    if not path.exists():
+        raise InputError(f"{path} does not exist; {source.name} is published at {source.where}")
+    try:
+        weights = source.read(path)
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path} as {source.name}: {error}") from error
+    if weights.kind == "image_networks":
+        weights = _modulate(weights, modulation, portraits)
+    return weights, provenance(source, path)
+
+
+def import_source(name: str, path: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """Writes a folder of weights, complete or not at all; returns its config. As `read_source`."""
+    weights, record = read_source(name, path, **options)
+    config = {"kind": weights.kind, "fields": weights.fields, "provenance": [record]}
+    if weights.labels:
+        config["labels"] = list(weights.labels)
+    save_weights(out, weights.variables, config)
+    return config
+
+
+def provenance(source: Source, path: Path) -> dict[str, Any]:
+    """Where weights come from and what their licence allows, as JSON values."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {
+        "source": source.name,
+        "published_at": source.where,
+        "licence": source.licence,
+        "commercial_use": source.is_commercial,
+        "files": [file_facts(file) for file in files if file.is_file()],
+    }
+
+
+def _modulate(
+    weights: Weights, modulation: Modulation, portraits: Sequence[np.ndarray] | None
+) -> Weights:
+    variables = weights.variables
+    if modulation == "adain":
+        faces = synthetic_portraits() if portraits is None else portraits
+        images = np.stack(faces).astype(np.float32) / 127.5 - 1
+        variables = to_adain(variables, images)
+    return weights._replace(variables=variables, fields={"modulation": modulation})
+
+
+def synthetic_portraits() -> list[np.ndarray]:
+    """Faces to measure on where nobody gives any: one frame each of people of our own world."""
+    from data_pipeline.synthetic import synthesize_clip
+
+    clips = (synthesize_clip(seed, "neutral", 0, 0.04, SIZE) for seed in range(CALIBRATION_PEOPLE))
+    return [clip.frames[0] for clip in clips]

@@ -1,0 +1,287 @@
+"""Reads PyTorch checkpoints (.pt, .pth, .bin, .model) without torch, and without running them.
+
+A checkpoint is a pickle, which may call anything. The unpickler here knows the few names that
+tensors and plain containers are made of, gives each a harmless stand-in, and refuses any other by
+name. Both layouts are read: the zip archive of torch 1.6 and later, and the older sequence of
+pickles followed by the numbers. Numbers stay in the mapped file until they are looked at.
+"""
+
+import math
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from data_pipeline.errors import InputError
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+ZIP_MAGIC, LOCAL_HEADER = b"PK\x03\x04", 30
+
+DTYPES = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4",
+    "int16": "<i2", "int8": "i1", "uint8": "u1", "bool": "?", "uint16": "<u2", "uint32": "<u4",
+    "uint64": "<u8", "complex64": "<c8", "complex128": "<c16", "bfloat16": ml_dtypes.bfloat16,
+}  # fmt: skip
+STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
+    "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+}  # fmt: skip
+
+# What a broken or hostile pickle makes the unpickler raise.
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    OverflowError, RecursionError, MemoryError, struct.error,
+)  # fmt: skip
+
+
+def read_torch_file(path: Path) -> Any:
+    """What `torch.save` wrote: containers and numbers, with NumPy arrays in place of tensors.
+
+    Arrays are read-only views of the mapped file; bfloat16 is `ml_dtypes.bfloat16`.
+
+    Raises:
+      InputError: no checkpoint, a damaged one, or one that holds more than tensors and containers.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(len(ZIP_MAGIC))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not size:
+        raise InputError(f"{path} is empty: fetch it again")
+    try:
+        return _read_zip(path) if start == ZIP_MAGIC else _read_legacy(path)
+    except InputError:
+        raise
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} is not whole ({error}): fetch it again") from error
+    except _PICKLE_ERRORS as error:
+        raise InputError(f"{path} is no PyTorch checkpoint, or a damaged one: {error}") from error
+
+
+def find_tensors(value: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays of nested dicts, by dotted key."""
+    if isinstance(value, np.ndarray):
+        return {prefix: value}
+    found = {}
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            found |= find_tensors(child, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+# The two layouts.
+
+
+def _read_zip(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.split("/", 1)[-1] == "data.pkl"]
+        if len(pickles) != 1:
+            raise InputError(f"{path} is a zip archive, but no PyTorch checkpoint")
+        root = pickles[0].removesuffix("data.pkl")
+        if any(name.startswith(f"{root}code/") for name in names):
+            raise InputError(f"{path} is a TorchScript program: save its state_dict instead")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise InputError(
+                f"{path} was written on a big-endian machine: save it again on another"
+            )
+        mapped = np.memmap(path, np.uint8, "r")
+
+        def read_storage(storage: "Storage") -> np.ndarray:
+            name = f"{root}data/{storage.key}"
+            if name not in names:
+                raise InputError(f"{path} lacks the numbers of storage {storage.key}")
+            return _zip_entry(archive.getinfo(name), archive, mapped, path)
+
+        with archive.open(pickles[0]) as file:
+            return _Unpickler(file, path, read_storage).load()
+
+
+def _zip_entry(
+    info: zipfile.ZipInfo, archive: zipfile.ZipFile, mapped: np.ndarray, path: Path
+) -> np.ndarray:
+    """Bytes of one entry, checked; a view of the file unless somebody has packed it again."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return np.frombuffer(archive.read(info), np.uint8)
+    header = mapped[info.header_offset : info.header_offset + LOCAL_HEADER].tobytes()
+    if len(header) < LOCAL_HEADER or header[:4] != ZIP_MAGIC:
+        raise InputError(f"{path} is not whole (no entry {info.filename}): fetch it again")
+    name, extra = struct.unpack("<HH", header[26:30])
+    start = info.header_offset + LOCAL_HEADER + name + extra
+    data = mapped[start : start + info.file_size]
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise InputError(f"{path} is damaged (entry {info.filename}): fetch it again")
+    return data
+
+
+def _read_legacy(path: Path) -> Any:
+    """Three headers, the pickle, the keys of its storages, then each storage's length and numbers.
+
+    The pickle comes before the numbers it speaks of, so it is read twice.
+    """
+    with path.open("rb") as file:
+        load = lambda: _Unpickler(file, path, None).load()
+        if load() != LEGACY_MAGIC:
+            raise pickle.UnpicklingError("unknown beginning")
+        if load() != LEGACY_PROTOCOL:
+            raise InputError(f"{path} has an unknown version of PyTorch's old format")
+        system = load()
+        if not system.get("little_endian", True):
+            raise InputError(
+                f"{path} was written on a big-endian machine: save it again on another"
+            )
+        body = file.tell()
+        sizes: dict[str, int] = {}
+        first = _Unpickler(file, path, None)
+        first.load()
+        sizes = first.item_sizes
+        keys = load()
+        data = _legacy_storages(path, file.tell(), keys, sizes)
+        file.seek(body)
+        return _Unpickler(file, path, data.__getitem__).load()
+
+
+class _ByKey(dict):
+    def __getitem__(self, storage: "Storage") -> np.ndarray:
+        return super().__getitem__(storage.key)
+
+
+def _legacy_storages(path: Path, start: int, keys: list[str], sizes: dict[str, int]) -> _ByKey:
+    mapped, storages = np.memmap(path, np.uint8, "r"), _ByKey()
+    if not isinstance(keys, list) or set(keys) != set(sizes):
+        raise InputError(f"{path} is damaged: its list of storages does not match its tensors")
+    for key in keys:
+        count = int.from_bytes(mapped[start : start + 8].tobytes(), "little", signed=True)
+        end = start + 8 + count * sizes[key]
+        if count < 0 or end > len(mapped) or start + 8 > len(mapped):
+            raise InputError(f"{path} is not whole (storage {key} is cut off): fetch it again")
+        storages[key] = mapped[start + 8 : end]
+        start = end
+    return storages
+
+
+# The pickle.
+
+
+class Storage(NamedTuple):
+    """A run of numbers that tensors are views of."""
+
+    key: str
+    kind: str  # a key of DTYPES
+    count: int
+    data: np.ndarray | None  # (bytes,) uint8; None while only the structure is read
+
+    @property
+    def item_size(self) -> int:
+        return np.dtype(DTYPES[self.kind]).itemsize
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names below and no others. Stand-ins are new for each file: none can be spoiled.
+
+    read_storage: gives a storage's bytes, or None to read the structure alone.
+    """
+
+    def __init__(self, file: Any, path: Path, read_storage: Callable[[Storage], np.ndarray] | None):
+        super().__init__(file, encoding="latin1")  # Python 2 wrote some of the published files
+        self._path, self._read_storage = path, read_storage
+        self._storages: dict[str, Storage] = {}
+        self._known = _stand_ins()
+
+    @property
+    def item_sizes(self) -> dict[str, int]:
+        """Bytes per number of each storage that was met."""
+        return {key: storage.item_size for key, storage in self._storages.items()}
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._known[f"{module}.{name}"]
+        except KeyError:
+            raise InputError(
+                f"{self._path} refers to {module}.{name}, which is neither a tensor nor a plain "
+                "container: it is not read, because it could run code"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> Storage:
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            kind = pid[0] if isinstance(pid, tuple) and pid else pid
+            raise InputError(f"{self._path} holds a {kind!r}, not only tensors: it is not read")
+        _, kind, key, _, count, *view = pid
+        if kind not in DTYPES or (view and view[0] is not None):
+            raise InputError(f"{self._path} holds a storage of an unknown kind: it is not read")
+        if key not in self._storages:
+            storage = Storage(str(key), kind, int(count), None)
+            if self._read_storage is not None:
+                data, size = self._read_storage(storage), storage.count * storage.item_size
+                if len(data) < size:
+                    raise InputError(
+                        f"{self._path} is damaged: storage {key} has {len(data)} of {size} bytes"
+                    )
+                storage = storage._replace(data=data)
+            self._storages[key] = storage
+        return self._storages[key]
+
+
+def _stand_ins() -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "collections.OrderedDict": type("OrderedDict", (dict,), {}),
+        "argparse.Namespace": type("Namespace", (), {}),
+        "torch._utils._rebuild_tensor": lambda *given: _tensor(*given[:4]),
+        "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(*given[:4]),
+        "torch._utils._rebuild_tensor_v3": lambda *given: _tensor(*given[:4], kind=given[6]),
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+        "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+        "torch.Size": lambda sizes: tuple(sizes),
+        "torch.storage.UntypedStorage": "uint8",
+        "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),
+        "numpy.dtype": type("dtype", (), {"__init__": _name_dtype, "__setstate__": _forget}),
+    }
+    known |= {f"torch.{name}": kind for name, kind in STORAGES.items()}
+    known |= {f"torch.{kind}": kind for kind in DTYPES}
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        known[f"{module}.scalar"] = lambda kind, data: np.frombuffer(data, kind.numbers)[0]
+    return known
+
+
+def _name_dtype(self: Any, name: str, *_: Any) -> None:
+    self.numbers = np.dtype(name)
+    if self.numbers.kind not in "biufc":
+        raise pickle.UnpicklingError(f"a NumPy scalar of type {name}")
+
+
+def _forget(self: Any, _: Any) -> None:
+    """Byte order and alignment of a plain dtype say nothing new on a little-endian machine."""
+
+
+def _tensor(
+    storage: Storage,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    kind: str = "",
+) -> np.ndarray:
+    """A read-only view of the storage, never beyond its end."""
+    dtype = np.dtype(DTYPES[kind or storage.kind])
+    numbers = storage.count * storage.item_size // dtype.itemsize
+    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
+        raise pickle.UnpicklingError("a tensor of an impossible shape")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if 0 not in size and (last >= numbers or math.prod(size) > numbers):
+        raise pickle.UnpicklingError("a tensor is larger than its storage")
+    if storage.data is None or 0 in size:
+        return np.empty(0 if storage.data is None else size, dtype)
+    flat = storage.data[: numbers * dtype.itemsize].view(dtype)
+    strides = tuple(step * dtype.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(flat[offset:], size, strides, writeable=False)
