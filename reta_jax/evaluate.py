@@ -26,6 +26,7 @@ from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mo
 from reta_jax.experts.load import load_expert
 from reta_jax.images import to_float
 from reta_jax.metrics.image import psnr, ssim
+from reta_jax.metrics.mouth import correlation
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 
 JUDGES = SHIPPED_WEIGHTS.parent
@@ -85,14 +86,6 @@ def judge_video(
     if clip.emotion >= 0:
         figures["emotion_accuracy"] = float(judges.emotion(frames) == clip.emotion)
     return figures
-
-
-def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float:
-    """Pearson correlation; 0 where one of them does not move."""
-    # In float32 the mean of equal numbers is none of them, and the rest would correlate.
-    a, b = (x - x.mean() for x in (np.float64(a), np.float64(b)))
-    scale = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
 
 
 def evaluate(

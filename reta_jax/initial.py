@@ -37,6 +37,12 @@ def initial_weights(config: ConfigDict, abstract: TrainState) -> Initial:
         voice = load("wav2vec2", audio.weights)
         expected = abstract.params["reta"]["audio_encoder"]["network"]
         check_params(voice.variables, expected, audio.weights)
+        heads = voice.config["fields"]["heads"]  # which no shape shows
+        if heads != audio.wav2vec2.heads:
+            raise InputError(
+                f"{audio.weights} has {heads} attention heads, "
+                f"model.audio_encoder.wav2vec2.heads is {audio.wav2vec2.heads}"
+            )
         reta = reta | {"audio_encoder": {"network": voice.variables}}
         provenance = provenance + voice.provenance
     return Initial(reta, discriminator, provenance)

@@ -30,10 +30,13 @@ def save_weights(
       config: JSON values; for RETA the resolved config, for an expert its kind and fields.
       dtype: storage type of floating arrays ("float32", "float16").
       card: text of a README.md beside them.
+
+    Raises:
+      InputError: it cannot be written there, or there is a folder of something else.
     """
     stored = lambda x: x.astype(dtype, copy=False) if np.issubdtype(x.dtype, np.floating) else x
     flat = {key: np.ascontiguousarray(stored(x)) for key, x in flatten(params).items()}
-    config = {"format": FORMAT} | config
+    config = config | {"format": FORMAT}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -44,7 +47,9 @@ def save_weights(
             (new / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
             if card:
                 (new / CARD_FILE).write_text(card)
-            if folder.is_dir():
+            if folder.is_dir() and any(folder.iterdir()):
+                if not (folder / PARAMS_FILE).is_file():
+                    raise InputError(f"{folder} holds other files: name another folder for weights")
                 os.replace(folder, old)
             try:
                 os.replace(new, folder)

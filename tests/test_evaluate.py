@@ -13,7 +13,6 @@ from data_pipeline.prepare import prepare_synthetic
 from reta_jax import evaluate as judging
 from reta_jax.evaluate import (
     BLOCK,
-    correlation,
     evaluate,
     judge_video,
     load_judges,
@@ -153,14 +152,6 @@ def test_the_emotion_figure_is_that_the_judge_agrees(judges, clip):
     agreeing = judge_video(judges, clip._replace(emotion=seen), clip.frames)
     differing = judge_video(judges, clip._replace(emotion=(seen + 1) % 8), clip.frames)
     assert (agreeing["emotion_accuracy"], differing["emotion_accuracy"]) == (1.0, 0.0)
-
-
-def test_correlation_is_numpys():
-    random = np.random.default_rng(0)
-    a, b = random.standard_normal((2, 40)).astype(np.float32)
-    for x, y in ((a, b), (a, a + 0.1 * b), (a, -3 * a + 2)):
-        assert abs(correlation(x, y) - np.corrcoef(x, y)[0, 1]) < 1e-5
-    assert correlation(a, np.full_like(a, 0.3)) == 0.0
 
 
 def test_means_are_over_the_clips_that_have_the_figure():

@@ -52,7 +52,8 @@ def load_expert(
         network = KINDS[kind](**fields)
         return network, network.init(jax.random.key(0), *example_inputs(kind)), []
     loaded = load(kind, weights)
-    network = KINDS[kind](**loaded.config["fields"])
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in loaded.config["fields"].items()}
+    network = KINDS[kind](**fields)  # its fields are hashed when it is part of a compiled program
     return network, jax.tree.map(jnp.asarray, loaded.variables), loaded.provenance
 
 

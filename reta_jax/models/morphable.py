@@ -61,21 +61,17 @@ def build_morphable(
     )
 
 
-RIGID_UNITS = {"headPitch": 0.15, "headYaw": 0.15, "headRoll": 0.15}  # radians
-RIGID_UNITS |= {"headX": 0.5, "headY": 0.5, "headZ": 0.5}  # centimetres
-
-
 def builtin_morphable(resolution: int = 64) -> MorphableModel:
     """The model that the package carries: 64 named modes (data_pipeline/face_basis.py).
 
-    A coefficient of one is a full expression; the rigid modes, which are linear only near zero, are
-    scaled to what a talking head does (RIGID_UNITS).
+    A coefficient of one is a full expression. The six modes that move the whole head are zero: the
+    voice speaks of the face, the pose stays the portrait's.
     """
     basis = load_face_basis()
-    units = np.array([RIGID_UNITS.get(name, 1.0) for name in basis.names], np.float32)
+    is_expression = np.array([not name.startswith("head") for name in basis.names])
     return build_morphable(
         basis.mean,
-        basis.expression * units,
+        basis.expression * is_expression,
         basis.triangles,
         basis.uv,
         tuple(basis.names),

@@ -6,6 +6,7 @@ voice -> E_A -> f_A -> D -> p_exp -> 3DMM -> E_M -> f_M
 f_STY + f_M (early levels), f_STY + f_E (late levels), f_TEX -> G -> frames
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
@@ -75,7 +76,7 @@ class RETA(nn.Module):
         return self.generate(identity, controls), identity, controls
 
     @classmethod
-    def from_pretrained(cls, source: str) -> tuple["RETA", Any]:
+    def from_pretrained(cls, source: str | Path) -> tuple["RETA", Any]:
         """The model and its parameters from a folder, a training workdir, or a hub repository.
 
         Raises InputError that says what differs, if the weights do not fit the config beside them.

@@ -5,11 +5,13 @@ Read from `BFM_model_front.mat`, or from the folder of what that is made of: 01_
 facemodel_info.mat. The 64 expression modes are scaled to one standard deviation.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
+from scipy.io.matlab import MatReadError
 
 from data_pipeline.errors import InputError
 from reta_jax.pretrained.source import Source, Weights
@@ -23,6 +25,10 @@ RAW_FILES = (
     "01_MorphableModel.mat", "Exp_Pca.bin", "std_exp.txt", "BFM_exp_idx.mat", "BFM_front_idx.mat",
     "facemodel_info.mat",
 )  # fmt: skip
+# What scipy raises for files that are damaged, or no MATLAB files.
+_MATLAB_ERRORS = (
+    OSError, ValueError, TypeError, KeyError, NotImplementedError, zlib.error, MatReadError,
+)  # fmt: skip
 
 
 def read(path: Path) -> Weights:
@@ -30,7 +36,20 @@ def read(path: Path) -> Weights:
 
     Raises InputError if something that it needs is missing.
     """
-    mean, expression, triangles, keypoints = _raw(path) if path.is_dir() else _prepared(path)
+    try:
+        mean, expression, triangles, keypoints = _raw(path) if path.is_dir() else _prepared(path)
+        mouth = mean[keypoints[MOUTH]]
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(f"{path} is no {SOURCE.published[0]}: it lacks {error}") from error
+    except (IndexError, ValueError, TypeError) as error:
+        raise InputError(f"the parts of {path} do not fit together: {error}") from error
+    if expression.shape != (*mean.shape, MODES) or len(mouth) != 20:
+        raise InputError(
+            f"{path}: {len(mean)} vertices, expressions of shape {expression.shape} and "
+            f"{len(keypoints)} landmarks are not {MODES} modes and 68 landmarks of one mesh"
+        )
     mean = (mean - mean.mean(0)) * DECIMETRE
     arrays = {
         "mean": mean.astype(np.float32),
@@ -56,16 +75,13 @@ def cylinder_map(points: np.ndarray) -> np.ndarray:
 
 def _prepared(path: Path) -> tuple[np.ndarray, ...]:
     model = _load(path)
-    try:
-        mean = np.float64(model["meanshape"]).reshape(-1, 3)
-        return (
-            mean,
-            _modes(model["exBase"], len(mean)),
-            np.int64(model["tri"]) - 1,
-            np.int64(model["keypoints"]).ravel() - 1,
-        )
-    except KeyError as error:
-        raise InputError(f"{path} is no BFM_model_front.mat: it lacks {error}") from error
+    mean = np.float64(model["meanshape"]).reshape(-1, 3)
+    return (
+        mean,
+        _modes(model["exBase"], len(mean)),
+        np.int64(model["tri"]) - 1,
+        np.int64(model["keypoints"]).ravel() - 1,
+    )
 
 
 def _raw(folder: Path) -> tuple[np.ndarray, ...]:
@@ -104,7 +120,7 @@ def _modes(basis: np.ndarray, vertices: int) -> np.ndarray:
 def _load(path: Path) -> dict[str, Any]:
     try:
         return scipy.io.loadmat(path)
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except _MATLAB_ERRORS as error:
         raise InputError(f"{path} is no MATLAB file, or not whole: {error}") from error
 
 

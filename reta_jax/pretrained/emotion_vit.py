@@ -25,6 +25,8 @@ FIELDS = {
     "size": "image_size", "patch": "patch_size", "width": "hidden_size",
     "layers": "num_hidden_layers", "heads": "num_attention_heads", "mlp_dim": "intermediate_size",
 }  # fmt: skip
+# The one architecture that EmotionViT is; no tensor's shape tells it from the others.
+ARCHITECTURE = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_channels": 3}
 # transformers 5 calls the same tensors otherwise.
 RENAMED = (
     (r"\bvit\.layers\.(\d+)\.", r"vit.encoder.layer.\1."),
@@ -66,6 +68,9 @@ def read(path: Path) -> Weights:
     Raises InputError also if the labels are no emotions.
     """
     config = config_beside(path, "config.json")
+    other = {k: config[k] for k, v in ARCHITECTURE.items() if config.get(k, v) != v}
+    if other:
+        raise InputError(f"{path} is another architecture than the published ViT: {other}")
     labels = emotion_labels(config, path)
     fields = network_fields(config, config_beside(path, "preprocessor_config.json"))
     fields["classes"] = len(labels)

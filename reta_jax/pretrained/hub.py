@@ -62,6 +62,7 @@ def _download(hub_id: str, purpose: str) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -74,12 +75,12 @@ def _download(hub_id: str, purpose: str) -> Path:
     except GatedRepoError as error:
         why = "it is gated: accept its terms on the hub and log in with `hf auth login`"
         raise _no_weights(hub_id, purpose, why) from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, HFValidationError) as error:
         why = "the hub has no such repository, and there is no such folder"
         raise _no_weights(hub_id, purpose, why) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         why = (
-            "the hub cannot be reached and nothing is in its cache; fetch the repository "
+            "there is no such folder, the hub cannot be reached and its cache lacks it; fetch it "
             f"elsewhere (hf download {hub_id} --local-dir DIR) and give DIR as the weights"
         )
         raise _no_weights(hub_id, purpose, why) from error

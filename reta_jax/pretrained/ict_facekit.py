@@ -32,7 +32,7 @@ def read(path: Path) -> Weights:
             raise InputError(f"{folder} lacks {name}: name ICT-FaceKit's folder FaceXModel")
     try:
         names = json.loads((folder / INDICES).read_text())["expressions"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / INDICES} names no expressions: {error}") from error
     mean, uv, triangles = read_obj(folder / NEUTRAL)
     missing = [name for name in names if not (folder / f"{name}.obj").is_file()]
@@ -74,8 +74,11 @@ def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _vertices(path: Path, count: int) -> np.ndarray:
-    lines = path.read_text().splitlines()
-    points = np.array([line.split()[1:4] for line in lines if line.startswith("v ")], float)
+    try:
+        lines = path.read_text().splitlines()
+        points = np.array([line.split()[1:4] for line in lines if line.startswith("v ")], float)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no OBJ file: {error}") from error
     if len(points) != count:
         raise InputError(f"{path} has {len(points)} vertices, the neutral shape {count}")
     return points

@@ -78,7 +78,7 @@ def save_reta(
       provenance: records of the published weights that it was made with.
       dtype: storage type of the parameters.
     """
-    config = {"kind": KIND, "provenance": provenance} | config
+    config = config | {"kind": KIND, "provenance": provenance}
     card = model_card(config, sum(leaf.size for leaf in jax.tree.leaves(params)))
     save_weights(folder, params, config, dtype, card)
 

@@ -55,7 +55,10 @@ def read_state(path: Path, *rooms: str) -> State:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(room), Mapping):
             loaded = loaded[room]
             break
-    state = find_tensors(loaded)
+    try:
+        state = find_tensors(loaded)
+    except RecursionError as error:
+        raise InputError(f"{path} is no checkpoint: its parts contain themselves") from error
     if not state:
         raise InputError(f"{path} holds no tensors")
     return state
@@ -78,9 +81,12 @@ def config_beside(path: Path, name: str) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text())
+        values = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {file}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file} holds no JSON object")
+    return values
 
 
 def file_facts(path: Path) -> dict[str, Any]:

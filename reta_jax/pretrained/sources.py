@@ -89,7 +89,8 @@ def import_source(name: str, path: Path, out: Path, **options: Any) -> dict[str,
 
 def provenance(source: Source, path: Path) -> dict[str, Any]:
     """Where weights come from and what their licence allows, as JSON values."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    is_hidden = lambda file: any(p.startswith(".") for p in file.relative_to(path).parts)
+    files = [file for file in sorted(path.rglob("*")) if not is_hidden(file)] or [path]
     return {
         "source": source.name,
         "published_at": source.where,

@@ -6,6 +6,7 @@ name. Both layouts are read: the zip archive of torch 1.6 and later, and the old
 pickles followed by the numbers. Numbers stay in the mapped file until they are looked at.
 """
 
+import io
 import math
 import pickle
 import struct
@@ -37,6 +38,8 @@ STORAGES = {
     "UntypedStorage": "uint8",
 }  # fmt: skip
 
+# What a broken archive makes zipfile raise.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError)
 # What a broken or hostile pickle makes the unpickler raise.
 _PICKLE_ERRORS = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError,
@@ -64,10 +67,10 @@ def read_torch_file(path: Path) -> Any:
         return _read_zip(path) if start == ZIP_MAGIC else _read_legacy(path)
     except InputError:
         raise
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is not whole ({error}): fetch it again") from error
     except _PICKLE_ERRORS as error:
         raise InputError(f"{path} is no PyTorch checkpoint, or a damaged one: {error}") from error
+    except _ZIP_ERRORS as error:
+        raise InputError(f"{path} is not whole ({error}): fetch it again") from error
 
 
 def find_tensors(value: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -105,8 +108,8 @@ def _read_zip(path: Path) -> Any:
                 raise InputError(f"{path} lacks the numbers of storage {storage.key}")
             return _zip_entry(archive.getinfo(name), archive, mapped, path)
 
-        with archive.open(pickles[0]) as file:
-            return _Unpickler(file, path, read_storage).load()
+        body = io.BytesIO(archive.read(pickles[0]))  # at once, so that its checksum is compared
+        return _Unpickler(body, path, read_storage).load()
 
 
 def _zip_entry(
@@ -215,9 +218,10 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            kind = pid[0] if isinstance(pid, tuple) and pid else pid
-            raise InputError(f"{self._path} holds a {kind!r}, not only tensors: it is not read")
+        if not isinstance(pid, tuple) or not pid:
+            raise pickle.UnpicklingError(f"a persistent {pid!r}")
+        if len(pid) < 5 or pid[0] != "storage":
+            raise InputError(f"{self._path} holds a {pid[0]!r}, not only tensors: it is not read")
         _, kind, key, _, count, *view = pid
         if kind not in DTYPES or (view and view[0] is not None):
             raise InputError(f"{self._path} holds a storage of an unknown kind: it is not read")
@@ -266,13 +270,15 @@ def _forget(self: Any, _: Any) -> None:
 
 
 def _tensor(
-    storage: Storage,
+    storage: Any,  # a Storage, unless the file is hostile
     offset: int,
     size: tuple[int, ...],
     stride: tuple[int, ...],
     kind: str = "",
 ) -> np.ndarray:
     """A read-only view of the storage, never beyond its end."""
+    if not isinstance(storage, Storage):  # a look-alike could claim to be longer than it is
+        raise pickle.UnpicklingError("a tensor without a storage")
     dtype = np.dtype(DTYPES[kind or storage.kind])
     numbers = storage.count * storage.item_size // dtype.itemsize
     if len(size) != len(stride) or min((offset, *size, *stride)) < 0:

@@ -29,20 +29,29 @@ def test_losses_are_those_of_one_device(found):
         "l1", "perceptual", "motion", "sync", "prior", "emotion_visual", "emotion_audio",
         "adversarial", "discriminator", "r1", "total", "grad_norm",
     }  # fmt: skip
-    assert found["loss_difference"] < 1e-5
 
 
-def test_gradients_are_those_of_one_device(found):
-    """Both players'. Only the discriminator's last bias has none: its loss sees differences."""
-    assert found["opt_state_difference"] < 1e-4
-    assert found["d_opt_state_difference"] < 1e-4
-    assert (found["opt_state_zero"], found["d_opt_state_zero"]) == (0, 1)
+@pytest.mark.parametrize(
+    "name", ["losses", "opt_state", "d_opt_state", "params", "d_params", "ema"]
+)
+def test_one_device_computes_the_same(found, name):
+    """Losses of three steps, gradients of the first (opt_state), and what the three left.
+
+    Gradients of warps, rectifiers and absolute values jump, so that rounding shows in them: the
+    measure is how far apart one device is from itself with the clips in another order.
+    """
+    assert found["control"][name] < 2e-2
+    assert found["four"][name] < 4 * found["control"][name]
 
 
 @pytest.mark.parametrize("name", ["params", "d_params", "ema"])
-def test_three_steps_are_those_of_one_device(found, name):
-    assert found[f"{name}_difference"] < 1e-5
-    assert found[f"{name}_moved"] > 1e-3
+def test_three_steps_move_far_more_than_that(found, name):
+    assert found[f"{name}_moved"] > 20 * found["four"][name]
+
+
+def test_every_parameter_has_a_gradient(found):
+    """Only the discriminator's last bias has none: its loss sees differences."""
+    assert (found["opt_state_zero"], found["d_opt_state_zero"]) == (0, 1)
 
 
 def test_pmap_with_a_mean_of_gradients_gives_the_same(found):

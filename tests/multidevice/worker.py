@@ -81,7 +81,9 @@ def build(config):
         "projection": random_variables(networks.projection, code)["params"],
     }
     d_params = random_variables(networks.discriminator, batch.portrait)["params"]
-    params, d_params = off_zero(params), off_zero(d_params)
+    for name in ("image_encoder", "generator"):
+        params["reta"][name] = unit_variance(params["reta"][name])
+    params, d_params = off_zero(params), off_zero(unit_variance(d_params))
     generator_tx, discriminator_tx = gradient_descent(config)
     start = state.TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -95,6 +97,11 @@ def build(config):
     return networks, jax.device_get(constants), jax.device_get(start)
 
 
+def unit_variance(params):
+    """Layers of equalised learning rate divide by the root of the fan-in themselves."""
+    return jax.tree.map(lambda x: x * np.sqrt(np.prod(x.shape[:-1])) if x.ndim > 1 else x, params)
+
+
 def off_zero(params):
     """Biases too differ from zero, so that every difference can be told in proportion."""
     random = np.random.default_rng(1)
@@ -103,7 +110,10 @@ def off_zero(params):
 
 
 def run(config, built, devices, adversarial, steps):
-    """States and metrics after every step on so many devices, and the compiled program."""
+    """Histories of states and metrics on so many devices, and the compiled program.
+
+    The second history is that of the same clips in another order, which changes the rounding alone.
+    """
     networks, constants, start = built
     mesh = jax.make_mesh(
         (devices,),
@@ -111,16 +121,18 @@ def run(config, built, devices, adversarial, steps):
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=jax.devices()[:devices],
     )
-    placed = parallel.replicate(start, mesh)
     constants = parallel.replicate(constants, mesh)
-    batch = parallel.shard_batch(make_batch(config), mesh)
     mapped = parallel.data_parallel(step.make_step(config, networks, adversarial), mesh)
-    program = mapped.lower(placed, constants, batch).compile()
-    history = []
-    for _ in range(steps):
-        placed, metrics = program(placed, constants, batch)
-        history.append(jax.device_get((placed, metrics)))
-    return history, program.as_text()
+    clips, program, histories = make_batch(config), None, []
+    for order in (np.arange(CLIPS), np.arange(CLIPS)[::-1]):
+        placed = parallel.replicate(start, mesh)
+        batch = parallel.shard_batch(jax.tree.map(lambda x, order=order: x[order], clips), mesh)
+        program = program or mapped.lower(placed, constants, batch).compile()
+        histories.append([])
+        for _ in range(steps):
+            placed, metrics = program(placed, constants, batch)
+            histories[-1].append(jax.device_get((placed, metrics)))
+    return *histories, program.as_text()
 
 
 def local_gradient(config, built):
@@ -161,25 +173,33 @@ def slices(config):
 def compare_without_eds(found):
     config = tiny_config(eds=False)
     built = build(config)
-    four, program = run(config, built, DEVICES, True, 3)
-    one, _ = run(config, built, 1, True, 3)
+    four, _, program = run(config, built, DEVICES, True, 3)
+    one, control, _ = run(config, built, 1, True, 3)
     found["losses"] = sorted(four[0][1])
-    found["loss_difference"] = max(difference(a[1], b[1]) for a, b in zip(four, one, strict=True))
-    (first_of_four, _), (first_of_one, _) = four[0], one[0]
-    for name in ("opt_state", "d_opt_state"):
-        gradients = [getattr(first, name)[0].trace for first in (first_of_four, first_of_one)]
-        found[f"{name}_difference"] = difference(*gradients)
-        sizes = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradients[0])]
+    found["four"], found["control"] = distances(four, one), distances(control, one)
+    gradients = {name: getattr(one[0][0], name)[0].trace for name in ("opt_state", "d_opt_state")}
+    for name, gradient in gradients.items():
+        sizes = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)]
         found[f"{name}_zero"] = sum(size == 0 for size in sizes)
-    last_of_four, last_of_one = four[-1][0], one[-1][0]
     for name in ("params", "d_params", "ema"):
-        found[f"{name}_difference"] = difference(
-            getattr(last_of_four, name), getattr(last_of_one, name)
-        )
-        found[f"{name}_moved"] = difference(getattr(last_of_one, name), getattr(built[2], name))
+        found[f"{name}_moved"] = difference(getattr(one[-1][0], name), getattr(built[2], name))
     found["all_gathers"] = program.count("all-gather")
     found["all_reduces"] = program.count("all-reduce")
-    return config, built, first_of_four.opt_state[0].trace
+    return config, built, four[0][0].opt_state[0].trace
+
+
+def distances(history, reference):
+    """How far apart losses of any step, gradients of the first, and states after the last are."""
+    (first, _), (first_reference, _) = history[0], reference[0]
+    (last, _), (last_reference, _) = history[-1], reference[-1]
+    pairs = zip(history, reference, strict=True)
+    found = {"losses": max(difference(a[1], b[1]) for a, b in pairs)}
+    for name in ("opt_state", "d_opt_state"):
+        gradients = (getattr(state, name)[0].trace for state in (first, first_reference))
+        found[name] = difference(*gradients)
+    for name in ("params", "d_params", "ema"):
+        found[name] = difference(getattr(last, name), getattr(last_reference, name))
+    return found
 
 
 def compare_with_pmap(found, config, built, gradient_of_four):
@@ -198,7 +218,7 @@ def compare_eds(found):
     config = tiny_config(eds=True)
     config.loss.update({"perceptual": 0.0, "sync": 0.0, "motion": 0.0, "adversarial": 0.0})
     built = build(config)
-    ((four, metrics),), program = run(config, built, DEVICES, False, 1)
+    ((four, metrics),), _, program = run(config, built, DEVICES, False, 1)
     found["eds_losses"] = sorted(metrics)
     local, arguments = local_gradient(config, built)
     local = jax.jit(local)

@@ -1,0 +1,93 @@
+"""How the mouth of a video follows its voice: python -m reta_jax.metrics.mouth VIDEO [VIDEO ...]
+
+For any talking head, generated or filmed, without any truth: the opening of the inner lips by
+MediaPipe's landmarks against the loudness of the sound, frame by frame, at lag 0.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data_pipeline.audio import SAMPLES_PER_FRAME
+from data_pipeline.errors import InputError
+from data_pipeline.face import FaceLandmarker
+from data_pipeline.video import read_video
+from reta_jax.commands import sentences_for_errors
+
+UPPER_LIP, LOWER_LIP, EYES = 62, 66, (36, 45)  # iBUG points
+SIDE = 256  # what the landmarker sees: it misses faces of a few dozen pixels
+QUIETEST_DB = -60.0
+
+
+def mouth_opening(
+    frames: UInt8[np.ndarray, "t h w 3"], landmarker: FaceLandmarker
+) -> Float[np.ndarray, " t"]:
+    """Gap of the inner lips over the distance of the outer eye corners; NaN without a face."""
+    gaps = np.full(len(frames), np.nan)
+    for i, frame in enumerate(frames):
+        scale = SIDE / min(frame.shape[:2])
+        if scale > 1:
+            frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        faces = landmarker.detect(frame)
+        if faces:
+            upper, lower, left, right = faces[0][[UPPER_LIP, LOWER_LIP, *EYES]]
+            gaps[i] = np.linalg.norm(lower - upper) / np.linalg.norm(right - left)
+    return gaps
+
+
+def loudness(waveform: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " t"]:
+    """Root mean square of each frame's sound in decibels, not below QUIETEST_DB."""
+    sound = np.zeros(frames * SAMPLES_PER_FRAME)
+    sound[: len(waveform)] = waveform[: len(sound)]
+    power = np.square(sound).reshape(frames, SAMPLES_PER_FRAME).mean(1)
+    return 10 * np.log10(np.maximum(power, 10 ** (QUIETEST_DB / 10)))
+
+
+def follows_voice(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    waveform: Float[np.ndarray, " n"],
+    landmarker: FaceLandmarker,
+) -> float:
+    """Pearson correlation of mouth opening and loudness at lag 0, over the frames with a face.
+
+    0 where the mouth or the loudness does not change.
+
+    Raises InputError if fewer than half of the frames show a face.
+    """
+    opening, volume = mouth_opening(frames, landmarker), loudness(waveform, len(frames))
+    seen = np.isfinite(opening)
+    if seen.mean() < 0.5:
+        raise InputError(f"a face is seen in {seen.sum()} of {len(frames)} frames only")
+    return correlation(opening[seen], volume[seen])
+
+
+def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float:
+    """Pearson correlation; 0 where one of them does not move."""
+    # In float32 the mean of equal numbers is none of them, and the rest would correlate.
+    a, b = (x - x.mean() for x in (np.float64(a), np.float64(b)))
+    scale = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m reta_jax.metrics.mouth",
+        description="Correlation of mouth opening with loudness.",
+    )
+    parser.add_argument("videos", nargs="+", type=Path)
+    parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    arguments = parser.parse_args(argv)
+    with sentences_for_errors():
+        landmarker = FaceLandmarker(arguments.face_landmarker)
+        for path in arguments.videos:
+            video = read_video(path)
+            if video.audio is None:
+                raise InputError(f"{path} has no sound")
+            print(f"{follows_voice(video.frames, video.audio, landmarker):+.3f}  {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""How a mouth follows a voice, on a face that is known."""
+
+import numpy as np
+import pytest
+
+from data_pipeline.errors import InputError
+from data_pipeline.face import FaceLandmarker
+from reta_jax.metrics.mouth import correlation, follows_voice, loudness, mouth_opening
+
+FRAME = 640
+
+
+class PaintedFace(FaceLandmarker):
+    """Reads the opening off the first pixel; a black frame shows no face."""
+
+    def __init__(self):
+        pass
+
+    def detect(self, image):
+        if not image.any():
+            return []
+        points = np.zeros((68, 2), np.float32)
+        points[45] = 100, 0  # the eye corners are 100 pixels apart
+        points[66] = 0, image[0, 0, 0]
+        return [points]
+
+
+def painted(openings):
+    """Frames of 300 px, too large to be scaled, each of one grey level."""
+    return np.stack([np.full((300, 300, 3), opening, np.uint8) for opening in openings])
+
+
+def voice(decibels):
+    """Noise of a given loudness a frame."""
+    random = np.random.default_rng(0)
+    sound = random.choice([-1.0, 1.0], (len(decibels), FRAME))
+    return (sound * 10 ** (np.array(decibels)[:, None] / 20)).ravel().astype(np.float32)
+
+
+def test_opening_is_in_units_of_the_eyes_distance():
+    np.testing.assert_allclose(
+        mouth_opening(painted([10, 0, 30]), PaintedFace()), [0.1, np.nan, 0.3], rtol=1e-6
+    )
+
+
+def test_loudness_is_in_decibels_and_has_a_floor():
+    found = loudness(voice([-20.0, -40.0, -90.0])[: 3 * FRAME - 1], 4)
+    np.testing.assert_allclose(found, [-20, -40, -60, -60], atol=0.01)
+
+
+def test_a_mouth_that_opens_with_the_voice_and_one_that_does_not():
+    volume = [-50.0, -30.0, -20.0, -40.0, -25.0]
+    opening = [10, 30, 40, 20, 35]
+    sound = voice(volume)
+    assert follows_voice(painted(opening), sound, PaintedFace()) == pytest.approx(1.0, abs=1e-4)
+    assert follows_voice(painted(opening[::-1]), sound, PaintedFace()) < 0.2
+    assert follows_voice(painted([7] * 5), sound, PaintedFace()) == 0.0
+
+
+def test_frames_without_a_face_do_not_count_but_most_must_have_one():
+    sound = voice([-50.0, -30.0, -20.0, -40.0])
+    assert follows_voice(painted([10, 30, 0, 20]), sound, PaintedFace()) > 0.99
+    with pytest.raises(InputError, match="1 of 4 frames"):
+        follows_voice(painted([10, 0, 0, 0]), sound, PaintedFace())
+
+
+def test_correlation_is_numpys():
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((2, 40)).astype(np.float32)
+    for x, y in ((a, b), (a, a + 0.1 * b), (a, -3 * a + 2)):
+        assert abs(correlation(x, y) - np.corrcoef(x, y)[0, 1]) < 1e-5
+    assert correlation(a, np.full_like(a, 0.3)) == 0.0
