@@ -6,9 +6,11 @@ SyncNet MFCC, used by preparation, training, evaluation and serving alike.
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -26,6 +28,8 @@ MEL_BANDS = 80
 MEL_COLUMNS = 16  # What the sync expert hears for five frames.
 _MEL_FFT, _MEL_HOP = 800, 200
 _PREEMPHASIS = 0.97
+_RUN_UP = 1.0  # Seconds decoded before a place jumped to: codecs need a frame or two to settle,
+_RUN_OUT = 0.1  # and after its end: the resampler's last samples are damped.
 
 
 @contextlib.contextmanager
@@ -48,51 +52,98 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
         ) from error
 
 
+def has_sound(path: str | os.PathLike) -> bool:
+    """Whether a media file has an audio stream; raises InputError if it cannot be opened."""
+    with open_media(path) as container:
+        return bool(container.streams.audio)
+
+
+@contextlib.contextmanager
+def open_at(
+    path: str | os.PathLike, kind: Literal["audio", "video"], seconds: float = 0.0
+) -> Iterator[tuple[av.container.InputContainer, av.stream.Stream, Iterator[av.frame.Frame]]]:
+    """Opens a media file and decodes its first stream of a kind from before `seconds` on.
+
+    A file where a jump lands too late, for it has no index, is decoded from its start.
+
+    Raises:
+        InputError: the file is missing or unreadable, or has no such stream.
+    """
+    for jumps in (True, False) if seconds > _RUN_UP else (False,):
+        with open_media(path) as container:
+            stream = _first_stream(container, kind, path)
+            if jumps:
+                with contextlib.suppress(av.FFmpegError):
+                    container.seek(int((seconds - _RUN_UP) / stream.time_base), stream=stream)
+            frames = decode_frames(container, stream)
+            first = next(frames, None)
+            if not jumps or (first and first.time is not None and first.time <= seconds):
+                yield container, stream, itertools.chain([first] if first else [], frames)
+                return
+
+
+def _first_stream(
+    container: av.container.InputContainer, kind: str, path: str | os.PathLike
+) -> av.stream.Stream:
+    streams = getattr(container.streams, kind)
+    if not streams:
+        content = {"audio": "voice", "video": "picture"}[kind]
+        raise InputError(f"{path} has no {kind} stream: give a file with a {content} in it.")
+    return streams[0]
+
+
 def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, " n"]:
     """The sound of any audio or video file as 16 kHz mono in about [-1, 1].
 
     Raises:
         InputError: the file is missing, unreadable, truncated, or has no sound in it.
     """
-    with open_media(path) as container:
-        if not container.streams.audio:
-            raise InputError(f"{path} has no audio stream: give a file with a voice in it.")
-        waveform, _ = decode_audio(container, path)
+    waveform, _ = decode_audio(path)
     return waveform
 
 
 def decode_audio(
-    container: av.container.InputContainer,
-    path: str | os.PathLike,
-    max_seconds: float | None = None,
+    path: str | os.PathLike, start: float = 0.0, end: float | None = None
 ) -> tuple[Float32[np.ndarray, " n"], float]:
-    """Decodes the first audio stream; returns it with the time in seconds of its first sample."""
-    stream = container.streams.audio[0]
-    chunks, count, first_time = [], 0, None
-    resampler, source = None, None
-    for frame in decode_frames(container, stream):
-        if first_time is None:
-            first_time = frame.time or 0.0
-        if source != (frame.format.name, frame.layout.name, frame.sample_rate):
-            # Broadcast captures change from mono to stereo on the way; a resampler cannot.
-            chunks += _resample(resampler, None)
-            source = (frame.format.name, frame.layout.name, frame.sample_rate)
-            # To mono by averaging below: the resampler would make stereo 3 dB louder.
-            layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
-            resampler = av.AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
-        chunks += _resample(resampler, frame)
-        count += frame.samples
-        if max_seconds is not None and count / frame.sample_rate > max_seconds:
-            break
-    chunks += _resample(resampler, None)
-    waveform = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
-    if not waveform.size:
-        raise InputError(f"{path} has an audio stream without a single sample: record it again.")
-    if not np.isfinite(waveform).all():
-        raise InputError(f"{path} has samples that are not numbers: export the sound again.")
-    if max_seconds is None:
-        check_complete(container, stream, waveform.size / SAMPLE_RATE, path)
-    return waveform, first_time
+    """Decodes the first audio stream; returns it with the time in seconds of its first sample.
+
+    Args:
+        path: the file.
+        start: time in seconds on the file's clock, before which the sound may be left out.
+        end: time after which it may be; None reads to the end and checks that it is there.
+
+    Raises:
+        InputError: the file is missing, unreadable, truncated, or has no sound in it.
+    """
+    with open_at(path, "audio", start) as (container, stream, frames):
+        chunks, count, first_time = [], 0, None
+        resampler, source = None, None
+        for frame in frames:
+            if first_time is None:
+                first_time = frame.time or 0.0
+            if source != (frame.format.name, frame.layout.name, frame.sample_rate):
+                # Broadcast captures change from mono to stereo on the way; a resampler cannot.
+                chunks += _resample(resampler, None)
+                source = (frame.format.name, frame.layout.name, frame.sample_rate)
+                # To mono by averaging below: the resampler would make stereo 3 dB louder.
+                layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
+                resampler = av.AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
+            chunks += _resample(resampler, frame)
+            count += frame.samples
+            if end is not None and first_time + count / frame.sample_rate > end + _RUN_OUT:
+                break
+        chunks += _resample(resampler, None)
+        waveform = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+        if not waveform.size:
+            raise InputError(
+                f"{path} has an audio stream without a single sample: record it again."
+            )
+        if not np.isfinite(waveform).all():
+            raise InputError(f"{path} has samples that are not numbers: export the sound again.")
+        if end is None:
+            left_out = first_time - float((stream.start_time or 0) * stream.time_base)
+            check_complete(container, stream, left_out + waveform.size / SAMPLE_RATE, path)
+        return waveform, first_time
 
 
 def decode_frames(

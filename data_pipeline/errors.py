@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Commands print the message and leave with exit code 2, without a traceback.
     """
+
+
+class MissingError(InputError):
+    """A raw file that the data set should have is not there; it may be by the next run."""

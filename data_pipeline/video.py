@@ -1,6 +1,7 @@
 """Pictures: any video to 25 fps RGB with its sound, RGB with sound to mp4, any image to RGB."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,8 +20,8 @@ from data_pipeline.audio import (
     SAMPLES_PER_FRAME,
     check_complete,
     decode_audio,
-    decode_frames,
-    open_media,
+    has_sound,
+    open_at,
     window,
 )
 from data_pipeline.errors import InputError
@@ -51,56 +52,55 @@ def read_video(path: str | os.PathLike, max_seconds: float | None = None) -> Vid
 
 
 def iterate_frames(
-    path: str | os.PathLike, max_seconds: float | None = None
+    path: str | os.PathLike, max_seconds: float | None = None, start: float = 0.0
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """Yields upright RGB frames, resampled by their timestamps to 25 a second, one in memory.
 
-    Output k is the source frame whose time is nearest to k / 25 s after the first frame's.
+    Output k is the source frame whose time is nearest to start + k / 25 s after the first frame's.
     """
     limit = np.inf if max_seconds is None else round(max_seconds * FPS)
-    with open_media(path) as container:
-        stream = _video_stream(container, path)
-        count, held, held_time, start = 0, None, 0.0, None
-        for frame in decode_frames(container, stream):
-            time = held_time + 1 / FPS if frame.time is None else frame.time
-            start = time if start is None else start
-            time -= start
+    zero = _first_frame_time(path) + start
+    with open_at(path, "video", zero) as (container, stream, frames):
+        count, held, held_time = 0, None, -start - 1 / FPS
+        for frame in frames:
+            time = held_time + 1 / FPS if frame.time is None else frame.time - zero
             while held is not None and count < limit and 2 * count / FPS <= held_time + time:
-                yield held
+                yield held()
                 count += 1
             if count >= limit:
                 return
-            held, held_time = _upright_rgb(frame, stream), time
+            # Not every frame is wanted: those before `start` and most of 60 a second are not.
+            held = functools.cache(functools.partial(_upright_rgb, frame, stream))
+            held_time = time
         if held is None:
             raise InputError(f"{path} has a video stream without a single frame: export it again.")
         step = float(1 / stream.average_rate) if stream.average_rate else 1 / FPS
-        check_complete(container, stream, held_time + step, path)
+        length = held_time + step
+        check_complete(container, stream, start + length, path)
+        if start and length <= 0:
+            raise InputError(f"{path} ends at {start + length:.2f} s, before {start:.2f} s.")
         # At least one frame; a half step of slack for 1/24.9 and the like.
-        while count < limit and (count == 0 or count < round((held_time + step) * FPS)):
-            yield held
+        while count < limit and (count == 0 or count < round(length * FPS)):
+            yield held()
             count += 1
 
 
 def read_soundtrack(
-    path: str | os.PathLike, frames: int, max_seconds: float | None = None
+    path: str | os.PathLike, frames: int, max_seconds: float | None = None, start: float = 0.0
 ) -> Float32[np.ndarray, " n"] | None:
-    """The sound of a video's first `frames` frames: starts with the first frame, n = 640 frames."""
-    with open_media(path) as container:
-        if not container.streams.audio:
-            return None
-        waveform, audio_start = decode_audio(container, path, max_seconds)
-    with open_media(path) as container:
-        first = next(decode_frames(container, _video_stream(container, path)))
-    start = round(((first.time or 0.0) - audio_start) * SAMPLE_RATE)
-    return window(waveform, start, frames * SAMPLES_PER_FRAME)
+    """The sound of the `frames` frames that `iterate_frames` yields; n = 640 frames."""
+    if not has_sound(path):
+        return None
+    zero = _first_frame_time(path) + start
+    end = None if max_seconds is None else zero + max_seconds
+    waveform, audio_start = decode_audio(path, zero, end)
+    return window(waveform, round((zero - audio_start) * SAMPLE_RATE), frames * SAMPLES_PER_FRAME)
 
 
-def _video_stream(
-    container: av.container.InputContainer, path: str | os.PathLike
-) -> av.video.stream.VideoStream:
-    if not container.streams.video:
-        raise InputError(f"{path} has no video stream: give a file with a picture in it.")
-    return container.streams.video[0]
+def _first_frame_time(path: str | os.PathLike) -> float:
+    with open_at(path, "video") as (_, _, frames):
+        first = next(frames, None)
+        return first.time or 0.0 if first else 0.0
 
 
 def _upright_rgb(

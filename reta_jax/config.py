@@ -175,6 +175,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     random_teachers(small(config, size=32, channel_multiplier=1 / 16, style_dim=32))
     config.name += "_smoke"
     config.init_from = ""
+    config.loss.emotion_visual = config.train.eds = True
     config.experts.teacher.fields.update(
         {"size": 32, "patch": 8, "width": 32, "layers": 1, "heads": 4, "mlp_dim": 32}
     )

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from configs.synthetic import get_config
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import build_reta
-from reta_jax.weights import config_to_dict, save_weights
+from reta_jax.pretrained.reta import save_reta
+from reta_jax.weights import config_to_dict
 from tests.weights import random_variables
 
 
@@ -23,5 +24,5 @@ def save_tiny_model(folder: Path) -> Path:
     size = config.model.size
     portrait, audio = jnp.zeros((1, size, size, 3)), jnp.zeros((1, reta.window.samples))
     variables = random_variables(types.SimpleNamespace(init=init), portrait, audio)
-    save_weights(folder, variables["params"], config_to_dict(config))
+    save_reta(folder, variables["params"], config_to_dict(config), provenance=[])
     return folder

@@ -49,10 +49,11 @@ def measure(
 ) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
     """Mean and spread (c,) of the input of every modulated layer, each portrait under its f_STY."""
     networks = _networks("modconv")
+    params = {name: params[name] for name in ("image_encoder", "generator")}
     total: dict[tuple[str, ...], list[Any]] = {}
 
     @jax.jit
-    def statistics(image):
+    def statistics(params, image):
         seen = {}
 
         def look(call, arguments, keywords, context):
@@ -70,7 +71,7 @@ def measure(
         return seen
 
     for portrait in portraits:  # one at a time: at 256 px each takes hundreds of megabytes
-        for name, values in statistics(jnp.asarray(portrait)[None]).items():
+        for name, values in statistics(params, jnp.asarray(portrait)[None]).items():
             total.setdefault(tuple(name.split("/")), []).append(values)
     return {
         path: tuple(np.mean([np.asarray(row[i]) for row in rows], 0) for i in (0, 1))

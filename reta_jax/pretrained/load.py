@@ -40,7 +40,8 @@ def load(kind: str, weights: str) -> Loaded:
         if file is None:
             raise InputError(f"no weights for {kind} in {weights}: it holds no model file")
         found, record = read_source(kind, file)
-        return Loaded(found.variables, {"kind": kind, "fields": found.fields}, [record])
+        config = {"kind": kind, "fields": found.fields, "labels": list(found.labels)}
+        return Loaded(found.variables, config, [record])
     variables, config = load_weights(folder)
     if config.get("kind") != kind:
         raise InputError(f"{weights} holds {config.get('kind')!r} weights, {kind} was asked for")

@@ -26,27 +26,26 @@ def found(tmp_path_factory):
 
 def test_losses_are_those_of_one_device(found):
     assert set(found["losses"]) >= {
-        "l1", "perceptual", "motion", "sync", "prior", "emotion_visual", "emotion_audio",
+        "l1", "motion", "prior", "emotion_visual", "emotion_audio",
         "adversarial", "discriminator", "r1", "total", "grad_norm",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", ["losses", "opt_state", "d_opt_state", "params", "d_params", "ema"]
-)
-def test_one_device_computes_the_same(found, name):
-    """Losses of three steps, gradients of the first (opt_state), and what the three left.
+TOLERANCES = {
+    "losses": 1e-5, "opt_state": 1e-4, "d_opt_state": 1e-4, "params": 1e-5, "d_params": 1e-5,
+    "ema": 1e-5,
+}  # fmt: skip
 
-    Gradients of warps, rectifiers and absolute values jump, so that rounding shows in them: the
-    measure is how far apart one device is from itself with the clips in another order.
-    """
-    assert found["control"][name] < 2e-2
-    assert found["four"][name] < 4 * found["control"][name]
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_one_device_computes_the_same(found, name):
+    """Losses of three steps, gradients of the first (opt_state), and what the three left."""
+    assert found["apart"][name] < TOLERANCES[name]
 
 
 @pytest.mark.parametrize("name", ["params", "d_params", "ema"])
 def test_three_steps_move_far_more_than_that(found, name):
-    assert found[f"{name}_moved"] > 20 * found["four"][name]
+    assert found[f"{name}_moved"] > 1e-3
 
 
 def test_every_parameter_has_a_gradient(found):

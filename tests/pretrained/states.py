@@ -25,9 +25,10 @@ TINY_VIT = {
     "num_attention_heads": 2, "intermediate_size": 24,
 }  # fmt: skip
 TINY_VOICE = {
-    "conv_dim": [8] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2],
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
-    "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
+    "conv_dim": [8] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2], "hidden_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "intermediate_size": 24, "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
 }  # fmt: skip
 
 
@@ -94,8 +95,9 @@ EXPRESSIONS = 79  # of which 64 are used
 def bfm_numbers() -> dict[str, np.ndarray]:
     """The raw model's numbers, micrometres, and which vertices the prepared one keeps."""
     rng = np.random.default_rng(0)
+    half = rng.normal(0, 6e4, (RAW_SHAPE // 2, 3))
     return {
-        "shape": rng.normal(0, 6e4, (RAW_SHAPE, 3)),
+        "shape": np.concatenate([half, half + 3e3]),  # neighbours half a centimetre apart
         "modes": rng.normal(0, 1, (EXPRESSIONS, RAW_EXPRESSION * 3)).astype(np.float32),
         "deviations": rng.uniform(1e3, 1e4, EXPRESSIONS),
         "trim": rng.permutation(RAW_SHAPE)[:RAW_EXPRESSION],

@@ -6,13 +6,14 @@ import pytest
 
 from data_pipeline.errors import InputError
 from reta_jax.pretrained import edtalk, lia
+from reta_jax.pretrained.adain import to_adain
 from tests.golden.fill import state_dict
 
 
 def test_lia_and_edtalk_give_the_same_trees():
     """Their shared keys carry the same seeded weights."""
     trees = [
-        convert(state_dict(name), modulation="modconv")
+        convert(state_dict(name))
         for convert, name in (
             (lia.convert, "lia_gen"),
             (edtalk.convert, "edtalk_gen"),
@@ -24,8 +25,8 @@ def test_lia_and_edtalk_give_the_same_trees():
 
 
 def test_adain_adds_a_zero_beta():
-    plain = lia.convert(state_dict("lia_gen"), modulation="modconv")["generator"]
-    adain = lia.convert(state_dict("lia_gen"))["generator"]
+    published = lia.convert(state_dict("lia_gen"))
+    plain, adain = published["generator"], to_adain(published, None)["generator"]
     betas = [
         leaf
         for path, leaf in jax.tree.leaves_with_path(adain)
@@ -33,7 +34,8 @@ def test_adain_adds_a_zero_beta():
     ]
     assert len(betas) == 2 * 19
     assert not any(leaf.any() for leaf in betas)
-    assert len(jax.tree.leaves(adain)) == len(jax.tree.leaves(plain)) + len(betas)
+    spreads = 19
+    assert len(jax.tree.leaves(adain)) == len(jax.tree.leaves(plain)) + len(betas) + spreads
     np.testing.assert_array_equal(
         adain["level_64"]["up"]["kernel"], plain["level_64"]["up"]["kernel"]
     )

@@ -1,0 +1,242 @@
+"""Our own models as folders to share, and what training starts from."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from configs.synthetic import get_config
+from data_pipeline.errors import InputError
+from reta_jax.initial import initial_weights
+from reta_jax.models.discriminator import Discriminator
+from reta_jax.models.morphable import builtin_morphable
+from reta_jax.models.reta import RETA
+from reta_jax.pretrained import wav2vec2
+from reta_jax.pretrained.reta import load_reta, save_reta
+from reta_jax.state import build_networks, create_state
+from reta_jax.weights import config_to_dict, flatten, load_weights, nest, save_weights
+from tests.pretrained.states import TINY_VOICE, voice_state, write_json
+from tests.tiny import save_tiny_model
+from tests.weights import random_variables
+
+RECORDS = [
+    {
+        "source": "edtalk",
+        "published_at": "https://github.com/tanshuai0219/EDTalk",
+        "licence": "Apache-2.0, derived from LIA (CC BY-NC 4.0)",
+        "commercial_use": False,
+        "files": [],
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("shared") / "reta")
+
+
+@pytest.fixture(scope="module")
+def contents(shared):
+    return load_weights(shared)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "model"
+
+
+def equal(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+# A model's folder.
+
+
+def test_a_model_comes_back_and_renders_the_same(shared, folder, contents):
+    model = load_reta(shared)
+    equal(model.params, contents[0])
+    save_reta(folder, jax.device_get(model.params), config_to_dict(model.config), RECORDS)
+    reta, params = RETA.from_pretrained(folder)
+    assert reta == model.reta
+    equal(params, model.params)
+    assert load_weights(folder)[1]["provenance"] == RECORDS
+    again = load_reta(str(folder)).config
+    assert {k: again[k] for k in ("model", "name")} == {
+        k: model.config[k] for k in ("model", "name")
+    }
+
+
+def test_half_precision_is_close(folder, contents):
+    params, config = contents
+    save_reta(folder, params, config, [], dtype="float16")
+    half = load_reta(folder)
+    for ours, theirs in zip(jax.tree.leaves(half.params), jax.tree.leaves(params), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_card_names_licences_and_use(folder, contents):
+    params, config = contents
+    save_reta(folder, params, config, RECORDS)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: reta_jax\n")
+    for what in (
+        "32 px at 25 fps",
+        f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters",
+        "weights of edtalk: Apache-2.0, derived from LIA (CC BY-NC 4.0); not for commercial use",
+        "Renderer.from_pretrained",
+        "consent",
+    ):
+        assert what in card
+    save_reta(folder, params, config, [])
+    assert "none: trained from scratch" in (folder / "README.md").read_text()
+
+
+def without(params, path):
+    return nest({key: leaf for key, leaf in flatten(params).items() if key != path})
+
+
+CHANGES = {
+    "shape": (
+        lambda p: nest(flatten(p) | {"generator/constant": np.zeros((4, 4, 3), np.float32)}),
+        {},
+        r"generator/constant is \(4, 4, 3\), expected \(4, 4, \d+\)",
+    ),
+    "missing": (
+        lambda p: without(p, "generator/constant"),
+        {},
+        r"missing generator/constant",
+    ),
+    "unexpected": (
+        lambda p: p | {"teeth": np.zeros(3, np.float32)},
+        {},
+        "unexpected teeth",
+    ),
+    "other kind": (lambda p: p, {"kind": "vgg19"}, "holds 'vgg19' weights, not a RETA model"),
+    "no kind": (lambda p: p, {"kind": None}, "holds None weights, not a RETA model"),
+    "no model": (lambda p: p, {"model": {}}, "describes no RETA model"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_architecture_is_refused_by_what_differs(folder, contents, name):
+    change, values, what = CHANGES[name]
+    params, config = contents
+    save_weights(folder, change(params), config | values)
+    with pytest.raises(InputError, match=f"{folder}.*{what}") as error:
+        RETA.from_pretrained(str(folder))
+    assert len(str(error.value)) < 400  # what differs, not all there is
+
+
+@pytest.mark.parametrize("number", [None, 0, 2])
+def test_other_formats_are_refused(folder, contents, number):
+    save_reta(folder, *contents, [])
+    config = json.loads((folder / "config.json").read_text()) | {"format": number}
+    write_json(folder, config=config)
+    with pytest.raises(InputError, match=rf"{folder} have format {number}; this version reads 1"):
+        load_reta(folder)
+
+
+# What training starts from.
+
+
+@functools.cache
+def abstract_state(kind="mel", heads=2):
+    config = tiny_config(kind=kind, heads=heads)
+    networks = build_networks(config, 32)
+    morphable = builtin_morphable(config.model.uv_resolution)
+    create = functools.partial(create_state, config, networks, morphable)
+    return jax.eval_shape(create, jax.random.key(0))
+
+
+def tiny_config(weights="", kind="mel", heads=2):
+    config = get_config("smoke")
+    config.init_from = str(weights)
+    audio = config.model.audio_encoder
+    audio.kind = kind
+    audio.wav2vec2.update(
+        {
+            "conv_features": (8,) * 7, "width": 16, "layers": 2, "heads": heads, "mlp_dim": 24,
+            "position_kernel": 8, "position_groups": 2,
+        }
+    )  # fmt: skip
+    return config
+
+
+@pytest.fixture
+def networks(folder, contents):
+    """An import of image networks with a discriminator, as `import edtalk` writes it."""
+    config = tiny_config()
+    discriminator = Discriminator(config.model.size, config.model.channel_multiplier)
+    image = jnp.zeros((1, config.model.size, config.model.size, 3))
+    params = {name: contents[0][name] for name in ("image_encoder", "generator")}
+    params["discriminator"] = random_variables(discriminator, image)["params"]
+    values = {"kind": "image_networks", "fields": {"modulation": config.model.modulation}}
+    save_weights(folder, params, values | {"provenance": RECORDS})
+    return params
+
+
+def test_image_networks_and_discriminator_are_taken(folder, networks):
+    found = initial_weights(tiny_config(folder), abstract_state())
+    equal(found.reta, {name: networks[name] for name in ("image_encoder", "generator")})
+    equal(found.discriminator, networks["discriminator"])
+    assert found.provenance == RECORDS
+
+
+def test_another_modulation_is_refused(folder, networks):
+    config = tiny_config(folder)
+    config.model.modulation = "modconv"
+    with pytest.raises(InputError, match=f"{folder} was imported .*'adain'.*'modconv'.*again"):
+        initial_weights(config, abstract_state())
+
+
+@pytest.mark.parametrize("room", ["image_encoder", "generator", "discriminator"])
+def test_another_shape_is_refused(folder, networks, room):
+    key, leaf = next(iter(flatten(networks[room]).items()))
+    networks[room] = nest(flatten(networks[room]) | {key: leaf[..., :1]})
+    values = {"kind": "image_networks", "fields": {"modulation": "adain"}, "provenance": []}
+    save_weights(folder, networks, values)
+    with pytest.raises(InputError, match=f"{room} of {folder} does not fit the model: {key} is"):
+        initial_weights(tiny_config(folder), abstract_state())
+    config = tiny_config(folder)
+    config.init_partial = True
+    assert initial_weights(config, abstract_state()).reta.keys() == {"image_encoder", "generator"}
+
+
+def test_a_whole_model_is_taken(shared, contents):
+    found = initial_weights(tiny_config(shared), abstract_state())
+    equal(found.reta, contents[0])
+    assert found.discriminator == {}
+
+
+def test_nothing_is_taken_from_scratch():
+    assert initial_weights(tiny_config(), abstract_state()) == ({}, {}, [])
+
+
+def test_other_starts_are_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="init_from.* no folder nowhere; .*import edtalk FILE"):
+        initial_weights(tiny_config("nowhere"), abstract_state())
+    save_weights(folder, {"a": np.zeros(1, np.float32)}, {"kind": "vgg19", "fields": {}})
+    with pytest.raises(InputError, match=f"{folder} holds 'vgg19' weights"):
+        initial_weights(tiny_config(folder), abstract_state())
+
+
+def test_the_published_audio_encoder_is_taken(tmp_path):
+    save_file(voice_state(), tmp_path / "model.safetensors")
+    write_json(tmp_path, config=TINY_VOICE)
+    config = tiny_config(kind="wav2vec2")
+    config.model.audio_encoder.weights = str(tmp_path)
+    found = initial_weights(config, abstract_state("wav2vec2"))
+    expected = wav2vec2.read(tmp_path / "model.safetensors").variables
+    equal(found.reta, {"audio_encoder": {"network": expected}})
+    assert [record["source"] for record in found.provenance] == ["wav2vec2"]
+    config.model.audio_encoder.weights = "random"
+    assert initial_weights(config, abstract_state("wav2vec2")).reta == {}
+    config = tiny_config(kind="wav2vec2", heads=4)  # which no shape shows
+    config.model.audio_encoder.weights = str(tmp_path)
+    with pytest.raises(InputError, match=f"{tmp_path} has 2 attention heads.*heads is 4"):
+        initial_weights(config, abstract_state("wav2vec2", 4))
