@@ -20,7 +20,7 @@ from data_pipeline.audio import (
     has_sound,
     is_silent,
     load_audio,
-    open_media,
+    open_at,
     to_int16,
     window,
 )
@@ -159,12 +159,16 @@ class VideoJob:
             raise InputError("silent audio")
         return to_int16(voice)
 
-    def seconds(self) -> float:
-        """How much video it is, by its span or the file's header; raises InputError if unread."""
-        if self.end is not None:
-            return self.end - self.start
-        with open_media(self.source) as container:
-            return (container.duration or 0) / 1e6
+    def extent(self) -> tuple[float, float]:
+        """Seconds of video and pixels of a frame, as published or by the file's header.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self.end is not None and self.region is not None:
+            return self.end - self.start, self.region.height**2 * 16 / 9
+        with open_at(self.source, "video") as (container, stream, _):
+            return (container.duration or 0) / 1e6, stream.width * stream.height
 
 
 @functools.cache

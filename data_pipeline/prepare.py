@@ -2,6 +2,9 @@
 
     python -m data_pipeline.prepare synthetic --out data/synthetic
     python -m data_pipeline.prepare folder --raw videos --out data/mine
+    python -m data_pipeline.prepare hdtf --raw hdtf --out data/hdtf --dry-run
+
+and mead and vfhq likewise; the modules of data_pipeline/datasets say what they expect below --raw.
 
 Every finished clip is kept in out/.parts until all of them become out/records; an interrupted run
 goes on where it was, and a finished one has nothing to do. out/manifest.csv says of every source
@@ -18,7 +21,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -36,8 +39,13 @@ from rich.progress import (
 )
 
 from data_pipeline.audio import FPS
+from data_pipeline.clips import VideoJob
+from data_pipeline.datasets import folder, hdtf, mead, splits, vfhq
+from data_pipeline.datasets.raw import write_missing
 from data_pipeline.emotions import EMOTIONS
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, MissingError
+from data_pipeline.estimate import estimate
+from data_pipeline.face import landmarker_model
 from data_pipeline.records import (
     Source,
     iterate_sources,
@@ -69,7 +77,7 @@ class Row(NamedTuple):
     sha256: str
     seconds: float  # that were accepted
     clips: str  # names of the records, separated by blanks
-    state: str  # accepted, refused (its fault), or failed (ours: tried again by the next run)
+    state: str  # accepted, refused (its fault); missing, failed (ours): tried again by the next run
     reason: str
 
 
@@ -80,6 +88,7 @@ class Summary(NamedTuple):
     refused: int
     failed: int
     clips: int
+    missing: int = 0
 
 
 def prepare(
@@ -110,9 +119,7 @@ def prepare(
         parts.mkdir(exist_ok=True)
         manifest = _read_manifest(out)
         recorded = {source.clip: source for source in iterate_sources(out)}
-        kept = recorded | _list_parts(parts)
-        todo = [job for job in jobs if not _is_done(job, manifest.get(job.clip), kept)]
-        for row in _run_all(todo, parts, workers):
+        for row in _run_all(list_pending(jobs, out), parts, workers):
             manifest[row.clip] = row
             _append(out, row)
         fresh = _list_parts(parts)
@@ -134,7 +141,17 @@ def prepare(
             "has room."
         ) from error
     states = [row.state for row in rows]
-    return Summary(*(states.count(s) for s in ("accepted", "refused", "failed")), len(clips))
+    accepted, refused, failed, missing = map(
+        states.count, ("accepted", "refused", "failed", "missing")
+    )
+    return Summary(accepted, refused, failed, len(clips), missing)
+
+
+def list_pending(jobs: Sequence[Job], out: Path) -> list[Job]:
+    """The jobs that are still to be run; reads `out` and writes nothing."""
+    manifest = _read_manifest(out)
+    kept = {source.clip for source in iterate_sources(out)} | _list_parts(out / ".parts").keys()
+    return [job for job in jobs if not _is_done(job, manifest.get(job.clip), kept)]
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -155,8 +172,8 @@ def _list_parts(parts: Path) -> dict[str, Source]:
     }
 
 
-def _is_done(job: Job, row: Row | None, kept: dict[str, Source]) -> bool:
-    if row is None or row.state == "failed" or row.bytes != _size(job.source):
+def _is_done(job: Job, row: Row | None, kept: Set[str]) -> bool:
+    if row is None or row.state in ("failed", "missing") or row.bytes != _size(job.source):
         return False
     return all(name in kept for name in row.clips.split())
 
@@ -235,6 +252,8 @@ def run_job(job: Job, parts: Path) -> Row:
     while True:
         try:
             example = next(examples, None)
+        except MissingError as error:
+            return _row(job, "missing", str(error), [])
         except InputError as error:
             return _row(job, "refused", str(error), [])
         except Exception as error:
@@ -317,21 +336,45 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     synthetic.add_argument("--seed", type=int, default=0)
     synthetic.set_defaults(run=_prepare_synthetic)
 
-    folder = kinds.add_parser("folder", parents=[shared], help="your own talking-head videos")
-    folder.add_argument("--raw", type=Path, required=True, help="folder with the videos")
-    folder.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
-    folder.add_argument(
+    videos = argparse.ArgumentParser(add_help=False, parents=[shared])
+    videos.add_argument("--raw", type=Path, required=True, help="folder with the raw files")
+    videos.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
+    videos.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    videos.add_argument("--limit", type=int, help="take only the first so many files or clips")
+    videos.add_argument("--dry-run", action="store_true", help="say what to expect, make nothing")
+
+    kind = kinds.add_parser("folder", parents=[videos], help="your own talking-head videos")
+    kind.add_argument(
         "--identity-from",
         choices=("folder", "prefix", "file"),
         default="folder",
         help="who speaks: the file's folder, its name before '__', or each file another",
     )
-    folder.add_argument("--identities", type=Path, help="CSV with columns id and identity")
-    folder.add_argument("--test-identities", type=Path, help="file that names them, one a line")
-    folder.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
-    folder.add_argument("--limit", type=int, help="take only the first so many files")
-    folder.set_defaults(run=_prepare_folder)
+    kind.add_argument("--identities", type=Path, help="CSV with columns id and identity")
+    kind.add_argument("--test-identities", type=Path, help="file that names them, one a line")
+    kind.set_defaults(run=_prepare_folder)
+
+    kind = kinds.add_parser("hdtf", parents=[videos], help="HDTF's annotation and its videos")
+    _add_split(kind, "edtalk", "identity")
+    kind.set_defaults(run=_prepare_hdtf)
+
+    kind = kinds.add_parser("mead", parents=[videos], help="MEAD's actors")
+    _add_split(kind, "edtalk", "eat", "identity")
+    kind.add_argument("--views", nargs="+", choices=mead.VIEWS, default=["front"], help="cameras")
+    kind.set_defaults(run=_prepare_mead)
+
+    kind = kinds.add_parser("vfhq", parents=[videos], help="VFHQ's meta_info and its videos")
+    kind.set_defaults(run=_prepare_vfhq)
     return parser.parse_args(arguments)
+
+
+def _add_split(parser: argparse.ArgumentParser, *names: str) -> None:
+    parser.add_argument(
+        "--split",
+        choices=names,
+        default=names[0],
+        help="who is for judging: as published with a paper, or about a tenth of the identities",
+    )
 
 
 def prepare_synthetic(
@@ -360,8 +403,8 @@ def prepare_synthetic(
     )
 
 
-def _prepare_synthetic(args: argparse.Namespace) -> Summary:
-    return prepare_synthetic(
+def _prepare_synthetic(args: argparse.Namespace) -> str:
+    summary = prepare_synthetic(
         args.out,
         identities=args.identities,
         clips_per_identity=args.clips_per_identity,
@@ -370,39 +413,74 @@ def _prepare_synthetic(args: argparse.Namespace) -> Summary:
         seed=args.seed,
         workers=args.workers,
     )
+    return _tell(args.out, summary)
 
 
-def _prepare_folder(args: argparse.Namespace) -> Summary:
-    from data_pipeline.datasets import folder
-    from data_pipeline.face import landmarker_model
-
+def _prepare_folder(args: argparse.Namespace) -> str:
     jobs = folder.jobs(
-        args.raw,
-        args.size,
-        str(landmarker_model(args.face_landmarker)),
-        args.identity_from,
-        args.identities,
-        args.limit,
+        args.raw, args.size, _model(args), args.identity_from, args.identities, args.limit
     )
-    settings = {"size": args.size, "identity_from": args.identity_from}
-    return prepare(jobs, args.out, folder.split_of(args.test_identities), settings, args.workers)
+    split = splits.by_identity(args.test_identities)
+    return _prepare_videos(args, jobs, split, {"identity_from": args.identity_from})
+
+
+def _prepare_hdtf(args: argparse.Namespace) -> str:
+    split = hdtf.split_of(args.split)
+    jobs = hdtf.jobs(args.raw, args.size, _model(args), args.limit)
+    jobs = splits.leave_out(jobs, split, args.split)
+    return _prepare_videos(args, jobs, split, {"split": args.split})
+
+
+def _prepare_mead(args: argparse.Namespace) -> str:
+    split = mead.split_of(args.split)
+    jobs = mead.jobs(args.raw, args.size, _model(args), args.views, args.limit)
+    jobs = splits.leave_out(jobs, split, args.split)
+    return _prepare_videos(args, jobs, split, {"split": args.split})
+
+
+def _prepare_vfhq(args: argparse.Namespace) -> str:
+    jobs = vfhq.jobs(args.raw, args.size, _model(args), args.limit)
+    return _prepare_videos(args, jobs, vfhq.split_of, {})
+
+
+def _model(args: argparse.Namespace) -> str:
+    return "" if args.dry_run else str(landmarker_model(args.face_landmarker))
+
+
+def _prepare_videos(
+    args: argparse.Namespace,
+    jobs: Sequence[VideoJob],
+    split_of: splits.Split,
+    settings: dict[str, Any],
+) -> str:
+    if args.dry_run:
+        pending = list_pending(jobs, args.out)
+        return estimate(pending, len(jobs) - len(pending), args.size, args.workers)
+    if told := write_missing(jobs, args.raw, args.out):
+        print(told, file=sys.stderr)
+    settings = {"size": args.size} | settings
+    return _tell(args.out, prepare(jobs, args.out, split_of, settings, args.workers))
+
+
+def _tell(out: Path, summary: Summary) -> str:
+    missing = f", {summary.missing} missing" if summary.missing else ""
+    return (
+        f"{out}: {summary.clips} clips of {summary.accepted} sources, {summary.refused} refused, "
+        f"{summary.failed} failed{missing}; see manifest.csv"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parse(arguments)
     try:
-        summary = args.run(args)
+        print(args.run(args))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         return 130
-    print(
-        f"{args.out}: {summary.clips} clips of {summary.accepted} sources, {summary.refused} "
-        f"refused, {summary.failed} failed; see manifest.csv"
-    )
     return 0
 
 

@@ -185,9 +185,7 @@ def _region(crop: list[str] | None, resolution: list[str] | None) -> Region:
     if width <= 0 or height <= 0:
         raise InputError(f"the published crop {' '.join(crop)} is broken")
     # The list says 0, or 720 of a crop that needs 872 rows: then the first height it fits into.
-    fitting = (
-        tall
-        for tall in (listed, *_HEIGHTS)
-        if y + height <= _BEYOND * tall and x + width <= _BEYOND * tall * 16 / 9
-    )
-    return Region(x, y, x + width, y + height, next(fitting, y + height))
+    fitting = (tall for tall in _HEIGHTS if y + height <= tall * _BEYOND and x + width <= 2 * tall)
+    if y + height > listed * _BEYOND:
+        listed = next(fitting, y + height)
+    return Region(x, y, x + width, y + height, listed)

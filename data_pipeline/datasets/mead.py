@@ -54,8 +54,7 @@ def jobs(
     videos: dict[tuple[_Take, str], Path] = {}
     voices: dict[_Take, Path] = {}
     for path in files_below(raw):
-        folders = path.resolve().parent.parts if len(path.parts) < 7 else path.parent.parts
-        match [folder.lower() for folder in folders]:
+        match [folder.lower() for folder in path.absolute().parent.parts]:
             case [*_, actor, "video", view, emotion, level] if view in views:
                 if path.suffix.lower() in VIDEO_SUFFIXES:
                     videos[_take(actor, emotion, level, path), view] = path

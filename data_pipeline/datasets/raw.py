@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data_pipeline.clips import VideoJob
+from data_pipeline.clips import Remote, VideoJob
 from data_pipeline.errors import InputError
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v", ".flv", ".ts"}
+_FETCH = "yt-dlp --no-overwrites -S res:1080,ext:mp4:m4a --merge-output-format mp4"
 
 
 def files_below(raw: str | os.PathLike) -> list[Path]:
@@ -45,26 +46,34 @@ def by_name(videos: Iterable[Path]) -> dict[str, Path]:
 def write_missing(jobs: Sequence[VideoJob], raw: Path, out: Path) -> str:
     """Writes out/missing.sh, which fetches the videos that are not there; a sentence on them.
 
-    The file names are those under which the videos are found; without any missing there is no
-    script and no sentence.
+    They come under the names by which they are looked for. Where none is missing there is no script
+    and no sentence.
     """
-    wanted = dict(sorted({job.remote for job in jobs if job.missing and job.remote}))
     script = out / "missing.sh"
+    wanted = sorted(missing_videos(jobs))
     if not wanted:
         script.unlink(missing_ok=True)
         return ""
     lines = [
         "#!/bin/sh",
-        "# Fetches the videos that were not found; needs yt-dlp and ffmpeg. Some are gone for good.",
-        *(
-            "yt-dlp --no-overwrites -S res:1080,ext:mp4:m4a --merge-output-format mp4 -o "
-            f"{shlex.quote(f'{raw.resolve()}/{name}.%(ext)s')} -- {shlex.quote(address)}"
-            for name, address in wanted.items()
-        ),
+        "# Fetches the videos that were not found; needs yt-dlp and ffmpeg. Some may be gone.",
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    script.write_text("\n".join(lines) + "\n")
+    for name, address in wanted:
+        place = shlex.quote(f"{raw.resolve()}/{name}.%(ext)s")
+        lines.append(f"{_FETCH} -o {place} -- {shlex.quote(address)}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        script.write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {script} ({error.strerror}): give another --out."
+        ) from error
     return (
-        f"{len(wanted)} videos are not below {raw}: `sh {script}` fetches them with yt-dlp; then "
-        "give this command again."
+        f"{len(wanted)} videos are not below {raw}: `sh {shlex.quote(str(script))}` fetches them "
+        "with yt-dlp; then give this command again."
     )
+
+
+def missing_videos(jobs: Sequence[VideoJob]) -> set[Remote]:
+    """The videos that jobs wait for and that can be fetched."""
+    return {job.remote for job in jobs if job.missing and job.remote and not job.refused}

@@ -8,7 +8,7 @@ meta_info/Clip+<video>+P<person>+C<clip>+F<first>-<last>.txt has, beside landmar
     CROP 644 87 1292 735        x0 y0 x1 y1 in a picture of that height
 
 The published faces have no sound, so that the videos themselves are needed: anywhere below --raw,
-under a name that is their id, or ends in it as downloaders write it ("Talk [id].mp4", "Talk-id.mkv").
+under a name that is their id or ends in it, as downloaders write it: "Talk [id].mp4", "T-id.mkv".
 A person of a video is an identity; the split goes by videos, as a person may have two numbers.
 """
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.audio import load_audio
+from data_pipeline.audio import load_audio, open_at
 from data_pipeline.errors import InputError
-from data_pipeline.video import VideoWriter, iterate_frames, read_image, read_video
+from data_pipeline.video import VideoWriter, iterate_frames, read_image, read_soundtrack, read_video
 
 
 def grey(levels, height=32, width=48) -> np.ndarray:
@@ -30,7 +30,7 @@ def write_video(path, frames, times, time_base=Fraction(1, 1000), sound=None, so
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=Fraction(1 / time_base))
         video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
-        video.options = {"crf": "10"}
+        video.options = {"crf": "10", "g": "12"}
         video.codec_context.time_base = time_base
         if sound is not None:
             audio = container.add_stream("aac", rate=16_000, layout="mono")
@@ -92,6 +92,31 @@ def test_max_seconds_takes_the_beginning(tmp_path):
     whole, part = read_video(tmp_path / "a.mp4"), read_video(tmp_path / "a.mp4", max_seconds=0.6)
     np.testing.assert_array_equal(part.frames, whole.frames[:15])
     np.testing.assert_allclose(part.audio, whole.audio[: 15 * 640], atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_start_is_jumped_to_to_the_frame_and_the_sample(tmp_path, suffix):
+    noise = np.random.default_rng(0).normal(0, 0.1, 6 * 16_000).astype(np.float32)
+    times = 0.48 + np.arange(150) / 25
+    path = write_video(
+        tmp_path / f"a.{suffix}", grey(20 + np.arange(150)), times, Fraction(1, 25), noise, 0.48
+    )
+    whole = read_video(path)
+    for start in (0.4, 2.0, 4.6):
+        frames = np.stack(list(iterate_frames(path, 1.0, start)))
+        at = round(start * 25)
+        np.testing.assert_array_equal(frames, whole.frames[at : at + 25])
+        sound = read_soundtrack(path, 25, 1.0, start)
+        # Containers round times to a millisecond, which is 16 samples.
+        error = [
+            np.abs(sound[640:-640] - whole.audio[at * 640 + shift :][640 : len(sound) - 640]).max()
+            for shift in range(-16, 17)
+        ]
+        assert min(error) < 1e-3
+    with open_at(path, "video", 5.0) as (_, _, decoded):
+        assert 3 < next(decoded).time < 5
+    with pytest.raises(InputError, match="ends at 6.00 s, before 7.00 s"):
+        list(iterate_frames(path, 1.0, 7.0))
 
 
 def test_phones_rotation_and_wide_pixels_are_undone(tmp_path):

@@ -74,7 +74,7 @@ def test_vit_for_image_classification(tmp_path):
     network = randomise(transformers.ViTForImageClassification(config))
     network.save_pretrained(tmp_path)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    transformers.ViTImageProcessor(image_mean=mean, image_std=std).save_pretrained(tmp_path)
+    transformers.ViTImageProcessorPil(image_mean=mean, image_std=std).save_pretrained(tmp_path)
 
     images = np.random.default_rng(0).uniform(0, 1, (2, 48, 48, 3)).astype(np.float32)
     pixels = np.moveaxis((images - np.float32(mean)) / np.float32(std), -1, 1)

@@ -56,7 +56,7 @@ def equal(tree, other):
 # A model's folder.
 
 
-def test_a_model_comes_back_and_renders_the_same(shared, folder, contents):
+def test_a_model_comes_back_as_it_was(shared, folder, contents):
     model = load_reta(shared)
     equal(model.params, contents[0])
     save_reta(folder, jax.device_get(model.params), config_to_dict(model.config), RECORDS)
