@@ -18,7 +18,7 @@ smoke: $(STAMP)
 	$(RUN) -m reta_jax.demo --smoke --workdir demo-smoke
 
 test: $(STAMP)
-	$(RUN) -m pytest -n 2 --dist loadfile tests --ignore tests/test_train.py --ignore tests/multidevice
+	$(RUN) -m pytest -n 2 --dist loadfile tests
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -6,7 +6,7 @@ D.2. What the paper leaves open (batch, steps, clip length) is a choice of this 
     python -m reta_jax.pretrained import edtalk EDTalk_lip_pose.pt
     python -m reta_jax.pretrained import vgg19 vgg19-dcbb9e9d.pth
     python -m reta_jax.pretrained import sync_expert lipsync_expert.pth
-    python -m data_pipeline.prepare folder --raw hdtf_videos --out data/hdtf
+    python -m data_pipeline.prepare hdtf --raw hdtf --out data/hdtf
     python -m reta_jax.train --config configs/hdtf.py
 
 `:smoke` runs two steps of the same code, shrunk, with random teachers: on a CPU, in seconds.

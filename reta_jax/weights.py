@@ -35,7 +35,7 @@ def save_weights(
       InputError: it cannot be written there, or there is a folder of something else.
     """
     stored = lambda x: x.astype(dtype, copy=False) if np.issubdtype(x.dtype, np.floating) else x
-    flat = {key: np.ascontiguousarray(stored(x)) for key, x in flatten(params).items()}
+    flat = {key: np.asarray(stored(x), order="C") for key, x in flatten(params).items()}
     config = config | {"format": FORMAT}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

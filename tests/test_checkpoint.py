@@ -12,6 +12,7 @@ from data_pipeline.errors import InputError
 from reta_jax.checkpoint import latest_ema
 from reta_jax.config import paper
 from reta_jax.weights import (
+    FORMAT,
     check_params,
     config_from_dict,
     config_to_dict,
@@ -56,7 +57,7 @@ def flip(path, at):
 
 def test_float32_comes_back_bit_by_bit(folder, params):
     loaded, config = load_weights(folder)
-    assert config == CONFIG
+    assert config == CONFIG | {"format": FORMAT}
     ours, theirs = flatten(loaded), flatten(params)
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -191,7 +192,7 @@ def test_a_file_in_the_way_of_the_folder(tmp_path, params):
     assert (tmp_path / "weights").read_text() == "not a folder"
 
 
-@pytest.mark.parametrize("fails", ["os.replace", "reta_jax.checkpoint.save_file"])
+@pytest.mark.parametrize("fails", ["os.replace", "reta_jax.weights.save_file"])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, params, monkeypatch, fails):
     def fail(*_):
         raise OSError(28, "No space left on device")

@@ -421,14 +421,14 @@ def test_bad_checkpoints(refused, folder, weights):
     wider = config | {"model": config["model"] | {"style_dim": 48}}
     save_weights(folder / "wider", params, wider)
     for name, what in {
-        "missing": "no model at missing",
+        "missing": "there is no folder missing",
         "empty": "no model at empty",
         "run": "no finished checkpoint",
         "truncated": "cannot read the weights",
         "no_config": f"no {CONFIG_FILE}",
         "broken_config": "cannot read the weights",
         "partial": "does not fit the model: missing image_encoder/",
-        "expert": "describes no RETA model",
+        "expert": "holds 'vgg19' weights, not a RETA model",
         "unknown": "describes no RETA model: model.geometry is 'cube'",
         "wider": "does not fit the model",
     }.items():

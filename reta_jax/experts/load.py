@@ -15,6 +15,7 @@ from reta_jax.experts.landmark_net import LandmarkNet
 from reta_jax.experts.syncnet import SyncNetExpert
 from reta_jax.experts.vgg19 import VGG19
 from reta_jax.pretrained.load import RANDOM, load
+from reta_jax.weights import check_params
 
 KINDS = {
     "emotion_vit": EmotionViT,
@@ -54,6 +55,8 @@ def load_expert(
     loaded = load(kind, weights)
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in loaded.config["fields"].items()}
     network = KINDS[kind](**fields)  # its fields are hashed when it is part of a compiled program
+    expected = jax.eval_shape(network.init, jax.random.key(0), *example_inputs(kind))
+    check_params(loaded.variables, expected, weights)
     return network, jax.tree.map(jnp.asarray, loaded.variables), loaded.provenance
 
 

@@ -23,6 +23,7 @@ from reta_jax.models.morphable import MorphableModel, position_map
 from reta_jax.models.motion_encoder import MotionEncoder
 from reta_jax.models.tcn import TCN
 from reta_jax.models.wav2vec2 import Wav2Vec2
+from reta_jax.weights import config_to_dict
 
 
 class Identity(NamedTuple):
@@ -76,15 +77,22 @@ class RETA(nn.Module):
         return self.generate(identity, controls), identity, controls
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> tuple["RETA", Any]:
-        """The model and its parameters from a folder, a training workdir, or a hub repository.
+    def from_pretrained(cls, source: str | Path) -> tuple[Any, ...]:
+        """(reta, params, morphable, config), by name, of a folder, a workdir or a hub repository.
 
         Raises InputError that says what differs, if the weights do not fit the config beside them.
         """
         from reta_jax.pretrained.reta import load_reta  # it builds models of this class
 
-        model = load_reta(source)
-        return model.reta, model.params
+        return load_reta(source)
+
+    @staticmethod
+    def save_pretrained(folder: Path, params: Any, config: ml_collections.ConfigDict) -> None:
+        """Writes a folder to share: weights, the config of their training, and a model card."""
+        from reta_jax.pretrained.reta import save_reta
+
+        values = config_to_dict(config)
+        save_reta(folder, params, values, values.pop("provenance", []))
 
     def encode_portrait(self, portrait: Float[Array, "b h w 3"]) -> Identity:
         return Identity(*self.image_encoder(portrait))

@@ -60,9 +60,11 @@ def test_a_model_comes_back_as_it_was(shared, folder, contents):
     model = load_reta(shared)
     equal(model.params, contents[0])
     save_reta(folder, jax.device_get(model.params), config_to_dict(model.config), RECORDS)
-    reta, params = RETA.from_pretrained(folder)
-    assert reta == model.reta
-    equal(params, model.params)
+    first = RETA.from_pretrained(folder)
+    RETA.save_pretrained(folder, jax.device_get(first.params), first.config)
+    second = RETA.from_pretrained(folder)
+    assert second.reta == first.reta == model.reta
+    equal(second.params, model.params)
     assert load_weights(folder)[1]["provenance"] == RECORDS
     again = load_reta(str(folder)).config
     assert {k: again[k] for k in ("model", "name")} == {
