@@ -182,7 +182,7 @@ def test_the_command_refuses_in_a_sentence(weights, judges_folder, data, tmp_pat
     good = {"checkpoint": weights, "data": data, "judges": judges_folder, "split": "test"}
     good["out"] = tmp_path / "report.json"
     for wrong, what in (
-        ({"checkpoint": tmp_path / "missing"}, "no model at"),
+        ({"checkpoint": tmp_path / "missing"}, "there is no folder"),
         ({"judges": tmp_path / "missing"}, "no weights for landmark_net"),
         ({"data": tmp_path / "missing"}, "missing"),
         ({"split": "validation"}, "validation"),

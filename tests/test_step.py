@@ -241,7 +241,7 @@ def test_frozen_audio_encoder_is_bit_identical_after_a_step(plain):
     before, after, _ = plain
     trained = {name for name in before if name.startswith(".params['reta']")}
     frozen = {name for name in trained if "['audio_encoder']" in name}
-    assert len(frozen) > 10 and same(before, after) & trained == frozen
+    assert len(frozen) > 10 and frozen <= same(before, after) & trained < trained
 
 
 def test_warm_up_begins_at_zero_and_zero_steps_of_it_begin_at_once():

@@ -19,10 +19,12 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.checkpoint import latest_ema
+from reta_jax.models.morphable import builtin_morphable
 from reta_jax.state import create_state
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
 
 ROOT = Path(__file__).parents[1]
+ALL_BUT_L1 = ("perceptual", "motion", "adversarial", "sync", "emotion")
 LOSSES = {"l1", "perceptual", "motion", "emotion_visual", "emotion_audio", "emotion_cross"}
 
 
@@ -67,7 +69,7 @@ def smoke_config(data, **changes):
 def light_config(data, **changes):
     """A run of L1 alone: it compiles in a fraction of the time."""
     config = smoke_config(data, **changes)
-    config.loss.update(dict.fromkeys(("perceptual", "motion", "adversarial", "emotion"), 0.0))
+    config.loss.update(dict.fromkeys(ALL_BUT_L1, 0.0))
     return config
 
 
@@ -129,7 +131,7 @@ def test_smoke_command_leaves_weights_metrics_pictures_and_checkpoints(data, cac
     config = config_from_dict(values)
     assert config.data.dirs == (str(data),) and config.model.size == 32
     setup = train.build_networks(config, config.experts.teacher.fields.width)
-    morphable = train.builtin_morphable(config.model.uv_resolution)
+    morphable = builtin_morphable(config.model.uv_resolution)
     abstract = jax.eval_shape(
         functools.partial(create_state, config, setup), morphable, jax.random.key(0)
     )
@@ -143,9 +145,7 @@ def test_smoke_command_leaves_weights_metrics_pictures_and_checkpoints(data, cac
 def test_hdtf_smoke_runs_in_any_folder_on_data_of_its_own(cache, tmp_path):
     done = run_command(
         f"--config={ROOT}/configs/hdtf.py:smoke",
-        "--config.loss.perceptual=0.0",
-        "--config.loss.sync=0.0",
-        "--config.loss.adversarial=0.0",
+        *(f"--config.loss.{name}=0.0" for name in ALL_BUT_L1),
         "--config.train.steps=1",
         cwd=tmp_path,
         cache=cache,
@@ -228,11 +228,10 @@ def test_two_steps_and_two_more_are_four(data, cache, tmp_path, drawn):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(data, cache, tmp_path):
-    light = ("perceptual", "motion", "adversarial", "sync", "emotion")
     arguments = [
         f"--config={ROOT}/configs/synthetic.py:smoke",
         f"--config.data.dirs=('{data}',)",
-        *(f"--config.loss.{name}=0.0" for name in light),
+        *(f"--config.loss.{name}=0.0" for name in ALL_BUT_L1),
         "--config.train.batch_size=2",
         "--config.train.decay=False",
         "--config.train.preview_every=1000000",
@@ -337,8 +336,7 @@ def test_bad_arguments_are_one_sentence_and_exit_code_2(refusals, name):
 
 
 def test_missing_data_is_one_sentence_and_exit_code_2(tmp_path):
-    light = ("perceptual", "motion", "adversarial", "sync", "emotion")
-    switches = [f"--config.loss.{name}=0.0" for name in light]
+    switches = [f"--config.loss.{name}=0.0" for name in ALL_BUT_L1]
     nothing = "--config.data.synthetic_identities=0"
     done = run_command(SYNTHETIC, nothing, *switches, cwd=tmp_path)
     assert done.returncode == 2, done.stderr[-3000:]
@@ -350,9 +348,9 @@ def test_missing_data_is_one_sentence_and_exit_code_2(tmp_path):
     ("section", "changes", "sentence"),
     [
         ("model", {"geometry": "flame"}, "model.geometry is 'flame'; use '3dmm'"),
-        ("", {"init_from": "weights/nobody"}, "no params.safetensors in weights/nobody"),
+        ("", {"init_from": "weights/nobody"}, "no weights for init_from: there is no folder weights/nobody; train"),
         ("", {"loss.emotion": 1.0, "experts.teacher.weights": "weights/nobody"},
-         "no weights for emotion_vit at weights/nobody"),
+         "no weights for emotion_vit from weights/nobody: there is no such folder"),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused(data, tmp_path, section, changes, sentence):

@@ -58,8 +58,8 @@ def test_parameter_count_is_the_reference():
     """22,409,545 in the reference, of which 13 noise weights and to_rgb1 (1,542) are never used."""
     assert size_of(Generator(modulation="modconv")) == 22_409_545 - 13 - 1_542
     inputs = 512 * 11 + 256 * 3 + 128 * 3 + 64 * 2  # channels into the 19 modulated layers
-    beta = inputs * 513
-    assert size_of(Generator()) == 22_407_990 + beta
+    beta, spread = inputs * 513, inputs
+    assert size_of(Generator()) == 22_407_990 + beta + spread
 
 
 def test_frames_equal_single_frames(network, textures, codes):
@@ -119,7 +119,7 @@ def test_starts_with_no_flow_and_mostly_texture(textures, codes):
 
 
 def test_adain_layer_is_equation_1_then_convolution():
-    """In float64: normalise, alpha, beta, convolve, scale to the norm of the styled kernel."""
+    """In float64: normalise, alpha and spread, beta, convolve, divide by the styled kernel's norm."""
     layer = StyledConv(features=5, modulation="adain")
     rng = np.random.default_rng(0)
     x, code = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 4, 4, 3), (2, 6)))
@@ -134,7 +134,7 @@ def test_adain_layer_is_equation_1_then_convolution():
         for affine in (style["alpha"], style["beta"])
     )
     normalised = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
-    styled = alpha[:, None, None] * normalised + beta[:, None, None]
+    styled = style["spread"] * alpha[:, None, None] * normalised + beta[:, None, None]
     padded = np.pad(styled, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     kernel = params["kernel"] / np.sqrt(27)
