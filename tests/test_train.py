@@ -348,7 +348,7 @@ def test_missing_data_is_one_sentence_and_exit_code_2(tmp_path):
     ("section", "changes", "sentence"),
     [
         ("model", {"geometry": "flame"}, "model.geometry is 'flame'; use '3dmm'"),
-        ("", {"init_from": "weights/nobody"}, "no weights for init_from: there is no folder weights/nobody; train"),
+        ("", {"init_from": "weights/nobody"}, "no weights for init_from: there is no folder"),
         ("", {"loss.emotion": 1.0, "experts.teacher.weights": "weights/nobody"},
          "no weights for emotion_vit from weights/nobody: there is no such folder"),
     ],

@@ -119,7 +119,7 @@ def test_starts_with_no_flow_and_mostly_texture(textures, codes):
 
 
 def test_adain_layer_is_equation_1_then_convolution():
-    """In float64: normalise, alpha and spread, beta, convolve, divide by the styled kernel's norm."""
+    """In float64: normalise, alpha, spread, beta, convolve, divide by the styled kernel's norm."""
     layer = StyledConv(features=5, modulation="adain")
     rng = np.random.default_rng(0)
     x, code = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 4, 4, 3), (2, 6)))
