@@ -14,19 +14,18 @@ from reta_jax.config import paper, small, smoke
 def get_config(variant: str = ""):
     config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
-    config.model.split_res = config.tvm.resolution = 32
+    config.model.split_res = 32
     config.init_from = "weights/synthetic/reta"
     config.data.dirs = ("data/corpus",)
     config.data.max_identity_share = 0.15  # one person may own most of the minutes
     config.experts.vgg.weights = "random"
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
+    config.loss.motion, config.loss.prior = 10.0, 0.002  # as for the weights it starts from
     train = config.train
     train.batch_size, train.frames, train.steps = 8, 2, 10_000
     train.learning_rate, train.betas = 5e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
     train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
-    if variant == "smoke":
-        return smoke(config)
-    return config
+    return smoke(config) if variant == "smoke" else config

@@ -19,10 +19,6 @@ def get_config(variant: str = ""):
     config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "synthetic"
     config.model.split_res = 32
-    # At 64 px the paper-scale constants erase a mouth of ten pixels: opening and blur outgrow it.
-    config.tvm.update(
-        {"resolution": 64, "tau_init": 0.04, "kernel": 1, "sigma": 1.0, "tau_final": 0.3}
-    )
     config.data.dirs = ("data/synthetic",)
     config.data.synthetic_identities, config.data.synthetic_clips_per_identity = 160, 6
     config.data.synthetic_seconds = 2.0

@@ -84,9 +84,7 @@ def _config(workdir: Path, minutes: float, from_scratch: bool, is_smoke: bool) -
     config.train.save_every = 200
     if not from_scratch:
         config.init_from = str(SHIPPED_WEIGHTS)
-        config.train.learning_rate /= (
-            40  # the weights are trained: a start that moves them far costs
-        )
+        config.train.learning_rate /= 40  # they are trained: large steps would undo, not add
     if is_smoke:
         config.data.synthetic_identities, config.data.synthetic_clips_per_identity = 4, 1
         config.train.steps, config.train.warmup_steps = 2, 1

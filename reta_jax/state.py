@@ -108,6 +108,11 @@ def create_state(
     }
     d_params = networks.discriminator.init(key_d, portrait)["params"]
     d_params = take_fitting(d_params, d_start or {})
+    return first_state(config, params, d_params)
+
+
+def first_state(config: ml_collections.ConfigDict, params: Any, d_params: Any) -> TrainState:
+    """The state at step 0 of given parameters."""
     generator_tx, discriminator_tx = optimizers(config)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

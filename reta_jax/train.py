@@ -66,9 +66,8 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     morphable, records = load_morphable(config.model)
     constants = parallel.replicate(Constants(experts, morphable), mesh)
     batches = open_batches(config)  # before the start, which takes longer to fail
-    provenance += records
-    state, checkpoints, data_state = start(config, workdir, networks, constants, mesh, provenance)
-    provenance = keep_provenance(workdir, provenance)
+    state, checkpoints, data_state, initial = start(config, workdir, networks, constants, mesh)
+    provenance = keep_provenance(workdir, [*provenance, *records, *initial])
     if data_state is not None:
         batches.set_state(data_state)
     writer = Writer(workdir)
@@ -131,16 +130,11 @@ def make_synthetic_data(config: ConfigDict) -> None:
 
 
 def start(
-    config: ConfigDict,
-    workdir: Path,
-    networks: Networks,
-    constants: Constants,
-    mesh: Any,
-    provenance: list[dict[str, Any]],
-) -> tuple[TrainState, Checkpoints, dict[str, Any] | None]:
+    config: ConfigDict, workdir: Path, networks: Networks, constants: Constants, mesh: Any
+) -> tuple[TrainState, Checkpoints, dict[str, Any] | None, list[dict[str, Any]]]:
     """The workdir's latest checkpoint, else the weights that the config names, else from scratch.
 
-    Adds the records of the weights that it loads to `provenance`.
+    Returns also the data position, None at the first step, and the records of weights just loaded.
     """
     create = functools.partial(create_state, config, networks)
     key = jax.random.key(config.train.seed, impl="rbg")  # threefry takes a minute to compile
@@ -153,12 +147,11 @@ def start(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract
         )
         state, data_state = checkpoints.restore(placed)
-        return state, checkpoints, data_state
+        return state, checkpoints, data_state, []
     initial = initial_weights(config, abstract)
-    provenance += initial.provenance
     given = (initial.reta, initial.discriminator)
     state = jax.jit(create, out_shardings=replicated)(constants.morphable, key, *given)
-    return state, checkpoints, None
+    return state, checkpoints, None, initial.provenance
 
 
 def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

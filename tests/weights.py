@@ -12,7 +12,7 @@ def random_variables(network: nn.Module, *inputs: jax.Array, seed: int = 0) -> d
     random = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if path[-1].key in ("scale", "var"):
+        if path[-1].key in ("scale", "spread", "var"):
             return jax.numpy.ones(leaf.shape)
         if len(leaf.shape) < 2:
             return jax.numpy.zeros(leaf.shape)

@@ -22,7 +22,7 @@ SIDE = 256  # what the landmarker sees: it misses faces of a few dozen pixels
 QUIETEST_DB = -60.0
 
 
-def mouth_opening(
+def lip_gap(
     frames: UInt8[np.ndarray, "t h w 3"], landmarker: FaceLandmarker
 ) -> Float[np.ndarray, " t"]:
     """Gap of the inner lips over the distance of the outer eye corners; NaN without a face."""
@@ -57,7 +57,7 @@ def follows_voice(
 
     Raises InputError if fewer than half of the frames show a face.
     """
-    opening, volume = mouth_opening(frames, landmarker), loudness(waveform, len(frames))
+    opening, volume = lip_gap(frames, landmarker), loudness(waveform, len(frames))
     seen = np.isfinite(opening)
     if seen.mean() < 0.5:
         raise InputError(f"a face is seen in {seen.sum()} of {len(frames)} frames only")

@@ -146,23 +146,19 @@ def _read_legacy(path: Path) -> Any:
                 f"{path} was written on a big-endian machine: save it again on another"
             )
         body = file.tell()
-        sizes: dict[str, int] = {}
         first = _Unpickler(file, path, None)
         first.load()
-        sizes = first.item_sizes
         keys = load()
-        data = _legacy_storages(path, file.tell(), keys, sizes)
+        data = _legacy_storages(path, file.tell(), keys, first.item_sizes)
         file.seek(body)
-        return _Unpickler(file, path, data.__getitem__).load()
+        return _Unpickler(file, path, lambda storage: data[storage.key]).load()
 
 
-class _ByKey(dict):
-    def __getitem__(self, storage: "Storage") -> np.ndarray:
-        return super().__getitem__(storage.key)
-
-
-def _legacy_storages(path: Path, start: int, keys: list[str], sizes: dict[str, int]) -> _ByKey:
-    mapped, storages = np.memmap(path, np.uint8, "r"), _ByKey()
+def _legacy_storages(
+    path: Path, start: int, keys: list[str], sizes: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Bytes of each storage; they follow one another from `start` on, each after its length."""
+    mapped, storages = np.memmap(path, np.uint8, "r"), {}
     if not isinstance(keys, list) or set(keys) != set(sizes):
         raise InputError(f"{path} is damaged: its list of storages does not match its tensors")
     for key in keys:

@@ -5,7 +5,7 @@ import pytest
 
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
-from reta_jax.metrics.mouth import correlation, follows_voice, loudness, mouth_opening
+from reta_jax.metrics.mouth import correlation, follows_voice, lip_gap, loudness
 
 FRAME = 640
 
@@ -39,7 +39,7 @@ def voice(decibels):
 
 def test_opening_is_in_units_of_the_eyes_distance():
     np.testing.assert_allclose(
-        mouth_opening(painted([10, 0, 30]), PaintedFace()), [0.1, np.nan, 0.3], rtol=1e-6
+        lip_gap(painted([10, 0, 30]), PaintedFace()), [0.1, np.nan, 0.3], rtol=1e-6
     )
 
 

@@ -95,15 +95,7 @@ def build(config):
     for name in ("image_encoder", "generator"):
         params["reta"][name] = unit_variance(params["reta"][name])
     params, d_params = off_zero(params), off_zero(unit_variance(d_params))
-    generator_tx, discriminator_tx = gradient_descent(config)
-    start = state.TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=generator_tx.init(params),
-        d_params=d_params,
-        d_opt_state=discriminator_tx.init(d_params),
-        ema=params["reta"],
-    )
+    start = state.first_state(config, params, d_params)  # of gradient_descent (see main)
     constants = step.Constants(Experts(**loaded), morphable)
     return networks, jax.device_get(constants), jax.device_get(start)
 
