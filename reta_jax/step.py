@@ -288,7 +288,7 @@ def discriminator_terms(
         def penalty() -> Array:
             return losses.gradient_penalty(jax.grad(lambda x: judge(x).sum())(real))
 
-        rest = lambda: jax.lax.pcast(jnp.zeros(()), AXIS, to="varying")
+        rest = lambda: jax.lax.pcast(jnp.zeros((), jnp.float32), AXIS, to="varying")
         terms["r1"] = gamma * every * jax.lax.cond(step % every == 0, penalty, rest)
     return terms
 

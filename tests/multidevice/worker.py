@@ -94,6 +94,7 @@ def build(config):
     d_params = random_variables(networks.discriminator, batch.portrait)["params"]
     for name in ("image_encoder", "generator"):
         params["reta"][name] = unit_variance(params["reta"][name])
+    calm_flows(params["reta"]["generator"])
     params, d_params = off_zero(params), off_zero(unit_variance(d_params))
     start = state.first_state(config, params, d_params)  # of gradient_descent (see main)
     constants = step.Constants(Experts(**loaded), morphable)
@@ -103,6 +104,12 @@ def build(config):
 def unit_variance(params):
     """Layers of equalised learning rate divide by the root of the fan-in themselves."""
     return jax.tree.map(lambda x: x * np.sqrt(np.prod(x.shape[:-1])) if x.ndim > 1 else x, params)
+
+
+def calm_flows(generator):
+    """Flows of a few pixels: warps that fold the image are chaotic in their parameters."""
+    for level in (value for name, value in generator.items() if name.startswith("level")):
+        level["to_flow"]["kernel"] = 0.02 * level["to_flow"]["kernel"]
 
 
 def off_zero(params):
