@@ -111,7 +111,9 @@ def sheet(renderer: Renderer, clip: EvaluationClip, generated: np.ndarray) -> np
     rows = []
     for moment in np.linspace(0, len(generated) - 1, MOMENTS).round().astype(int):
         chunk, i = divmod(int(moment), reta.window.chunk)
-        output, controls = inside(renderer.params, morphable, identity, chunks[chunk][0][None])
+        output, controls = inside(
+            renderer.params, morphable, identity, chunks[chunk][0][None], renderer.silence
+        )
         rows.append(
             model_row(
                 clip.portrait,

@@ -7,7 +7,7 @@ In scripts:
 
 The portrait is encoded once. The voice is cut into windows of fixed length (past, chunk,
 look-ahead), each of which gives its chunk's frames: one shape is compiled whatever the length, and
-memory does not grow with it.
+memory does not grow with it. Where nobody speaks, the mouth fades to what it is in silence.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from reta_jax.models.audio_encoder import AudioWindow
 from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
+from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
@@ -45,20 +46,50 @@ def encode_portrait(reta: RETA, params: Any, portrait: UInt8[Array, "b h w 3"]) 
     return reta.apply({"params": params}, to_float(portrait), method=RETA.encode_portrait)
 
 
+@functools.partial(jax.jit, static_argnames="reta")
+def controls_in_silence(reta: RETA, params: Any, morphable: MorphableModel) -> Controls:
+    """What the model does while nobody speaks: one row, (1, 1, d)."""
+    silence = jnp.zeros((1, reta.window.samples))
+    return _encode_chunk(reta, params, morphable, silence, frames=1)
+
+
 def forward_chunk(
     reta: RETA,
     params: Any,
     morphable: MorphableModel,
     identity: Identity,
     audio: Float[Array, "b n"],
+    silence: Controls | None = None,
 ) -> tuple[GeneratorOutput, Controls]:
-    """The chunk of each audio window: frames with flow and masks, and what the voice says."""
-    offset = jnp.zeros(audio.shape[0], jnp.int32)
-    controls = reta.apply(
-        {"params": params}, audio, offset, reta.window.chunk, morphable, method=RETA.encode_voice
-    )
+    """The chunk of each audio window: frames with flow and masks, and what the voice says.
+
+    With the controls in `silence`, the motion fades to theirs where nobody speaks.
+    """
+    chunk = reta.window.chunk
+    controls = _encode_chunk(reta, params, morphable, audio, chunk)
+    if silence is not None:
+        spoken = voice_activity(audio)[:, reta.window.past : reta.window.past + chunk]
+        controls = _fade_motion(controls, silence, spoken)
     output = reta.apply({"params": params}, identity, controls, method=RETA.generate)
     return output, controls
+
+
+def _encode_chunk(
+    reta: RETA, params: Any, morphable: MorphableModel, audio: Array, frames: int
+) -> Controls:
+    offset = jnp.zeros(audio.shape[0], jnp.int32)
+    return reta.apply(
+        {"params": params}, audio, offset, frames, morphable, method=RETA.encode_voice
+    )
+
+
+def _fade_motion(controls: Controls, silence: Controls, spoken: Float[Array, "b t"]) -> Controls:
+    def fade(moving: Array | None, still: Array | None) -> Array | None:
+        return None if moving is None else still + spoken[..., None] * (moving - still)
+
+    return controls._replace(
+        motion=fade(controls.motion, silence.motion), p_exp=fade(controls.p_exp, silence.p_exp)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="reta")
@@ -68,9 +99,10 @@ def render_chunk(
     morphable: MorphableModel,
     identity: Identity,
     audio: Float[Array, "b n"],
+    silence: Controls | None = None,
 ) -> UInt8[Array, "b t h w 3"]:
-    """The chunk's frames of each audio window."""
-    output, _ = forward_chunk(reta, params, morphable, identity, audio)
+    """The chunk's frames of each audio window; see `forward_chunk`."""
+    output, _ = forward_chunk(reta, params, morphable, identity, audio, silence)
     return to_uint8(output.frames)
 
 
@@ -80,17 +112,19 @@ def render(
     morphable: MorphableModel,
     portrait: UInt8[np.ndarray, "h w 3"],
     waveform: Float[np.ndarray, " n"],
+    silence: Controls | None = None,
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
     """Yields the frames of a voice chunk by chunk; ceil(n / 640) frames in all.
 
     Args:
       portrait: a face crop of the model's size.
       waveform: 16 kHz mono in [-1, 1].
+      silence: of `controls_in_silence`, if the mouth is to close where nobody speaks.
     """
     identity = encode_portrait(reta, params, portrait[None])
     pending: tuple[Array, int] | None = None
     for audio, count in audio_windows(waveform, reta.window):
-        chunk = render_chunk(reta, params, morphable, identity, audio[None])
+        chunk = render_chunk(reta, params, morphable, identity, audio[None], silence)
         if pending is not None:  # fetched while the device works on the next chunk
             yield np.asarray(pending[0])[0, : pending[1]]
         pending = chunk, count
@@ -109,20 +143,50 @@ def audio_windows(
 
 
 class Renderer:
-    """A trained model, ready to render."""
+    """A trained model, ready to render.
 
-    def __init__(self, reta: RETA, params: Any, morphable: MorphableModel, size: int):
+    Args:
+      size: of the frames in pixels.
+      close_in_silence: the mouth fades to its rest where nobody speaks.
+    """
+
+    def __init__(
+        self,
+        reta: RETA,
+        params: Any,
+        morphable: MorphableModel,
+        size: int,
+        close_in_silence: bool = True,
+    ):
         self.reta, self.params, self.morphable, self.size = reta, params, morphable, size
+        self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> "Renderer":
+    def from_pretrained(cls, path: str | Path, close_in_silence: bool = True) -> "Renderer":
         """Loads a folder of weights, a training run's latest checkpoint, or a hub repository.
 
         Raises:
           InputError: nothing there, or it does not fit its config.
         """
         model = load_reta(path)
-        return cls(model.reta, model.params, model.morphable, model.config.model.size)
+        size = model.config.model.size
+        return cls(model.reta, model.params, model.morphable, size, close_in_silence)
+
+    def with_chunk(self, chunk: int) -> "Renderer":
+        """The same model with fewer frames a window: less delay live, more work for the voice.
+
+        The window keeps its length. The frames that are left of the chunk are its last ones, which
+        in training, too, had the look-ahead alone before them.
+
+        Raises:
+          InputError: no frame, or more than the model was trained with.
+        """
+        window = self.reta.window
+        if not 1 <= chunk <= window.chunk:
+            raise InputError(f"a chunk of {chunk} frames: this model renders 1 to {window.chunk}")
+        window = window._replace(past=window.past + window.chunk - chunk, chunk=chunk)
+        reta = self.reta.clone(window=window)
+        return Renderer(reta, self.params, self.morphable, self.size, self.silence is not None)
 
     def render(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
@@ -135,7 +199,7 @@ class Renderer:
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         """Yields frames chunk by chunk, in constant memory."""
-        yield from render(self.reta, self.params, self.morphable, portrait, waveform)
+        yield from render(self.reta, self.params, self.morphable, portrait, waveform, self.silence)
 
 
 def render_file(
@@ -191,6 +255,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="auto finds the face and crops to it; none takes the image as it is",
     )
     parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    parser.add_argument(
+        "--close-in-silence",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the mouth fade to its rest where nobody speaks",
+    )
     arguments = parser.parse_args(argv)
     if arguments.out is None:
         name = f"{arguments.image.stem}_{arguments.audio.stem}.mp4"
@@ -201,7 +271,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
-        renderer = Renderer.from_pretrained(arguments.checkpoint)
+        renderer = Renderer.from_pretrained(arguments.checkpoint, arguments.close_in_silence)
         frames = render_file(
             renderer,
             arguments.image,

@@ -1,0 +1,497 @@
+"""Talks live: sound goes in as it comes, frames come out with the sound that they belong to.
+
+    streamer = Streamer(renderer, portrait)
+    streamer.push_audio(samples, 24_000)
+    for frame in streamer:  # all that can be said by now; frame.image, frame.audio
+        ...
+    streamer.flush()  # the speaker is done: the rest comes out
+    for frame in streamer:
+        ...
+
+An utterance, from its first sample to `flush`, gives the very frames that `Renderer.render` gives
+of the same sound, however it was cut: both see the same windows. A frame waits for the rest of its
+chunk and the look-ahead: (chunk + 2) * 40 ms of sound; `Renderer.with_chunk(1)` waits 120 ms.
+Memory holds one window and the sound that was not played yet, however long the utterance.
+
+`StreamServer` renders several streams in one call of the device. `AsyncReta` is the asynchronous
+form that avatar hosts drive (push_audio, flush, interrupt, run, shutdown), paced at 25 frames a
+second, with idle frames while nobody speaks.
+"""
+
+import asyncio
+import collections
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int, Int16, UInt8
+
+from data_pipeline.audio import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, to_float, to_int16, window
+from data_pipeline.errors import InputError
+from reta_jax.models.audio_encoder import AudioWindow
+from reta_jax.models.reta import Identity
+from reta_jax.render import Renderer, encode_portrait, render_chunk
+
+PATIENCE = 5  # frames that a voice waits for its images in an utterance
+
+
+class Frame(NamedTuple):
+    """A video frame and its 40 ms of sound."""
+
+    image: UInt8[np.ndarray, "h w 3"]  # RGB
+    audio: Int16[np.ndarray, "640"]  # 16 kHz, zeros after the end of the voice
+    end_of_speech: bool  # the utterance's last one
+
+
+class _Samples:
+    """A queue of samples, joined when they are asked for."""
+
+    def __init__(self):
+        self._parts = [np.zeros(0, np.float32)]
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, samples: Float32[np.ndarray, " n"]) -> None:
+        self._parts.append(samples)
+        self._length += len(samples)
+
+    def peek(self, count: int) -> Float32[np.ndarray, " {count}"]:
+        """The first samples, with zeros after the last one."""
+        self._parts = [np.concatenate(self._parts)]
+        return window(self._parts[0], 0, count)
+
+    def drop(self, count: int) -> None:
+        """Drops the first samples, which have been peeked at."""
+        self._parts[0] = self._parts[0][count:]
+        self._length = len(self._parts[0])
+
+
+class Utterance:
+    """A voice in the making: sound goes in in any pieces, windows and images through, frames out.
+
+    The windows are those of `reta_jax.render.audio_windows` over the whole voice.
+    """
+
+    def __init__(self, spec: AudioWindow):
+        self._spec = spec
+        self._pending = _Samples()  # of the next window, from its start on
+        self._pending.append(np.zeros(spec.past * SAMPLES_PER_FRAME, np.float32))
+        self._sound = _Samples()  # that was not played yet
+        self._images: dict[int, UInt8[np.ndarray, "h w 3"]] = {}  # by their frames' numbers
+        self._received = 0  # samples at 16 kHz
+        self._taken = self._played = 0  # frames
+        self._is_over = False
+        self._rate = 0
+        self._resampler: av.AudioResampler | None = None
+
+    @property
+    def is_played(self) -> bool:
+        return self._is_over and self._played >= self._frames
+
+    @property
+    def is_begun(self) -> bool:
+        return self._played > 0
+
+    @property
+    def waiting(self) -> int:
+        """Frames that are rendered and not played."""
+        return len(self._images)
+
+    def push(self, samples: np.ndarray, rate: int) -> None:
+        """Adds sound, (n,) or (n, channels), int16 or float in [-1, 1].
+
+        Raises:
+          InputError: the rate is none, or another than before; samples that are no numbers.
+        """
+        mono = _to_mono(samples)
+        if rate <= 0:
+            raise InputError(f"a sample rate of {rate} Hz: give a positive one")
+        if self._rate not in (0, rate):
+            raise InputError(
+                f"sound of {rate} Hz in an utterance of {self._rate} Hz: flush between them"
+            )
+        self._rate = rate
+        self._append(mono if rate == SAMPLE_RATE else self._resample(mono))
+
+    def finish(self) -> None:
+        """No more sound will come."""
+        if self._resampler is not None:
+            self._append(self._resample(None))
+        self._is_over = True
+
+    def take(self) -> tuple[int, Float32[np.ndarray, " w"]] | None:
+        """The number of a chunk's first frame and its window, once its sound is there.
+
+        A chunk whose frames have all been played without their images is left out.
+        """
+        spec = self._spec
+        while self._taken < self._frames:
+            if not self._is_over and len(self._pending) < spec.samples:
+                return None
+            first, whole = self._taken, self._pending.peek(spec.samples)
+            self._pending.drop(spec.chunk * SAMPLES_PER_FRAME)
+            self._taken += spec.chunk
+            if self._taken > self._played:
+                return first, whole
+        return None
+
+    def put(self, first: int, images: UInt8[np.ndarray, "t h w 3"]) -> None:
+        """Takes a chunk's images; those of frames that were played, or never will be, are left."""
+        for number in range(max(first, self._played), min(first + len(images), self._frames)):
+            self._images[number] = images[number - first]
+
+    def next_frame(self) -> Frame | None:
+        """The next frame with its sound, if it is rendered."""
+        image = self._images.pop(self._played, None)
+        return None if image is None else Frame(image, *self._play())
+
+    def next_sound(self) -> tuple[Int16[np.ndarray, "640"], bool] | None:
+        """The next frame's sound and whether it is the last, without waiting for the image."""
+        has_sound = self._played < self._frames and (
+            self._is_over or len(self._sound) >= SAMPLES_PER_FRAME
+        )
+        self._images.pop(self._played, None)
+        return self._play() if has_sound else None
+
+    @property
+    def _frames(self) -> int:
+        return -(-self._received // SAMPLES_PER_FRAME)
+
+    def _play(self) -> tuple[Int16[np.ndarray, "640"], bool]:
+        sound = to_int16(self._sound.peek(SAMPLES_PER_FRAME))
+        self._sound.drop(SAMPLES_PER_FRAME)
+        self._played += 1
+        return sound, self.is_played
+
+    def _append(self, samples: Float32[np.ndarray, " n"]) -> None:
+        self._received += len(samples)
+        self._pending.append(samples)
+        self._sound.append(samples)
+
+    def _resample(self, mono: Float32[np.ndarray, " n"] | None) -> Float32[np.ndarray, " m"]:
+        """As files are resampled; the resampler keeps what it still needs from piece to piece."""
+        if self._resampler is None:
+            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+        frame = None
+        if mono is not None:
+            if not len(mono):
+                return mono
+            frame = av.AudioFrame.from_ndarray(mono[None], "fltp", "mono")
+            frame.sample_rate = self._rate
+        parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+def _to_mono(samples: np.ndarray) -> Float32[np.ndarray, " n"]:
+    samples = np.asarray(samples)
+    if samples.dtype == np.int16:
+        samples = to_float(samples)
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"samples of type {samples.dtype}: give int16, or float in [-1, 1]")
+    elif not np.isfinite(samples).all():
+        raise InputError("samples that are not numbers: record the sound again")
+    mono = samples.mean(1) if samples.ndim == 2 else samples.reshape(-1)
+    return np.ascontiguousarray(mono, np.float32)
+
+
+class Streamer:
+    """One portrait that talks live; see the module's description."""
+
+    def __init__(self, renderer: Renderer, portrait: UInt8[np.ndarray, "h w 3"]):
+        self._server = StreamServer(renderer, streams=1)
+        self._stream = self._server.open(portrait)
+
+    def push_audio(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+        """Adds sound of any length; see `Utterance.push`."""
+        self._stream.push_audio(samples, sample_rate)
+
+    def flush(self) -> None:
+        """Ends the utterance: what was pushed comes out to its end."""
+        self._stream.flush()
+
+    def interrupt(self) -> None:
+        """Drops what has been pushed and not come out."""
+        self._stream.interrupt()
+
+    @property
+    def idle_frame(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The portrait while nobody speaks."""
+        return self._stream.idle_frame
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yields the frames whose sound is there; ends when more sound is needed."""
+        while True:
+            frame = self._stream.next_frame()
+            if frame is not None:
+                yield frame
+            elif not self._server.step():
+                return
+
+
+class ServedStream:
+    """One of a server's streams; made by `StreamServer.open`. Safe to call from two threads."""
+
+    def __init__(self, slot: int, spec: AudioWindow, idle_frame: UInt8[np.ndarray, "h w 3"]):
+        self.slot, self.idle_frame = slot, idle_frame
+        self._spec = spec
+        self._utterances: collections.deque[Utterance] = collections.deque()
+        self._is_open = False  # the last utterance may grow
+        self._lock = threading.Lock()
+
+    def push_audio(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+        """Adds sound of any length; see `Utterance.push`."""
+        with self._lock:
+            utterance = self._utterances[-1] if self._is_open else Utterance(self._spec)
+            utterance.push(samples, sample_rate)
+            if not self._is_open:
+                self._utterances.append(utterance)
+                self._is_open = True
+
+    def flush(self) -> None:
+        """Ends the utterance: what was pushed comes out to its end."""
+        with self._lock:
+            if self._is_open:
+                self._utterances[-1].finish()
+                self._is_open = False
+
+    def interrupt(self) -> None:
+        """Drops what has been pushed and not come out."""
+        with self._lock:
+            self._utterances.clear()
+            self._is_open = False
+
+    def take(self) -> tuple[Utterance, int, Float32[np.ndarray, " w"]] | None:
+        """The next window to render, and what `put` asks back."""
+        with self._lock:
+            for utterance in self._utterances:
+                if taken := utterance.take():
+                    return utterance, *taken
+            return None
+
+    def put(self, utterance: Utterance, first: int, images: UInt8[np.ndarray, "t h w 3"]) -> None:
+        """Takes a chunk's images. An utterance that was interrupted meanwhile is nobody's."""
+        with self._lock:
+            utterance.put(first, images)
+
+    def next_frame(self) -> Frame | None:
+        """The next frame with its sound, if it is rendered."""
+        with self._lock:
+            return self._utterances[0].next_frame() if self._current() else None
+
+    def next_sound(self) -> tuple[Int16[np.ndarray, "640"], bool] | None:
+        """The next frame's sound and whether it is the last, without waiting for the image."""
+        with self._lock:
+            return self._utterances[0].next_sound() if self._current() else None
+
+    @property
+    def is_speaking(self) -> bool:
+        """An utterance has begun to come out and is not at its end."""
+        with self._lock:
+            return bool(self._current() and self._utterances[0].is_begun)
+
+    @property
+    def waiting(self) -> int:
+        """Frames that are rendered and not played."""
+        with self._lock:
+            return sum(utterance.waiting for utterance in self._utterances)
+
+    def _current(self) -> bool:
+        while self._utterances and self._utterances[0].is_played:
+            self._utterances.popleft()
+        return bool(self._utterances)
+
+
+class StreamServer:
+    """Several streams, rendered together: every `step` is one call of the device.
+
+    Args:
+      streams: how many there can be at a time; the batch that is compiled.
+    """
+
+    def __init__(self, renderer: Renderer, streams: int):
+        self._renderer = renderer
+        blank = np.zeros((1, renderer.size, renderer.size, 3), np.uint8)
+        identity = encode_portrait(renderer.reta, renderer.params, blank)
+        self._identities = jax.tree.map(lambda x: jnp.repeat(x, streams, 0), identity)
+        self._slots: list[ServedStream | None] = [None] * streams
+        self._windows = np.zeros((streams, renderer.reta.window.samples), np.float32)
+
+    def open(self, portrait: UInt8[np.ndarray, "h w 3"]) -> ServedStream:
+        """A new stream for a face crop of the model's size.
+
+        Raises:
+          InputError: all places are taken, or the portrait has another size.
+        """
+        renderer = self._renderer
+        if portrait.shape != (renderer.size, renderer.size, 3):
+            raise InputError(
+                f"a portrait of shape {portrait.shape}: this model takes a face crop of "
+                f"{renderer.size}x{renderer.size} (data_pipeline.face.portrait_crop)"
+            )
+        if None not in self._slots:
+            raise InputError(f"all {len(self._slots)} streams are taken: close one")
+        slot = self._slots.index(None)
+        identity = encode_portrait(renderer.reta, renderer.params, portrait[None])
+        self._identities = _put_slot(self._identities, identity, np.int32(slot))
+        self._windows[slot] = 0
+        idle = self._render()[slot, 0]
+        self._slots[slot] = ServedStream(slot, renderer.reta.window, idle)
+        return self._slots[slot]
+
+    def close(self, stream: ServedStream) -> None:
+        """Frees the stream's place."""
+        stream.interrupt()
+        self._slots[stream.slot] = None
+
+    def step(self) -> int:
+        """Renders the next chunk of every stream that has one; returns of how many."""
+        work = [(s, *taken) for s in self._slots if s is not None and (taken := s.take())]
+        if not work:
+            return 0
+        for stream, _, _, samples in work:
+            self._windows[stream.slot] = samples
+        images = self._render()
+        for stream, utterance, first, _ in work:
+            stream.put(utterance, first, images[stream.slot])
+        return len(work)
+
+    def _render(self) -> UInt8[np.ndarray, "b t h w 3"]:
+        r = self._renderer
+        frames = render_chunk(
+            r.reta, r.params, r.morphable, self._identities, self._windows, r.silence
+        )
+        return np.asarray(frames)
+
+
+@jax.jit
+def _put_slot(identities: Identity, identity: Identity, slot: Int[Array, ""]) -> Identity:
+    return jax.tree.map(lambda all, one: all.at[slot].set(one[0]), identities, identity)
+
+
+class AudioChunk(NamedTuple):
+    """Sound as avatar hosts expect it."""
+
+    array: Int16[np.ndarray, " n"]
+    sample_rate: int = SAMPLE_RATE
+
+    @property
+    def bytes(self) -> bytes:
+        return self.array.astype("<i2").tobytes()
+
+
+class HostFrame(NamedTuple):
+    """What avatar hosts play: an image, a piece of sound, or both."""
+
+    bgr_image: UInt8[np.ndarray, "h w 3"] | None  # None: it came too late, its sound goes on
+    audio_chunk: AudioChunk | None  # None: nobody speaks
+    end_of_speech: bool = False
+
+
+class AsyncReta:
+    """The asynchronous form: `run` yields 25 frames a second, speaking or idle.
+
+    The device works in a thread, ahead of what is played. Where sound is late, the last frame
+    stays. Where images are late, the voice may wait for them `PATIENCE` frames in an utterance;
+    then it goes on without: a frame whose time is over is dropped and counted (`dropped`), never
+    queued.
+
+    Args:
+      ahead: frames that may wait to be played; no chunk is begun while so many do.
+    """
+
+    def __init__(
+        self, renderer: Renderer, portrait: UInt8[np.ndarray, "h w 3"], ahead: int = 2 * FPS
+    ):
+        self._server = StreamServer(renderer, streams=1)
+        self._stream = self._server.open(portrait)
+        self._ahead = ahead
+        self._wake = asyncio.Event()
+        self._is_running = True
+        self._shown = self._stream.idle_frame
+        self._waited = 0  # frames for images, in this utterance
+        self.dropped = 0
+
+    async def push_audio(
+        self, data: bytes, sample_rate: int = SAMPLE_RATE, last_chunk: bool = True
+    ) -> None:
+        """Adds little-endian 16-bit mono samples.
+
+        `last_chunk` is part of the protocol and says nothing here: `flush` ends the utterance.
+        """
+        if len(data) % 2:
+            raise InputError(f"{len(data)} bytes of 16-bit sound: an even number is needed")
+        self._stream.push_audio(np.frombuffer(data, "<i2").astype(np.int16), sample_rate)
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Ends the utterance: what was pushed is said to its end."""
+        self._stream.flush()
+        self._wake.set()
+
+    def interrupt(self) -> None:
+        """Falls silent at once: what has been pushed and not been played is dropped."""
+        self._stream.interrupt()
+
+    async def shutdown(self) -> None:
+        """Ends `run`."""
+        self._is_running = False
+        self._wake.set()
+
+    async def run(self) -> AsyncIterator[HostFrame]:
+        """Yields a frame each 40 ms until `shutdown`."""
+        rendering = asyncio.create_task(self._render())
+        due = time.monotonic()
+        try:
+            while self._is_running and not rendering.done():
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                late = int((time.monotonic() - due) * FPS)
+                for _ in range(late):  # the host was slow: their time is over
+                    if (frame := self._sound_alone()) is not None:
+                        yield frame
+                yield self._next()
+                self._wake.set()
+                due += (1 + late) / FPS
+        finally:
+            await self.shutdown()
+            await rendering  # raises what went wrong
+
+    def _next(self) -> HostFrame:
+        frame = self._stream.next_frame()
+        if frame is not None:
+            self._shown = frame.image
+            return self._host_frame(frame.image, frame.audio, frame.end_of_speech)
+        if self._stream.is_speaking:
+            self._waited += 1
+            if self._waited > PATIENCE and (sound := self._sound_alone()) is not None:
+                return sound
+        else:
+            self._shown, self._waited = self._stream.idle_frame, 0
+        return HostFrame(self._shown[..., ::-1], None)
+
+    def _sound_alone(self) -> HostFrame | None:
+        if not self._stream.is_speaking or (sound := self._stream.next_sound()) is None:
+            return None
+        self.dropped += 1
+        return self._host_frame(None, *sound)
+
+    def _host_frame(
+        self, image: np.ndarray | None, sound: Int16[np.ndarray, "640"], is_last: bool
+    ) -> HostFrame:
+        if is_last:
+            self._waited = 0
+        bgr = None if image is None else image[..., ::-1]
+        return HostFrame(bgr, AudioChunk(sound), is_last)
+
+    async def _render(self) -> None:
+        while self._is_running:
+            self._wake.clear()
+            has_room = self._stream.waiting < self._ahead
+            if not (has_room and await asyncio.to_thread(self._server.step)):
+                await self._wake.wait()
