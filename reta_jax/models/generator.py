@@ -8,6 +8,10 @@ warped by the flow and weighed by the mask:
     warped = mask * sample(f_TEX, identity + flow)
     x = warped + (1 - mask) * x
     frame = to_rgb(warped) + upsample(frame of the level before)
+
+The published weights read the frame off `warped`: where the mask is 0, they leave it to the levels
+before. With rgb_from="blended", to_rgb reads x instead, so that what the portrait does not show,
+teeth and the inside of a mouth, is painted there: the inpainting that appendix C.4 gives the mask.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -37,6 +41,7 @@ from reta_jax.ops.warp import grid_sample, identity_grid
 MASK_BIAS = 2.0
 
 Modulation = Literal["adain", "modconv"]
+RGBFrom = Literal["warped", "blended"]
 
 
 class GeneratorOutput(NamedTuple):
@@ -55,6 +60,7 @@ class Generator(nn.Module):
       arithmetic of the published weights, which scales it only.
     split_res: the levels below take the early code (f_STY + f_M), the others the late one
       (f_STY + f_E).
+    rgb_from: what the colours are read off, see above.
     polyphase: the up-convolution's form, with equal results: in four phases, or as one dilated
       convolution. Four phases are faster on CPU.
     """
@@ -64,6 +70,7 @@ class Generator(nn.Module):
     channel_multiplier: float = 1.0
     modulation: Modulation = "adain"
     split_res: int = 64
+    rgb_from: RGBFrom = "warped"
     polyphase: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -78,6 +85,8 @@ class Generator(nn.Module):
             raise ValueError(
                 f"modulation is {self.modulation!r}, not one of {get_args(Modulation)}"
             )
+        if self.rgb_from not in get_args(RGBFrom):
+            raise ValueError(f"rgb_from is {self.rgb_from!r}, not one of {get_args(RGBFrom)}")
         b, t, _ = early.shape
         early, late = (code.reshape(b * t, -1) for code in (early, late))
         levels = resolutions(self.size)
@@ -94,6 +103,7 @@ class Generator(nn.Module):
             level = Level(
                 features=channels(resolution, self.channel_multiplier),
                 modulation=self.modulation,
+                rgb_from=self.rgb_from,
                 polyphase=self.polyphase,
                 mask_bias=MASK_BIAS if raw is None else 0.0,
                 dtype=self.dtype,
@@ -126,6 +136,7 @@ class Level(nn.Module):
 
     features: int
     modulation: Modulation
+    rgb_from: RGBFrom
     polyphase: bool
     mask_bias: float
     dtype: DTypeLike
@@ -149,7 +160,7 @@ class Level(nn.Module):
         warped = mask * self.warp(texture, raw)
         x = warped + (1 - mask) * x
 
-        step = ToRGB(self.dtype, name="to_rgb")(warped)
+        step = ToRGB(self.dtype, name="to_rgb")(warped if self.rgb_from == "warped" else x)
         frames = step if frames is None else step + upsample(frames)
         return x, frames, raw
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.errors import InputError
 from reta_jax.models.audio_encoder import AudioEncoder, AudioWindow, MelEncoder
-from reta_jax.models.generator import Generator, GeneratorOutput, Modulation
+from reta_jax.models.generator import Generator, GeneratorOutput, Modulation, RGBFrom
 from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.models.morphable import MorphableModel, position_map
 from reta_jax.models.motion_encoder import MotionEncoder
@@ -146,6 +146,8 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     """
     if config.modulation not in get_args(Modulation):
         raise InputError(f"model.modulation is {config.modulation!r}; use 'adain' or 'modconv'")
+    if config.rgb_from not in get_args(RGBFrom):
+        raise InputError(f"model.rgb_from is {config.rgb_from!r}; use 'warped' or 'blended'")
     if config.geometry == "none" and not config.emotion:
         raise InputError(
             "model.geometry='none' and model.emotion=False leave nothing that the voice controls"
@@ -179,6 +181,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
             style_dim=width,
             modulation=config.modulation,
             split_res=config.split_res,
+            rgb_from=config.rgb_from,
             polyphase=True,  # faster in both directions (docs/decisions.md)
             **image,
         ),

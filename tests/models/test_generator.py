@@ -118,6 +118,20 @@ def test_starts_with_no_flow_and_mostly_texture(textures, codes):
     assert output.masks[-1].mean() > 0.8
 
 
+@pytest.mark.parametrize("rgb_from", ["warped", "blended"])
+def test_what_the_mask_leaves_is_painted_only_when_blended(network, textures, codes, rgb_from):
+    """With every mask at 0 no texture is seen: the published form has biases alone to show."""
+    model, params, _ = network
+    params = jax.tree.map(lambda x: x, params)
+    for name, level in params["params"].items():
+        if name.startswith("level"):
+            level["to_flow"]["bias"] = jnp.array([0.0, 0.0, -1e4])
+    output = jax.jit(model.clone(rgb_from=rgb_from).apply)(params, textures, *codes)
+    assert all(not mask.any() for mask in output.masks)
+    spread = np.ptp(output.frames[:, :, 8:-8, 8:-8], axis=(0, 1, 2, 3)).max()
+    assert spread > 0.1 if rgb_from == "blended" else spread < 1e-5
+
+
 def test_adain_layer_is_equation_1_then_convolution():
     """In float64: normalise, alpha, spread, beta, convolve, divide by the styled kernel's norm."""
     layer = StyledConv(features=5, modulation="adain")

@@ -152,6 +152,7 @@ def test_every_ablation_has_its_branches_and_no_other(changes, networks, missing
         ({"geometry": "flame"}, "flame"),
         ({"injection": "early"}, "early"),
         ({"modulation": "film"}, "film"),
+        ({"rgb_from": "nowhere"}, "nowhere"),
         ({"audio_encoder": {"kind": "hubert"}}, "hubert"),
     ],
 )
