@@ -14,10 +14,14 @@ from reta_jax.config import paper, small, smoke
 def get_config(variant: str = ""):
     config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
-    config.model.split_res = 32
+    config.model.split_res, config.model.rgb_from = 32, "blended"
     config.init_from = "weights/synthetic/reta"
     config.data.dirs = ("data/corpus",)
     config.data.max_identity_share = 0.15  # one person may own most of the minutes
+    config.data.augment = {  # as configs/hdtf.py, and levels, for the log-mel encoder hears them
+        "brightness": 0.05, "contrast": 0.1, "saturation": 0.1, "hue": 5.0,
+        "crop": 0.05, "mirror": 0.5, "gain_db": 6.0,
+    }  # fmt: skip
     config.experts.vgg.weights = "random"
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})

@@ -33,6 +33,16 @@ def paper() -> ConfigDict:
             "weights": (1.0,),  # share of the samples from each
             "portrait": "clip",  # source frame from the "clip" itself, or any of its "identity"
             "max_identity_share": 1.0,  # of the samples; 1 draws every clip alike, 0 every identity
+            "pair_for_eds": True,  # other emotions and people side by side where train.eds swaps
+            "augment": {  # how far samples are varied, 0 is off: data_pipeline/augment.py
+                "brightness": 0.0,  # of full white
+                "contrast": 0.0,  # share
+                "saturation": 0.0,  # share
+                "hue": 0.0,  # degrees
+                "crop": 0.0,  # share of the side
+                "mirror": 0.0,  # probability
+                "gain_db": 0.0,
+            },
             # The synthetic world's clips are made at the start if the folder has none; 0: never.
             "synthetic_identities": 0,
             "synthetic_clips_per_identity": 8,
@@ -78,6 +88,7 @@ def _model() -> ConfigDict:
             "style_dim": 512,
             "channel_multiplier": 1.0,
             "modulation": "adain",  # Eq. 1; "modconv" is LIA's and EDTalk's arithmetic
+            "rgb_from": "warped",  # as published weights; "blended" paints what the mask leaves
             "split_res": 64,  # levels below take f_STY + f_M, from here on f_STY + f_E
             "injection": "hierarchical",  # "concat" is "w/o HI" of Table 4
             "geometry": "3dmm",  # "direct" is "w/o 3DMM", "none" is "w/o GPL" of Table 4
