@@ -1,15 +1,17 @@
 """Judges a model on held-out identities: python -m reta_jax.evaluate --checkpoint DIR --data DIR
 
-Every clip of the split is rendered from its identity's portrait and its own voice. The rows "truth"
-and "still portrait" say what the judges make of perfection and of doing nothing. The judges
-(landmarks, emotion) are networks that no model is trained against.
+Every clip of the split is rendered from its identity's portrait and its own voice. The other rows
+say what the judges make of perfection, of doing nothing, of coming late and of blur: a figure is
+worth what it makes of them. The judges (landmarks, emotion) are networks that no model is trained
+against. Figures come with the interval that 95 % of resampled sets of clips give.
 """
 
 import argparse
 import functools
+import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
+from scipy.ndimage import gaussian_filter
 
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
@@ -26,7 +29,7 @@ from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mo
 from reta_jax.experts.load import load_expert
 from reta_jax.images import to_float
 from reta_jax.metrics.image import psnr, ssim
-from reta_jax.metrics.mouth import correlation
+from reta_jax.metrics.mouth import correlation, jitter, silent_frames
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 
 JUDGES = SHIPPED_WEIGHTS.parent
@@ -82,43 +85,65 @@ def judge_video(
         "mouth_correlation": correlation(opening, true_opening),
         "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
         "mouth_landmark_distance": float(jnp.linalg.norm(mouth - truth, axis=-1).mean()),
+        "mouth_jitter": jitter(np.asarray(mouth)),
     }
+    silent = silent_frames(clip.audio, len(frames))
+    if silent.sum() > 1:
+        figures["movement_in_silence"] = float(np.std(opening[silent]))
     if clip.emotion >= 0:
         figures["emotion_accuracy"] = float(judges.emotion(frames) == clip.emotion)
     return figures
 
 
+LATE, BLUR = 3, 2.0  # frames; pixels at 64 px
+
+
+def comparisons(clip: EvaluationClip) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
+    """Videos whose rank is known: perfection, and ways to fall short of it."""
+    frames = clip.frames
+    sigma = BLUR * frames.shape[1] / 64
+    return {
+        "still portrait": np.repeat(clip.portrait[None], len(frames), 0),
+        f"truth, {LATE} frames late": np.concatenate([frames[:1].repeat(LATE, 0), frames])[:-LATE],
+        "truth, blurred": gaussian_filter(frames, (0, sigma, sigma, 0)),
+        "truth": frames,
+    }
+
+
 def evaluate(
     renderer: Renderer, judges: Judges, data: Path, split: str = "test", limit: int | None = None
 ) -> dict[str, Any]:
-    """Judges generated clips, the truth, and still portraits.
+    """Judges generated clips and, beside them, the `comparisons`.
 
     Returns:
       {"clips": n, "identities": n, "rows": {row: {figure: mean over clips}},
-       "by_emotion": {emotion: figures of the generated clips}}
+       "intervals": {row: {figure: [low, high]}}, and of the generated clips
+       "by_emotion" and "by_identity": {which: {figure: mean}}}
     """
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-    by_emotion: dict[str, list[dict[str, float]]] = defaultdict(list)
-    identities = set()
-    for i, clip in enumerate(evaluation_clips(data, split, renderer.size)):
-        if limit is not None and i >= limit:
-            break
+    clips = []
+    for clip in itertools.islice(evaluation_clips(data, split, renderer.size), limit):
         generated = renderer.render(clip.portrait, clip.audio)[: len(clip.frames)]
-        figures = judge_video(judges, clip, generated)
-        rows["generated"].append(figures)
-        rows["still portrait"].append(
-            judge_video(judges, clip, np.repeat(clip.portrait[None], len(clip.frames), 0))
-        )
-        rows["truth"].append(judge_video(judges, clip, clip.frames))
-        if clip.emotion >= 0:
-            by_emotion[EMOTIONS[clip.emotion]].append(figures)
-        identities.add(clip.identity)
+        for name, frames in {"generated": generated, **comparisons(clip)}.items():
+            rows[name].append(judge_video(judges, clip, frames))
+        clips.append((EMOTIONS[clip.emotion] if clip.emotion >= 0 else "", clip.identity))
+    emotions, identities = zip(*clips, strict=True)
     return {
         "split": split,
-        "clips": len(rows["generated"]),
-        "identities": len(identities),
+        "clips": len(clips),
+        "identities": len(set(identities)),
         "rows": {name: mean_figures(figures) for name, figures in rows.items()},
-        "by_emotion": {name: mean_figures(by_emotion[name]) for name in sorted(by_emotion)},
+        "intervals": {name: intervals(figures) for name, figures in rows.items()},
+        "by_emotion": _grouped(rows["generated"], emotions),
+        "by_identity": _grouped(rows["generated"], identities),
+    }
+
+
+def _grouped(rows: list[dict[str, float]], groups: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Mean figures of each group that has a name."""
+    return {
+        name: mean_figures([row for row, group in zip(rows, groups, strict=True) if group == name])
+        for name in sorted(set(groups) - {""})
     }
 
 
@@ -126,6 +151,21 @@ def mean_figures(rows: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each figure over the clips that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+
+
+def intervals(rows: list[dict[str, float]], draws: int = 1_000) -> dict[str, list[float]]:
+    """Where the mean of each figure lies in 95 % of the sets of clips drawn from these (bootstrap).
+
+    Clips are drawn with replacement, the same ones for every figure and every row.
+    """
+    chosen = np.random.default_rng(0).integers(len(rows), size=(draws, len(rows)))
+    found = {}
+    for name in mean_figures(rows):
+        values = np.array([row.get(name, np.nan) for row in rows])
+        has_one = np.isfinite(values[chosen]).any(1)
+        means = np.nanmean(values[chosen[has_one]], axis=1)
+        found[name] = np.percentile(means, [2.5, 97.5]).tolist()
+    return found
 
 
 def markdown_table(rows: dict[str, dict[str, float]]) -> str:

@@ -35,8 +35,10 @@ FIGURES = {
     "mouth_correlation",
     "mouth_opening_error",
     "mouth_landmark_distance",
+    "mouth_jitter",
     "emotion_accuracy",
 }
+ROWS = {"generated", "still portrait", "truth, 3 frames late", "truth, blurred", "truth"}
 MOUTH_FIELDS = {"size": 16, "width": 8}
 FEELING_FIELDS = {"width": 4, "classes": 8}
 
@@ -91,10 +93,14 @@ def test_the_report_has_every_row_and_figure(report, data):
     clips = list(evaluation_clips(data, "test"))
     assert report["split"] == "test" and report["clips"] == len(clips) > 0
     assert report["identities"] == len({clip.identity for clip in clips})
-    assert set(report["rows"]) == {"generated", "still portrait", "truth"}
-    for row in report["rows"].values():
-        assert set(row) == FIGURES and np.isfinite(list(row.values())).all()
+    assert set(report["rows"]) == set(report["intervals"]) == ROWS
+    for name, row in report["rows"].items():
+        assert set(row) - {"movement_in_silence"} == FIGURES
+        assert np.isfinite(list(row.values())).all()
+        for figure, (low, high) in report["intervals"][name].items():
+            assert low - 1e-6 <= row[figure] <= high + 1e-6
     assert set(report["by_emotion"]) == {EMOTIONS[clip.emotion] for clip in clips}
+    assert set(report["by_identity"]) == {clip.identity for clip in clips}
     assert report == json.loads(json.dumps(report))
 
 
@@ -103,6 +109,36 @@ def test_truth_is_perfect_and_doing_nothing_is_not(report):
     assert (truth["psnr"], truth["ssim"]) == (100.0, 1.0)
     assert still["psnr"] < 60 and still["ssim"] < 1
     assert report["rows"]["generated"]["psnr"] < still["psnr"]  # random weights
+
+
+def test_every_figure_ranks_what_is_known(tmp_path):
+    """By the judges that come with the project, on a clip large enough for them."""
+    judges = load_judges(judging.JUDGES)
+    prepare_synthetic(tmp_path, identities=2, clips_per_identity=1, seconds=2, size=96, workers=1)
+    (clip,) = evaluation_clips(tmp_path, "test")
+    rows = {name: judge_video(judges, clip, v) for name, v in judging.comparisons(clip).items()}
+    truth, late, blurred, still = (
+        rows[name] for name in ("truth", "truth, 3 frames late", "truth, blurred", "still portrait")
+    )
+    for figure in ("psnr", "ssim", "mouth_correlation"):
+        assert truth[figure] > max(row[figure] for row in (late, blurred, still)), figure
+    for figure in ("mouth_opening_error", "mouth_landmark_distance"):
+        assert truth[figure] < min(late[figure], still[figure]), figure
+    assert truth["mouth_correlation"] > 0.9 > late["mouth_correlation"] > still["mouth_correlation"]
+    assert still["mouth_jitter"] == 0 < truth["mouth_jitter"]
+
+
+def test_intervals_shrink_with_clips_and_hold_the_mean():
+    """Of a normal figure they are 1.96 standard errors either side; some clips lack one."""
+    values = np.random.default_rng(0).normal(20, 2, 400)
+    rows = [
+        {"psnr": float(x)} | ({"emotion_accuracy": 1.0} if i == 0 else {})
+        for i, x in enumerate(values)
+    ]
+    found = judging.intervals(rows)
+    expected = values.mean() + 1.96 * values.std() / 20 * np.array([-1, 1])
+    np.testing.assert_allclose(found["psnr"], expected, atol=0.05)
+    assert found["emotion_accuracy"] == [1.0, 1.0]
 
 
 def test_a_mouth_that_does_not_move_correlates_with_nothing(report, judges, clip):
@@ -144,7 +180,7 @@ def test_blocks_do_not_show(judges, mouths, clip, frames):
 
 def test_clips_of_unknown_emotion_are_not_judged_by_it(judges, clip):
     figures = judge_video(judges, clip._replace(emotion=-1), clip.frames)
-    assert set(figures) == FIGURES - {"emotion_accuracy"}
+    assert set(figures) - {"movement_in_silence"} == FIGURES - {"emotion_accuracy"}
 
 
 def test_the_emotion_figure_is_that_the_judge_agrees(judges, clip):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+import scipy.ndimage
+from jaxtyping import Bool, Float, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
@@ -20,6 +21,8 @@ from reta_jax.commands import sentences_for_errors
 UPPER_LIP, LOWER_LIP, EYES = 62, 66, (36, 45)  # iBUG points
 SIDE = 256  # what the landmarker sees: it misses faces of a few dozen pixels
 QUIETEST_DB = -60.0
+SILENT_DB = -50.0
+HOLD = 3  # frames: lips close after the last sound and open before the first
 
 
 def lip_gap(
@@ -70,6 +73,19 @@ def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float
     a, b = (x - x.mean() for x in (np.float64(a), np.float64(b)))
     scale = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
+
+
+def jitter(points: Float[np.ndarray, "t k 2"]) -> float:
+    """Mean length of the points' acceleration, in their unit per frame^2: trembling, not motion."""
+    if len(points) < 3:
+        return 0.0
+    return float(np.linalg.norm(np.diff(points, n=2, axis=0), axis=-1).mean())
+
+
+def silent_frames(waveform: Float[np.ndarray, " n"], frames: int) -> Bool[np.ndarray, " t"]:
+    """The frames in which, and `HOLD` frames around which, nobody speaks."""
+    quiet = loudness(waveform, frames) < SILENT_DB
+    return scipy.ndimage.binary_erosion(quiet, np.ones(2 * HOLD + 1), border_value=1)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,7 +5,15 @@ import pytest
 
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
-from reta_jax.metrics.mouth import correlation, follows_voice, lip_gap, loudness
+from reta_jax.metrics.mouth import (
+    HOLD,
+    correlation,
+    follows_voice,
+    jitter,
+    lip_gap,
+    loudness,
+    silent_frames,
+)
 
 FRAME = 640
 
@@ -70,3 +78,18 @@ def test_correlation_is_numpys():
     for x, y in ((a, b), (a, a + 0.1 * b), (a, -3 * a + 2)):
         assert abs(correlation(x, y) - np.corrcoef(x, y)[0, 1]) < 1e-5
     assert correlation(a, np.full_like(a, 0.3)) == 0.0
+
+
+def test_jitter_is_acceleration():
+    """Steady motion has none; a point that hops by 1 every frame and back accelerates by 2."""
+    steady = np.arange(10.0)[:, None, None] * np.ones((1, 3, 2))
+    assert jitter(steady) == 0 == jitter(steady[:2])
+    hopping = (np.arange(10) % 2)[:, None, None] * np.array([[[1.0, 0.0]]])
+    np.testing.assert_allclose(jitter(hopping), 2)
+
+
+def test_silence_begins_a_while_after_the_sound():
+    levels = [-90.0] * 10 + [-20.0] * 5 + [-90.0] * 10
+    silent = silent_frames(voice(levels), 25)
+    expected = np.r_[: 10 - HOLD, 15 + HOLD : 25]
+    np.testing.assert_array_equal(np.flatnonzero(silent), expected)
