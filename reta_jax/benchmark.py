@@ -1,0 +1,322 @@
+"""How fast the model renders, stage by stage: python -m reta_jax.benchmark [--paper] [--batch 8]
+
+Each stage is compiled alone and timed alone, and then the whole way from a voice on the host to
+uint8 frames on the host. Beside the times stand the work (FLOPs and bytes as XLA counts them in the
+compiled program), and what this machine reaches in the same run on matrix products, convolutions
+and copies: the share of that is the honest figure, milliseconds are of this machine only.
+
+Counted in "end to end": the voice's windows to the device, both voice branches, the mesh, the
+generator, the conversion to uint8 and the way back to the host. Not counted: reading files, finding
+the face, the portrait (once a person; it has a row of its own), encoding the video (likewise).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
+from data_pipeline.errors import InputError
+from data_pipeline.video import VideoWriter
+from reta_jax.commands import sentences_for_errors
+from reta_jax.config import paper
+from reta_jax.images import to_uint8
+from reta_jax.models.morphable import position_map
+from reta_jax.models.reta import RETA, Controls, build_reta
+from reta_jax.pretrained.load import load_morphable
+from reta_jax.pretrained.reta import expected_params
+from reta_jax.render import SHIPPED_WEIGHTS, Renderer, encode_portrait, render_chunk
+
+CONVOLUTION = "conv 3x3"
+
+
+class Stage(NamedTuple):
+    """A function of arrays and what one call of it gives."""
+
+    name: str
+    function: Callable
+    arguments: tuple[Any, ...]
+    frames: int  # of video; 0: once a person
+    on_host: bool = False  # a Python function, timed as it is
+
+
+class Row(NamedTuple):
+    """Figures of a stage; None where they are not known."""
+
+    name: str
+    frames: int
+    gflop: float | None  # of one call
+    megabytes: float | None
+    milliseconds: tuple[float, float, float]  # of one call: median, 95th and 99th percentile
+    compile_seconds: float | None
+
+    @property
+    def frames_per_second(self) -> float | None:
+        return 1e3 * self.frames / self.milliseconds[0] if self.frames else None
+
+    def of_ceiling(self, teraflops: float) -> float | None:
+        """Share of what the machine reaches on convolutions of the model's type."""
+        return None if self.gflop is None else self.gflop / self.milliseconds[0] / teraflops
+
+
+def benchmark(renderer: Renderer, batch: int, repeats: int) -> dict[str, Any]:
+    """Times every stage of rendering `batch` streams at once.
+
+    Returns:
+      {"device", "jax", "size", "batch", "frames_per_call", "memory_megabytes",
+       "ceilings": {name: value}, "stages": [Row as a dict, with its rates]}
+    """
+    ceilings = measure_ceilings(repeats)
+    rows = [measure(stage, repeats) for stage in stages(renderer, batch)]
+    device, dtype = jax.devices()[0], jnp.dtype(renderer.reta.generator.dtype).name
+    ceiling = ceilings[f"{CONVOLUTION} {dtype} (TFLOP/s)"]
+    memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return {
+        "device": f"{device.device_kind} ({device.platform})",
+        "jax": jax.__version__,
+        "size": renderer.size,
+        "dtype": dtype,
+        "batch": batch,
+        "chunk": renderer.reta.window.chunk,
+        "repeats": repeats,
+        "memory_megabytes": memory and memory / 1e6,
+        "ceilings": ceilings,
+        "stages": [
+            row._asdict()
+            | {"frames_per_second": row.frames_per_second, "of_ceiling": row.of_ceiling(ceiling)}
+            for row in rows
+        ],
+    }
+
+
+def stages(renderer: Renderer, batch: int) -> list[Stage]:
+    """The parts of rendering a chunk for `batch` streams, in the order of Figure 1."""
+    reta, params, morphable = renderer.reta, renderer.params, renderer.morphable
+    chunk = reta.window.chunk
+    random = np.random.default_rng(0)
+    portraits = random.integers(0, 256, (batch, renderer.size, renderer.size, 3), np.uint8)
+    voices = 0.1 * random.standard_normal((batch, reta.window.samples)).astype(np.float32)
+    portraits, on_device = jnp.asarray(portraits), jnp.asarray(voices)
+
+    def part(module: Any, name: str) -> Callable:
+        return lambda p, *inputs: module.apply({"params": p[name]}, *inputs)
+
+    def voice(p: Any, audio: Array) -> Controls:
+        offset = jnp.zeros(batch, jnp.int32)
+        return reta.apply({"params": p}, audio, offset, chunk, morphable, method=RETA.encode_voice)
+
+    def generate(p: Any, identity: Any, controls: Controls) -> Array:
+        output = reta.apply({"params": p}, identity, controls, method=RETA.generate)
+        return output.frames
+
+    identity = encode_portrait(reta, params, portraits)
+    features = jax.jit(part(reta.audio_encoder, "audio_encoder"))(params, on_device)
+    controls = jax.jit(voice)(params, on_device)
+    images = jax.jit(generate)(params, identity, controls)
+    pictures = np.asarray(jax.jit(to_uint8)(images))
+
+    frames = batch * chunk
+    found = [
+        Stage("portrait", lambda p, x: encode_portrait(reta, p, x), (params, portraits), 0),
+        Stage(
+            "audio encoder", part(reta.audio_encoder, "audio_encoder"), (params, on_device), frames
+        ),
+    ]
+    if reta.motion_decoder is not None:
+        decode = part(reta.motion_decoder, "motion_decoder")
+        found.append(Stage("motion decoder", decode, (params, features), frames))
+    if controls.p_exp is not None:
+        bridge = lambda p: position_map(morphable, p)
+        found.append(Stage("3DMM bridge", bridge, (controls.p_exp,), frames))
+        encode = part(reta.motion_encoder, "motion_encoder")
+        offsets = jax.jit(bridge)(controls.p_exp)
+        found.append(Stage("motion encoder", encode, (params, offsets), frames))
+    if reta.emotion_student is not None:
+        feel = part(reta.emotion_student, "emotion_student")
+        found.append(Stage("emotion student", feel, (params, features), frames))
+
+    def end_to_end() -> np.ndarray:
+        chunks = render_chunk(reta, params, morphable, identity, voices, renderer.silence)
+        return np.asarray(chunks)
+
+    return [
+        *found,
+        Stage("generator", generate, (params, identity, controls), frames),
+        Stage("to uint8", to_uint8, (images,), frames),
+        Stage("to the host", _to_host(images), (), frames, on_host=True),
+        Stage("video encoding", _encode(pictures[0]), (), chunk, on_host=True),
+        Stage("end to end", end_to_end, (), frames, on_host=True),
+    ]
+
+
+def _to_host(images: Array) -> Callable[[], np.ndarray]:
+    pictures = to_uint8(images)
+
+    def fetch() -> np.ndarray:
+        fresh = jnp.copy(pictures)  # an array remembers what was fetched of it
+        return np.asarray(jax.block_until_ready(fresh))
+
+    return fetch
+
+
+def _encode(frames: np.ndarray) -> Callable[[], None]:
+    silence = np.zeros(len(frames) * SAMPLES_PER_FRAME, np.float32)
+
+    def write() -> None:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            VideoWriter(Path(folder) / "out.mp4", frames.shape[1], silence) as video,
+        ):
+            video.write(frames)
+
+    return write
+
+
+def measure(stage: Stage, repeats: int) -> Row:
+    """Compiles a stage, runs it once, and times it `repeats` times."""
+    if stage.on_host:
+        return Row(stage.name, stage.frames, None, None, time_calls(stage.function, repeats), None)
+    start = time.perf_counter()
+    fresh = jax.jit(lambda *arguments: stage.function(*arguments))  # compiled by nobody yet
+    program = fresh.lower(*stage.arguments).compile()
+    compile_seconds = time.perf_counter() - start
+    cost = program.cost_analysis() or {}
+    return Row(
+        name=stage.name,
+        frames=stage.frames,
+        gflop=_scaled(cost.get("flops"), 1e-9),
+        megabytes=_scaled(cost.get("bytes accessed"), 1e-6),
+        milliseconds=time_calls(lambda: program(*stage.arguments), repeats),
+        compile_seconds=compile_seconds,
+    )
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def time_calls(function: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
+    """Median, 95th and 99th percentile in milliseconds, of calls one after another."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(1e3 * (time.perf_counter() - start))
+    return tuple(float(x) for x in np.percentile(times, [50, 95, 99]))
+
+
+def measure_ceilings(repeats: int) -> dict[str, float]:
+    """What this machine reaches: TFLOP/s of products and 3x3 convolutions, GB/s of copies."""
+    is_cpu = jax.default_backend() == "cpu"
+    side, channels, images = (1024, 128, 4) if is_cpu else (8192, 512, 32)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        matrix = jnp.ones((side, side), dtype)
+        seconds = _seconds(lambda a: a @ a, repeats, matrix)
+        found[f"matmul {dtype} (TFLOP/s)"] = 2e-12 * side**3 / seconds
+        maps, kernel = (
+            jnp.ones(shape, dtype)
+            for shape in ((images, 64, 64, channels), (3, 3) + (channels,) * 2)
+        )
+        found[f"{CONVOLUTION} {dtype} (TFLOP/s)"] = (
+            2e-12 * 9 * maps.size * channels / _seconds(_convolve, repeats, maps, kernel)
+        )
+    values = jnp.ones((64 if is_cpu else 512) * 2**18, jnp.float32)
+    found["copy (GB/s)"] = 2e-9 * values.nbytes / _seconds(lambda x: x + 1, repeats, values)
+    return found
+
+
+def _convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _seconds(function: Callable, repeats: int, *arguments: Array) -> float:
+    program = jax.jit(function).lower(*arguments).compile()
+    return 1e-3 * time_calls(lambda: program(*arguments), repeats)[0]
+
+
+def paper_renderer() -> Renderer:
+    """The paper's model with random weights: speed does not depend on them."""
+    config = paper().model
+    config.audio_encoder.weights = "random"
+    reta = build_reta(config)
+    morphable, _ = load_morphable(config)
+    random = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> Array:
+        scale = max(1, np.prod(leaf.shape[:-1])) ** -0.5
+        return jnp.asarray(scale * random.standard_normal(leaf.shape, np.float32))
+
+    params = jax.tree.map(draw, expected_params(reta, morphable, config.size))
+    return Renderer(reta, params, morphable, config.size)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"{report['device']}, jax {report['jax']}: {report['size']} px, {report['dtype']}, "
+        f"{report['batch']} streams, {report['chunk']} frames a call, {report['repeats']} repeats"
+    )
+    for name, value in report["ceilings"].items():
+        console.print(f"  {name}: {value:.3g}")
+    titles = "GFLOP", "MB", "ms", "p95", "p99", "frames/s", "of conv", "compile s"
+    table = Table("stage", *titles, box=None)
+    for row in report["stages"]:
+        numbers = (row["gflop"], row["megabytes"], *row["milliseconds"])
+        numbers += (row["frames_per_second"], row["of_ceiling"], row["compile_seconds"])
+        table.add_row(row["name"], *("" if x is None else f"{x:.3g}" for x in numbers))
+    console.print(table)
+    if report["memory_megabytes"]:
+        console.print(f"peak memory of the device: {report['memory_megabytes']:.0f} MB")
+    (last,) = (row for row in report["stages"] if row["name"] == "end to end")
+    streams = last["frames_per_second"] / FPS
+    console.print(f"end to end: {streams:.1f} streams of {FPS} frames a second")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m reta_jax.benchmark", description="Times rendering, stage by stage."
+    )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
+    model.add_argument("--paper", action="store_true", help="the paper's model, random weights")
+    parser.add_argument("--batch", type=int, default=1, help="streams at once")
+    parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    with sentences_for_errors():
+        if min(arguments.batch, arguments.repeats) < 1:
+            raise InputError("--batch and --repeats are 1 or more")
+        if arguments.out and not arguments.out.parent.is_dir():
+            raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
+        renderer = (
+            paper_renderer() if arguments.paper else Renderer.from_pretrained(arguments.checkpoint)
+        )
+        if arguments.chunk:
+            renderer = renderer.with_chunk(arguments.chunk)
+        report = benchmark(renderer, arguments.batch, arguments.repeats)
+        print_report(report)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

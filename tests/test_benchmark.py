@@ -1,0 +1,79 @@
+"""The benchmark counts the work it should, of every stage a model has."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reta_jax import benchmark as timing
+from reta_jax.benchmark import Stage, benchmark, main, measure, stages
+from reta_jax.render import Renderer
+from tests.tiny import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def renderer(weights):
+    return Renderer.from_pretrained(weights)
+
+
+@pytest.fixture(autouse=True)
+def small_ceilings(monkeypatch):
+    """The machine's ceilings take seconds each, and are not what is tested."""
+    names = (f"conv 3x3 {kind} (TFLOP/s)" for kind in ("float32", "bfloat16"))
+    monkeypatch.setattr(timing, "measure_ceilings", lambda repeats: dict.fromkeys(names, 0.1))
+
+
+def test_every_stage_has_figures(renderer):
+    report = benchmark(renderer, batch=2, repeats=2)
+    rows = {row["name"]: row for row in report["stages"]}
+    assert list(rows) == [
+        "portrait", "audio encoder", "motion decoder", "3DMM bridge", "motion encoder",
+        "emotion student", "generator", "to uint8", "to the host", "video encoding", "end to end",
+    ]  # fmt: skip
+    for row in rows.values():
+        median, p95, p99 = row["milliseconds"]
+        assert 0 < median <= p95 <= p99
+    assert rows["portrait"]["frames"] == 0 and rows["portrait"]["frames_per_second"] is None
+    assert rows["generator"]["frames"] == rows["end to end"]["frames"] == 20
+    rate = 20e3 / rows["generator"]["milliseconds"][0]
+    np.testing.assert_allclose(rows["generator"]["frames_per_second"], rate)
+    assert rows["generator"]["gflop"] > rows["3DMM bridge"]["gflop"] > 0
+    assert report == json.loads(json.dumps(report)) | {"stages": report["stages"]}
+
+
+def test_work_is_that_of_the_program():
+    """Of a product of 64 x 128 and 128 x 32: two operations for each of its terms."""
+    product = Stage("product", jnp.matmul, (jnp.ones((64, 128)), jnp.ones((128, 32))), 5)
+    row = measure(product, 3)
+    np.testing.assert_allclose(row.gflop, 2e-9 * 64 * 128 * 32, rtol=0.01)
+    np.testing.assert_allclose(row.megabytes, 4e-6 * (64 * 128 + 128 * 32 + 64 * 32), rtol=0.01)
+    assert row.compile_seconds > 0
+    share = row.of_ceiling(0.5)
+    np.testing.assert_allclose(share * 0.5, row.gflop / row.milliseconds[0])
+
+
+def test_an_ablated_model_has_fewer_stages(renderer):
+    reta = renderer.reta.clone(motion_encoder=None, motion_decoder=None)
+    without = Renderer(reta, renderer.params, renderer.morphable, renderer.size)
+    names = {stage.name for stage in stages(without, 1)}
+    assert not names & {"motion decoder", "3DMM bridge", "motion encoder"}
+
+
+def test_the_command_prints_and_writes(weights, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    main(["--checkpoint", str(weights), "--repeats", "1", "--chunk", "2", "--out", str(out)])
+    report = json.loads(out.read_text())
+    assert report["chunk"] == 2 and report["device"].startswith(jax.devices()[0].device_kind)
+    assert "end to end" in capsys.readouterr().out
+    for wrong in (["--batch", "0"], ["--out", str(tmp_path / "none" / "x.json")]):
+        with pytest.raises(SystemExit) as caught:
+            main(["--checkpoint", str(weights), *wrong])
+        assert caught.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
