@@ -20,13 +20,12 @@ from data_pipeline.synthetic import (
 )
 from data_pipeline.synthetic_face import (
     CAMERA_DISTANCE,
-    EYE_TILE,
-    TEETH_TILE,
     Identity,
     face_shapes,
     render,
     rotations,
 )
+from data_pipeline.synthetic_parts import EYE_TILE, TEETH_TILE
 from data_pipeline.synthetic_voice import Speaker, utter
 
 SEEDS = (3, 4, 9, 18)  # different hair and beards
