@@ -20,7 +20,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import sync_box
 from data_pipeline.face_basis import load_face_basis
 from data_pipeline.synthetic_face import RIGID, Identity, render
-from data_pipeline.synthetic_voice import PHONEMES, Speaker, Utterance, utter
+from data_pipeline.synthetic_klatt import Speaker
+from data_pipeline.synthetic_phonemes import PHONEMES
+from data_pipeline.synthetic_voice import Utterance, utter
 
 BILABIALS = tuple(PHONEMES.index(name) for name in ("p", "b", "m"))
 MAX_TURN = np.radians(5.0)
@@ -34,7 +36,7 @@ class Clip(NamedTuple):
     landmarks: Float32[np.ndarray, "t 68 2"]  # x, y in [0, 1]
     sync_box: Float32[np.ndarray, " 4"]  # y0, x0, y1, x1 in [0, 1]
     coefficients: Float32[np.ndarray, "t 64"]  # activations of FaceBasis.names
-    phonemes: Int32[np.ndarray, " t"]  # index into synthetic_voice.PHONEMES
+    phonemes: Int32[np.ndarray, " t"]  # index into synthetic_phonemes.PHONEMES
     emotion: int  # index into EMOTIONS
     identity: str
     clip: str

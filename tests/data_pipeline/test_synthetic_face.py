@@ -25,8 +25,9 @@ from data_pipeline.synthetic_face import (
     render,
     rotations,
 )
+from data_pipeline.synthetic_klatt import Speaker
 from data_pipeline.synthetic_parts import EYE_TILE, TEETH_TILE
-from data_pipeline.synthetic_voice import Speaker, utter
+from data_pipeline.synthetic_voice import utter
 
 SEEDS = (3, 4, 9, 18)  # different hair and beards
 

@@ -5,12 +5,14 @@ import pytest
 import scipy.linalg
 import scipy.signal
 
-from data_pipeline import synthetic_voice as voice
 from data_pipeline.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, log_mel, to_float
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face_basis import load_face_basis
-from data_pipeline.synthetic_voice import MODES, PHONEMES, Speaker, Utterance, utter
+from data_pipeline.synthetic_klatt import Speaker, synthesise
+from data_pipeline.synthetic_phonemes import FIRST_PHASE, MODES, PHONEMES, VOWELS
+from data_pipeline.synthetic_script import Prosody
+from data_pipeline.synthetic_voice import Utterance, utter
 
 MAN = Speaker(110.0, 1.0, 0.03, 1.0, 0.0, 0.003)
 
@@ -101,7 +103,7 @@ def test_silence_is_silent_speech_is_not_and_nothing_clips(many):
         inside = silent & np.roll(silent, 1) & np.roll(silent, -1)
         assert made.energy[inside].max(initial=0.0) < 0.01 * made.energy.max()
         assert silent[0] and silent[-1]
-        vowels = spoken(made, *voice.VOWELS)
+        vowels = spoken(made, *VOWELS)
         assert vowels.any() and made.energy[vowels].min() > 1e-3
         assert np.abs(made.audio.astype(int)).max() < 0.96 * 32768
 
@@ -136,13 +138,13 @@ def lpc_peaks(sound: np.ndarray) -> np.ndarray:
 )
 @pytest.mark.parametrize("tract", [1.0, 1.15])
 def test_vowels_have_their_formants(vowel, f1, f2, tract):
-    phase = np.full(100, voice._FIRST_PHASE[PHONEMES.index(vowel)])
-    sound = voice._synthesise(
+    phase = np.full(100, FIRST_PHASE[PHONEMES.index(vowel)])
+    sound = synthesise(
         np.random.default_rng(0),
         phase,
         np.full(100, 100.0),
         np.ones(100),
-        voice._PROSODY["neutral"],
+        Prosody(),
         MAN._replace(tract=tract),
     )
     peaks = lpc_peaks(sound[2000:6000])
@@ -153,7 +155,7 @@ def test_vowels_have_their_formants(vowel, f1, f2, tract):
 def test_the_pitch_curve_is_the_pitch_that_is_heard():
     for seed in range(4):
         made = utter(seed, "neutral", 3.0, Speaker.from_seed(seed))
-        vowels = np.flatnonzero(spoken(made, *voice.VOWELS) & (made.pitch > 0))
+        vowels = np.flatnonzero(spoken(made, *VOWELS) & (made.pitch > 0))
         errors = []
         for t in vowels:
             frame = made.audio[t * 640 : (t + 1) * 640].astype(float)
@@ -177,7 +179,7 @@ def test_stops_are_silent_before_they_burst():
         inner = made.audio.reshape(-1, SAMPLES_PER_FRAME)[:, 240:400] / 32768.0
         rms = np.sqrt(np.mean(inner**2, axis=1))
         closures += rms[spoken(made, "p")].tolist()
-        vowels += rms[spoken(made, *voice.VOWELS)].tolist()
+        vowels += rms[spoken(made, *VOWELS)].tolist()
     assert len(closures) > 20
     assert np.median(closures) < 0.01 * np.median(vowels)
 
@@ -277,7 +279,7 @@ def test_emotions_are_ordered_in_pitch_range_level_and_rate_as_designed(by_emoti
     level = mean(lambda made: 20 * np.log10(np.sqrt(np.mean(made.energy[made.phonemes > 0] ** 2))))
     assert level["angry"] > level["happy"] > level["neutral"] > level["contempt"] > level["sad"]
     assert -24 < level["neutral"] < -18 and level["angry"] - level["sad"] > 8
-    syllables = mean(lambda made: np.sum(np.diff(spoken(made, *voice.VOWELS).astype(int)) == 1))
+    syllables = mean(lambda made: np.sum(np.diff(spoken(made, *VOWELS).astype(int)) == 1))
     assert syllables["fear"] > syllables["neutral"] > syllables["disgusted"]
     assert syllables["angry"] > syllables["neutral"] > syllables["sad"]
 
