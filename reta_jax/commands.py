@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 
 from data_pipeline.errors import InputError
@@ -22,6 +21,8 @@ def enable_compilation_cache() -> None:
 
     JAX's own variable decides where, if it is set.
     """
+    import jax  # Not above: importing published weights needs none of it.
+
     if CACHE_VARIABLE not in os.environ:
         folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(folder / "reta_jax" / "xla"))

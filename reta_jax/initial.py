@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
+from reta_jax.pretrained.adain import calibrate
 from reta_jax.pretrained.hub import resolve
 from reta_jax.pretrained.load import RANDOM, load
 from reta_jax.pretrained.reta import KIND
@@ -59,12 +60,15 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
         return Initial(params, {}, provenance)
     if values.get("kind") != "image_networks":
         raise InputError(f"init_from={config.init_from} holds {values.get('kind')!r} weights")
-    if values["fields"]["modulation"] != config.model.modulation:
-        raise InputError(
-            f"{config.init_from} was imported for modulation {values['fields']['modulation']!r}, "
-            f"model.modulation is {config.model.modulation!r}: import it again with --modulation"
-        )
     discriminator = params.pop("discriminator", {})
+    modulations = values["fields"]["modulation"], config.model.modulation
+    if modulations == ("modconv", "adain"):
+        params = calibrate(params)
+    elif modulations[0] != modulations[1]:
+        raise InputError(
+            f"{config.init_from} was imported for modulation {modulations[0]!r}, "
+            f"model.modulation is {modulations[1]!r}: import it again with --modulation"
+        )
     if not config.init_partial:
         for name, part in params.items():
             check_params(part, abstract.params["reta"][name], f"{name} of {config.init_from}")

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from data_pipeline.errors import InputError
 
@@ -34,22 +32,18 @@ def save_weights(
     Raises:
       InputError: it cannot be written there, or there is a folder of something else.
     """
-    stored = lambda x: x.astype(dtype, copy=False) if np.issubdtype(x.dtype, np.floating) else x
-    flat = {key: np.asarray(stored(x), order="C") for key, x in flatten(params).items()}
     config = config | {"format": FORMAT}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
-            save_file(flat, new / PARAMS_FILE, {"crc32": checksum(flat)})
-            os.chmod(new / PARAMS_FILE, 0o644)  # written for its owner alone
+            _write_tensors(new / PARAMS_FILE, flatten(params), dtype)
             (new / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
             if card:
                 (new / CARD_FILE).write_text(card)
-            if folder.is_dir() and any(folder.iterdir()):
-                if not (folder / PARAMS_FILE).is_file():
-                    raise InputError(f"{folder} holds other files: name another folder for weights")
+            check_target(folder)
+            if folder.is_dir():
                 os.replace(folder, old)
             try:
                 os.replace(new, folder)
@@ -57,8 +51,51 @@ def save_weights(
                 if old.exists():
                     os.replace(old, folder)
                 raise
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write weights to {folder}: {error}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write weights to {folder}: {reason}") from error
+
+
+def check_target(folder: Path) -> None:
+    """Raises InputError if `folder` is something else than weights that may be replaced."""
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / PARAMS_FILE).is_file():
+            raise InputError(f"{folder} holds other files: name another folder for weights")
+    elif folder.exists():
+        raise InputError(f"cannot write weights to {folder}: a file is in the way")
+
+
+def _write_tensors(path: Path, flat: dict[str, np.ndarray], dtype: str) -> None:
+    """A safetensors file, one tensor at a time: published files are as large as the memory allows.
+
+    The checksum stands before the numbers that it is of, so it is filled in at the end.
+    """
+    types = {"float32": "F32", "float16": "F16", "int32": "I32", "int64": "I64"}
+    stored = {k: dtype if _is_floating(x) else x.dtype.name for k, x in sorted(flat.items())}
+    entries, end = {}, 0
+    for key, name in stored.items():
+        begin, end = end, end + flat[key].size * np.dtype(name).itemsize
+        facts = {"dtype": types[name], "shape": flat[key].shape, "data_offsets": (begin, end)}
+        entries[key] = facts
+
+    def header(crc: int) -> bytes:
+        text = json.dumps({"__metadata__": {"crc32": f"{crc:08x}"}} | entries).encode()
+        text += b" " * (-len(text) % 8)  # numbers are aligned
+        return len(text).to_bytes(8, "little") + text
+
+    crc = 0
+    with path.open("wb") as file:
+        file.write(header(crc))
+        for key, name in stored.items():
+            numbers = np.ascontiguousarray(flat[key], name)
+            file.write(numbers)
+            crc = zlib.crc32(numbers, crc)
+        file.seek(0)
+        file.write(header(crc))
+
+
+def _is_floating(x: np.ndarray) -> bool:
+    return x.dtype.kind == "f" or x.dtype.name == "bfloat16"
 
 
 def load_weights(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -83,8 +120,14 @@ def load_weights(folder: Path) -> tuple[Any, dict[str, Any]]:
         )
     if expected not in (None, checksum(flat)):
         raise InputError(f"the weights in {folder} are damaged: fetch or save them again")
-    to_f32 = lambda x: x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
-    return nest({key: to_f32(value) for key, value in flat.items()}), config
+    return as_float32(nest(flat)), config
+
+
+def as_float32(tree: Any) -> Any:
+    """The nested dict with its floating arrays, of any type and layout, in plain float32."""
+    if isinstance(tree, Mapping):
+        return {key: as_float32(child) for key, child in tree.items()}
+    return np.asarray(tree, np.float32, order="C") if _is_floating(tree) else tree
 
 
 def checksum(flat: dict[str, np.ndarray]) -> str:
@@ -97,8 +140,17 @@ def checksum(flat: dict[str, np.ndarray]) -> str:
 
 def flatten(tree: Any) -> dict[str, Any]:
     """Nested dict to {"a/b/c": leaf}."""
-    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in paths}
+    return {path: np.asarray(leaf) for path, leaf in _leaves(tree).items()}
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key in sorted(tree):
+        if isinstance(tree[key], Mapping):
+            found |= _leaves(tree[key], f"{prefix}{key}/")
+        else:
+            found[f"{prefix}{key}"] = tree[key]
+    return found
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,10 +168,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def check_params(params: Any, expected: Any, source: str) -> None:
     """Compares names and shapes with what the model expects; reports all differences at once."""
     have = {k: v.shape for k, v in flatten(params).items()}
-    want = {
-        "/".join(k.key for k in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]
-    }
+    want = {path: leaf.shape for path, leaf in _leaves(expected).items()}
     problems = [f"missing {k}" for k in want.keys() - have.keys()]
     problems += [f"unexpected {k}" for k in have.keys() - want.keys()]
     problems += [

@@ -192,7 +192,7 @@ def test_a_file_in_the_way_of_the_folder(tmp_path, params):
     assert (tmp_path / "weights").read_text() == "not a folder"
 
 
-@pytest.mark.parametrize("fails", ["os.replace", "reta_jax.weights.save_file"])
+@pytest.mark.parametrize("fails", ["os.replace", "reta_jax.weights._write_tensors"])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, params, monkeypatch, fails):
     def fail(*_):
         raise OSError(28, "No space left on device")

@@ -12,7 +12,7 @@ from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.experts.emotion_vit import EmotionViT
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.landmark_net import LandmarkNet
-from reta_jax.experts.syncnet import SyncNetExpert
+from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2
 from reta_jax.experts.vgg19 import VGG19
 from reta_jax.pretrained.load import RANDOM, load
 from reta_jax.weights import check_params
@@ -21,6 +21,7 @@ KINDS = {
     "emotion_vit": EmotionViT,
     "emotion_fan": EmotionFAN,
     "sync_expert": SyncNetExpert,
+    "syncnet_v2": SyncNetV2,
     "vgg19": VGG19,
     "landmark_net": LandmarkNet,
 }
@@ -30,6 +31,8 @@ def example_inputs(kind: str, size: int = 64) -> tuple[jax.Array, ...]:
     """Zeros of the shape that the expert reads, to initialise it with."""
     if kind == "sync_expert":
         return jnp.zeros((1, 48, 96, 15)), jnp.zeros((1, 80, 16))
+    if kind == "syncnet_v2":
+        return jnp.zeros((1, 5, 224, 224, 3)), jnp.zeros((1, 13, 20))
     if kind == "emotion_fan":
         return (jnp.zeros((1, 2, size, size, 3)),)
     return (jnp.zeros((1, size, size, 3)),)

@@ -8,8 +8,6 @@ import argparse
 from pathlib import Path
 
 from data_pipeline.errors import InputError
-from data_pipeline.face import portrait_crop
-from data_pipeline.video import read_image
 from reta_jax.commands import sentences_for_errors
 from reta_jax.pretrained.hub import cached_folder, is_hub_id
 from reta_jax.pretrained.licences import print_licences
@@ -42,6 +40,9 @@ def at_hand(name: str, where: str) -> str:
 def read_portraits(folder: Path | None, size: int = 256) -> list | None:
     if folder is None:
         return None
+    from data_pipeline.face import portrait_crop  # Not above: nothing else here needs pictures.
+    from data_pipeline.video import read_image
+
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
     if not files:
         raise InputError(f"no pictures in {folder}")
@@ -59,12 +60,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     importing.add_argument("file", type=Path, help="the published file, or folder")
     importing.add_argument("--out", type=Path, help="folder to write; default weights/SOURCE")
     importing.add_argument(
-        "--modulation", choices=("adain", "modconv"), default="adain",
-        help="of edtalk and lia: the paper's AdaIN, or exactly the published arithmetic",
+        "--modulation", choices=("modconv", "adain"), default="modconv",
+        help="of edtalk and lia: exactly the published arithmetic (default; a run that wants AdaIN "
+        "calibrates it at its start), or the paper's AdaIN, calibrated now",
     )  # fmt: skip
     importing.add_argument(
         "--portraits", type=Path,
-        help="folder of cropped faces to calibrate AdaIN on; default: synthetic ones",
+        help="with --modulation adain: folder of faces to calibrate on; default: synthetic ones",
     )  # fmt: skip
     return parser.parse_args(argv)
 

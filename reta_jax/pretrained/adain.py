@@ -9,6 +9,7 @@ an instance are those that were measured. They are measured on a few portraits.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +24,21 @@ from reta_jax.pretrained.table import Params
 
 SIZE, STYLE_DIM = 256, 512
 EPS = 1e-5  # of the instance normalisation
+CALIBRATION_PEOPLE = 8
+
+
+def calibrate(params: Params, portraits: Sequence[np.ndarray] | None = None) -> Params:
+    """`to_adain`, measured on uint8 faces (256, 256, 3); None: on people of the synthetic world."""
+    faces = synthetic_portraits() if portraits is None else portraits
+    return to_adain(params, np.stack(faces).astype(np.float32) / 127.5 - 1)
+
+
+def synthetic_portraits() -> list[np.ndarray]:
+    """One frame each of people of our own world."""
+    from data_pipeline.synthetic import synthesize_clip  # Not above: most imports need no world.
+
+    clips = (synthesize_clip(seed, "neutral", 0, 0.04, SIZE) for seed in range(CALIBRATION_PEOPLE))
+    return [clip.frames[0] for clip in clips]
 
 
 def to_adain(params: Params, portraits: Float[np.ndarray, "n h w 3"] | None) -> Params:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
-from scipy.io.matlab import MatReadError
 
 from data_pipeline.errors import InputError
 from reta_jax.pretrained.source import Source, Weights
@@ -25,10 +23,8 @@ RAW_FILES = (
     "01_MorphableModel.mat", "Exp_Pca.bin", "std_exp.txt", "BFM_exp_idx.mat", "BFM_front_idx.mat",
     "facemodel_info.mat",
 )  # fmt: skip
-# What scipy raises for files that are damaged, or no MATLAB files.
-_MATLAB_ERRORS = (
-    OSError, ValueError, TypeError, KeyError, NotImplementedError, zlib.error, MatReadError,
-)  # fmt: skip
+# What scipy raises for files that are damaged, or no MATLAB files, besides its own error.
+_MATLAB_ERRORS = OSError, ValueError, TypeError, KeyError, NotImplementedError, zlib.error
 
 
 def read(path: Path) -> Weights:
@@ -118,9 +114,11 @@ def _modes(basis: np.ndarray, vertices: int) -> np.ndarray:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    import scipy.io  # Not above: the other sources do without.
+
     try:
         return scipy.io.loadmat(path)
-    except _MATLAB_ERRORS as error:
+    except (*_MATLAB_ERRORS, scipy.io.matlab.MatReadError) as error:
         raise InputError(f"{path} is no MATLAB file, or not whole: {error}") from error
 
 

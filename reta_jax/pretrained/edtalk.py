@@ -8,12 +8,8 @@ https://github.com/tanshuai0219/EDTalk under Apache-2.0, but derived from LIA (C
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from reta_jax.models.discriminator import Discriminator
-from reta_jax.pretrained.adain import SIZE
 from reta_jax.pretrained.lia import UNUSED, convert_image_networks, trunk_table
 from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Entry, Params, apply_table, conv, linear, vector
@@ -50,16 +46,15 @@ def convert_discriminator(state: Mapping[str, np.ndarray]) -> Params:
     """The discriminator's parameters from `["dis"]`. Raises InputError as `convert` does."""
     table = {
         **trunk_table("convs", "trunk"),
-        "final_conv.0.weight": Entry("conv/kernel", conv),
-        "final_conv.1.bias": Entry("conv/bias", vector),
-        "final_linear.0.weight": Entry("dense/kernel", _flattened),
-        "final_linear.0.bias": Entry("dense/bias"),
-        "final_linear.1.weight": Entry("logit/kernel", linear),
-        "final_linear.1.bias": Entry("logit/bias"),
+        # One channel more for the spread within the batch.
+        "final_conv.0.weight": Entry("conv/kernel", (512, 513, 3, 3), conv),
+        "final_conv.1.bias": Entry("conv/bias", (1, 512, 1, 1), vector),
+        "final_linear.0.weight": Entry("dense/kernel", (512, 512 * 4 * 4), _flattened),
+        "final_linear.0.bias": Entry("dense/bias", (512,)),
+        "final_linear.1.weight": Entry("logit/kernel", (1, 512), linear),
+        "final_linear.1.bias": Entry("logit/bias", (1,)),
     }
-    images = jnp.zeros((1, SIZE, SIZE, 3))
-    like = jax.eval_shape(Discriminator(SIZE).init, jax.random.key(0), images)["params"]
-    return apply_table(state, table, (r".*\.kernel",), like)
+    return apply_table(state, table, (r".*\.kernel",))
 
 
 def _flattened(weight: np.ndarray) -> np.ndarray:

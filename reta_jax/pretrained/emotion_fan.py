@@ -7,34 +7,24 @@ adds contempt.
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.errors import InputError
-from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.pretrained.layers import NOT_WEIGHTS, batch_norm, conv_layer, linear_layer
 from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Params, Table, apply_table
 
 LABELS = ("happy", "angry", "disgusted", "fear", "sad", "neutral", "surprised", "contempt")
-HEADS = {
-    "alpha.0": "alpha",
-    "beta.0": "beta",
-    "pred_fc1": "attention_head",
-    "pred_fc2": "relation_head",
-}
+WIDTHS = (64, 128, 256, 512)  # of the four stages
 
 
-def convert(state: Mapping[str, np.ndarray], network: EmotionFAN = EmotionFAN()) -> Params:
-    """Variables of `network` from the published tensors.
+def convert(state: Mapping[str, np.ndarray], classes: int = 7) -> Params:
+    """Variables of an `EmotionFAN` from the published tensors.
 
     Raises InputError that lists every missing, unexpected or mis-shaped key.
     """
     state = {key.removeprefix("module."): weight for key, weight in state.items()}
-    frames = jax.ShapeDtypeStruct((1, 2, 224, 224, 3), jnp.float32)
-    like = jax.eval_shape(network.init, jax.random.key(0), frames)
-    return apply_table(state, TABLE, ignore=[NOT_WEIGHTS], like=like)
+    return apply_table(state, table(classes), ignore=[NOT_WEIGHTS])
 
 
 def read(path: Path) -> Weights:
@@ -42,39 +32,51 @@ def read(path: Path) -> Weights:
     state = read_state(path, "state_dict")
     heads = [len(weight) for key, weight in state.items() if key.endswith("pred_fc2.bias")]
     if heads not in ([7], [8]):
-        raise InputError(f"{path} is no Emotion-FAN: expected pred_fc2.bias of 7 or 8 classes")
-    fields = {"classes": heads[0]}
-    return Weights("emotion_fan", convert(state, EmotionFAN(**fields)), fields, LABELS[: heads[0]])
+        first = ", ".join(list(state)[:5])
+        raise InputError(
+            f"{path} is no Emotion-FAN: expected pred_fc2.bias of 7 or 8 classes, its first keys "
+            f"are {first}"
+        )
+    [classes] = heads
+    return Weights("emotion_fan", convert(state, classes), {"classes": classes}, LABELS[:classes])
 
 
-def _table() -> Table:
-    entries = {}
-    for key, path in HEADS.items():
-        entries |= linear_layer(key, f"params/{path}")
-    entries |= _conv_norm("conv1", "bn1", "stem", "stem_norm")
-    for stage in range(4):
+def table(classes: int) -> Table:
+    """ResNet-18 and the four layers of the two attentions."""
+    width = WIDTHS[-1]
+    entries = {
+        **linear_layer("alpha.0", "params/alpha", (1, width)),
+        **linear_layer("beta.0", "params/beta", (1, 2 * width)),
+        **linear_layer("pred_fc1", "params/attention_head", (classes, width)),
+        **linear_layer("pred_fc2", "params/relation_head", (classes, 2 * width)),
+        **_conv_norm("conv1", "bn1", "stem", "stem_norm", (WIDTHS[0], 3, 7, 7)),
+    }
+    before = WIDTHS[0]
+    for stage, width in enumerate(WIDTHS):
         for block in range(2):
             key, path = f"layer{stage + 1}.{block}", f"block_{stage}_{block}"
-            for i in (1, 2):
-                entries |= _conv_norm(
-                    f"{key}.conv{i}", f"{key}.bn{i}", f"{path}/conv_{i}", f"{path}/norm_{i}"
-                )
-            if stage > 0 and block == 0:
+            for i, inputs in ((1, before), (2, width)):
+                names = f"{key}.conv{i}", f"{key}.bn{i}", f"{path}/conv_{i}", f"{path}/norm_{i}"
+                entries |= _conv_norm(*names, (width, inputs, 3, 3))
+            if before != width:
                 entries |= _conv_norm(
                     f"{key}.downsample.0",
                     f"{key}.downsample.1",
                     f"{path}/conv_shortcut",
                     f"{path}/norm_shortcut",
+                    (width, before, 1, 1),
                 )
+            before = width
     return entries
 
 
-def _conv_norm(conv_key: str, norm_key: str, conv_path: str, norm_path: str) -> Table:
-    convolution = conv_layer(conv_key, f"params/{conv_path}", bias=False)
-    return convolution | batch_norm(norm_key, norm_path)
+def _conv_norm(
+    conv_key: str, norm_key: str, conv_path: str, norm_path: str, shape: tuple[int, ...]
+) -> Table:
+    convolution = conv_layer(conv_key, f"params/{conv_path}", shape, bias=False)
+    return convolution | batch_norm(norm_key, norm_path, shape[0])
 
 
-TABLE = _table()
 SOURCE = Source(
     name="emotion_fan",
     gives="emotion judge (ACC_e)",

@@ -7,15 +7,13 @@ hub have the same keys and their own order of classes.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from data_pipeline.emotions import emotion_of
 from data_pipeline.errors import InputError
-from reta_jax.experts.emotion_vit import EmotionViT
 from reta_jax.pretrained.layers import conv_layer, linear_layer, norm
 from reta_jax.pretrained.source import Source, Weights, config_beside, read_state
 from reta_jax.pretrained.table import Entry, Params, Table, apply_table
@@ -45,15 +43,29 @@ ATTENTION = {
 }
 
 
-def convert(state: Mapping[str, np.ndarray], network: EmotionViT = EmotionViT()) -> Params:
-    """Variables of `network` from the published tensors.
+class Sizes(NamedTuple):
+    """The fields of `EmotionViT` that a published file decides on; these are ViT-B/16's."""
+
+    size: int = 224
+    patch: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    classes: int = 7
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+def convert(state: Mapping[str, np.ndarray], network: Any = Sizes()) -> Params:
+    """Variables of an `EmotionViT` from the published tensors.
+
+    network: anything with the fields of `Sizes`, such as the module itself.
 
     Raises InputError that lists every missing, unexpected or mis-shaped key.
     """
     state = {published_name(key): weight for key, weight in state.items()}
-    images = jax.ShapeDtypeStruct((1, network.size, network.size, 3), jnp.float32)
-    like = jax.eval_shape(network.init, jax.random.key(0), images)
-    return apply_table(state, table(network), like=like)
+    return apply_table(state, table(network))
 
 
 def published_name(key: str) -> str:
@@ -74,12 +86,18 @@ def read(path: Path) -> Weights:
     labels = emotion_labels(config, path)
     fields = network_fields(config, config_beside(path, "preprocessor_config.json"))
     fields["classes"] = len(labels)
-    return Weights("emotion_vit", convert(read_state(path), EmotionViT(**fields)), fields, labels)
+    return Weights("emotion_vit", convert(read_state(path), Sizes(**fields)), fields, labels)
 
 
 def emotion_labels(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """Names of the classes in the order of the logits, as MEAD spells the emotions."""
-    names = config.get("id2label") or dict(enumerate(LABELS))
+    names = config.get("id2label")
+    if not names:
+        names = dict(enumerate(LABELS))
+        logging.warning(
+            "no id2label in a config.json beside %s: its classes are taken in the published order, "
+            "%s", path, ", ".join(LABELS),
+        )  # fmt: skip
     ordered = [str(names[key]) for key in sorted(names, key=int)]
     labels = tuple(emotion_of(name) for name in ordered)
     if None in labels or len(set(labels)) != len(labels):
@@ -92,30 +110,34 @@ def emotion_labels(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 def network_fields(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `EmotionViT` from the published JSON files; {} gives ViT-B/16 as published."""
-    default = EmotionViT()
+    default = Sizes()
     fields = {ours: config.get(theirs, getattr(default, ours)) for ours, theirs in FIELDS.items()}
     fields["mean"] = list(processor.get("image_mean", default.mean))
     fields["std"] = list(processor.get("image_std", default.std))
     return fields
 
 
-def table(network: EmotionViT) -> Table:
-    embeddings = "vit.embeddings"
+def table(network: Any) -> Table:
+    embeddings, width, patch = "vit.embeddings", network.width, network.patch
+    places = 1 + (network.size // patch) ** 2
+    projection = f"{embeddings}.patch_embeddings.projection"
     entries = {
-        f"{embeddings}.cls_token": Entry("params/class_token"),
-        f"{embeddings}.position_embeddings": Entry("params/positions"),
-        **conv_layer(f"{embeddings}.patch_embeddings.projection", "params/patches"),
-        **norm("vit.layernorm", "params/norm"),
-        **linear_layer("classifier", "params/classifier"),
+        f"{embeddings}.cls_token": Entry("params/class_token", (1, 1, width)),
+        f"{embeddings}.position_embeddings": Entry("params/positions", (1, places, width)),
+        **conv_layer(projection, "params/patches", (width, 3, patch, patch)),
+        **norm("vit.layernorm", "params/norm", width),
+        **linear_layer("classifier", "params/classifier", (network.classes, width)),
     }
     for i in range(network.layers):
         key, path = f"vit.encoder.layer.{i}", f"params/layer_{i}"
-        entries |= norm(f"{key}.layernorm_before", f"{path}/attention_norm")
+        inward, outward = (network.mlp_dim, width), (width, network.mlp_dim)
+        entries |= norm(f"{key}.layernorm_before", f"{path}/attention_norm", width)
         for old, new in ATTENTION.items():
-            entries |= linear_layer(f"{key}.attention.{old}", f"{path}/attention/{new}")
-        entries |= norm(f"{key}.layernorm_after", f"{path}/mlp_norm")
-        entries |= linear_layer(f"{key}.intermediate.dense", f"{path}/mlp_in")
-        entries |= linear_layer(f"{key}.output.dense", f"{path}/mlp_out")
+            names = f"{key}.attention.{old}", f"{path}/attention/{new}"
+            entries |= linear_layer(*names, (width, width))
+        entries |= norm(f"{key}.layernorm_after", f"{path}/mlp_norm", width)
+        entries |= linear_layer(f"{key}.intermediate.dense", f"{path}/mlp_in", inward)
+        entries |= linear_layer(f"{key}.output.dense", f"{path}/mlp_out", outward)
     return entries
 
 

@@ -9,7 +9,7 @@ from reta_jax.models.morphable import MorphableModel, build_morphable, builtin_m
 from reta_jax.pretrained import emotion_vit, wav2vec2
 from reta_jax.pretrained.hub import model_file, resolve
 from reta_jax.pretrained.sources import SOURCES, read_source
-from reta_jax.weights import PARAMS_FILE, load_weights
+from reta_jax.weights import PARAMS_FILE, as_float32, load_weights
 
 RANDOM, BUILTIN = "random", "builtin"
 # Kinds of network that the hub publishes in transformers' layout.
@@ -41,7 +41,7 @@ def load(kind: str, weights: str) -> Loaded:
             raise InputError(f"no weights for {kind} in {weights}: it holds no model file")
         found, record = read_source(kind, file)
         config = {"kind": kind, "fields": found.fields, "labels": list(found.labels)}
-        return Loaded(found.variables, config, [record])
+        return Loaded(as_float32(found.variables), config, [record])
     variables, config = load_weights(folder)
     if config.get("kind") != kind:
         raise InputError(f"{weights} holds {config.get('kind')!r} weights, {kind} was asked for")

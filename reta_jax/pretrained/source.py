@@ -11,9 +11,16 @@ from safetensors import SafetensorError, safe_open
 
 from data_pipeline.errors import InputError
 from reta_jax.pretrained.table import Params
-from reta_jax.pretrained.torch_file import find_tensors, read_torch_file
+from reta_jax.pretrained.torch_file import DTYPES, find_tensors, read_torch_file
 
 State = dict[str, np.ndarray]
+
+# The types of safetensors by their names in torch.
+SAFETENSORS_TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
+    "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "U16": "uint16",
+    "U32": "uint32", "U64": "uint64",
+}  # fmt: skip
 
 
 class Weights(NamedTuple):
@@ -39,7 +46,7 @@ class Source(NamedTuple):
 
 
 def read_state(path: Path, *rooms: str) -> State:
-    """The tensors of a .safetensors file or a PyTorch checkpoint.
+    """The tensors of a .safetensors file or a PyTorch checkpoint: views of the mapped file.
 
     rooms: names of the parts that may hold the wanted tensors, e.g. "gen"; the first that is there
       is entered. Without one, the file is the state dict itself.
@@ -55,10 +62,7 @@ def read_state(path: Path, *rooms: str) -> State:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(room), Mapping):
             loaded = loaded[room]
             break
-    try:
-        state = find_tensors(loaded)
-    except RecursionError as error:
-        raise InputError(f"{path} is no checkpoint: its parts contain themselves") from error
+    state = find_tensors(loaded)
     if not state:
         raise InputError(f"{path} holds no tensors")
     return state
@@ -68,11 +72,23 @@ def _read_safetensors(path: Path) -> State:
     if not path.is_file():
         raise InputError(f"cannot read {path}: no such file")
     try:
-        # Through flax's view, because NumPy alone has no bfloat16.
-        with safe_open(path, "flax") as file:
-            return {key: np.asarray(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+        with safe_open(path, "np"):  # refuses a header that lies, and a file that is not whole
+            mapped = np.memmap(path, np.uint8, "r")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is no safetensors file, or not whole: {error}") from error
+    start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
+    header = json.loads(mapped[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {key: _tensor(mapped[start:], facts, path) for key, facts in header.items()}
+
+
+def _tensor(data: np.ndarray, facts: dict[str, Any], path: Path) -> np.ndarray:
+    """A view of the bytes that one entry of the header describes."""
+    if facts["dtype"] not in SAFETENSORS_TYPES:
+        raise InputError(f"{path} has numbers of type {facts['dtype']}: save it as F32 or BF16")
+    begin, end = facts["data_offsets"]
+    dtype = np.dtype(DTYPES[SAFETENSORS_TYPES[facts["dtype"]]])
+    return data[begin:end].view(dtype).reshape(facts["shape"])
 
 
 def config_beside(path: Path, name: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import InputError
-from reta_jax.models.generator import Modulation
 from reta_jax.pretrained import (
     bfm,
     edtalk,
@@ -20,9 +19,9 @@ from reta_jax.pretrained import (
     vgg19,
     wav2vec2,
 )
-from reta_jax.pretrained.adain import SIZE, to_adain
+from reta_jax.pretrained.hub import is_hub_id, model_file
 from reta_jax.pretrained.source import Source, Weights, file_facts
-from reta_jax.weights import save_weights
+from reta_jax.weights import check_target, save_weights
 
 SOURCES = {
     source.name: source
@@ -40,13 +39,12 @@ SOURCES = {
         ict_facekit.SOURCE,
     )
 }
-CALIBRATION_PEOPLE = 8
 
 
 def read_source(
     name: str,
     path: Path,
-    modulation: Modulation = "adain",
+    modulation: str = "modconv",
     portraits: Sequence[np.ndarray] | None = None,
 ) -> tuple[Weights, dict[str, Any]]:
     """The weights of a published file, and the record of where they come from.
@@ -54,8 +52,11 @@ def read_source(
     Args:
       name: a key of SOURCES.
       path: the published file, or the folder that the source consists of.
-      modulation: of the image networks (LIA, EDTalk); "adain" is measured on `portraits`.
+      modulation: of the image networks (LIA, EDTalk): "modconv" is the published arithmetic,
+        "adain" (Eq. 1) is measured on `portraits`.
       portraits: faces uint8 (256, 256, 3); None takes people of the synthetic world.
+
+    Leaves are views of the mapped file where they can be, of the type that is in it.
 
     Raises:
       InputError: the file cannot be read, or is not what this source publishes; the sentence names
@@ -65,7 +66,13 @@ def read_source(
         raise InputError(f"{name!r} is no known source; take one of {', '.join(SOURCES)}")
     source = SOURCES[name]
     if not path.exists():
-        raise InputError(f"{path} does not exist; {source.name} is published at {source.where}")
+        fetch = f": hf download {source.where} --local-dir DIR" if is_hub_id(source.where) else ""
+        raise InputError(
+            f"{path} does not exist; {source.name} is published as "
+            f"{' or '.join(source.published)} at {source.where}{fetch}"
+        )
+    if path.is_dir() and is_hub_id(source.where):
+        path = model_file(path) or path
     try:
         weights = source.read(path)
     except InputError as error:
@@ -79,6 +86,9 @@ def read_source(
 
 def import_source(name: str, path: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Writes a folder of weights, complete or not at all; returns its config. As `read_source`."""
+    check_target(out)
+    if out.resolve() in (path.resolve(), *path.resolve().parents):
+        raise InputError(f"{path} lies in {out}, which is replaced: name another folder to write")
     weights, record = read_source(name, path, **options)
     config = {"kind": weights.kind, "fields": weights.fields, "provenance": [record]}
     if weights.labels:
@@ -100,20 +110,10 @@ def provenance(source: Source, path: Path) -> dict[str, Any]:
     }
 
 
-def _modulate(
-    weights: Weights, modulation: Modulation, portraits: Sequence[np.ndarray] | None
-) -> Weights:
+def _modulate(weights: Weights, modulation: str, portraits: Sequence[np.ndarray] | None) -> Weights:
     variables = weights.variables
     if modulation == "adain":
-        faces = synthetic_portraits() if portraits is None else portraits
-        images = np.stack(faces).astype(np.float32) / 127.5 - 1
-        variables = to_adain(variables, images)
+        from reta_jax.pretrained.adain import calibrate  # Not above: all else needs no JAX.
+
+        variables = calibrate(variables, portraits)
     return weights._replace(variables=variables, fields={"modulation": modulation})
-
-
-def synthetic_portraits() -> list[np.ndarray]:
-    """Faces to measure on where nobody gives any: one frame each of people of our own world."""
-    from data_pipeline.synthetic import synthesize_clip
-
-    clips = (synthesize_clip(seed, "neutral", 0, 0.04, SIZE) for seed in range(CALIBRATION_PEOPLE))
-    return [clip.frames[0] for clip in clips]

@@ -7,17 +7,28 @@ SyncNet v2 (MIT): syncnet_v2.model, joonson/syncnet_python.
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2
 from reta_jax.pretrained.layers import NOT_WEIGHTS, batch_norm, conv_layer, linear_layer
 from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Params, Table, Transform, apply_table, conv
 
-EXPERT_BLOCKS = {"face_encoder": 17, "audio_encoder": 14}
-V2_CONVOLUTIONS = (0, 4, 8, 11, 14, 18)  # positions in the published sequence; the norm is next
+# Inputs and output widths of the expert's blocks, and the kernel of the first ones; the last is 1.
+EXPERT_BLOCKS = {
+    "face_encoder": (15, [32] + 3 * [64] + 4 * [128] + 3 * [256] + 6 * [512], (7, 5)),
+    "audio_encoder": (1, 3 * [32] + 3 * [64] + 3 * [128] + 3 * [256] + 2 * [512], ()),
+}
+# Kernels by their position in the published sequence; each one's norm is next.
+V2_CONVOLUTIONS = {
+    "lip": {
+        0: (96, 3, 5, 7, 7), 4: (256, 96, 1, 5, 5), 8: (256, 256, 1, 3, 3), 11: (256, 256, 1, 3, 3),
+        14: (256, 256, 1, 3, 3), 18: (512, 256, 1, 6, 6),
+    },
+    "aud": {
+        0: (64, 1, 3, 3), 4: (192, 64, 3, 3), 8: (384, 192, 3, 3), 11: (256, 384, 3, 3),
+        14: (256, 256, 3, 3), 18: (512, 256, 5, 4),
+    },
+}  # fmt: skip
 
 
 def convert_expert(state: Mapping[str, np.ndarray]) -> Params:
@@ -26,8 +37,7 @@ def convert_expert(state: Mapping[str, np.ndarray]) -> Params:
     Raises InputError that lists every missing, unexpected or mis-shaped key.
     """
     state = {key.removeprefix("module."): weight for key, weight in state.items()}
-    like = _shapes(SyncNetExpert(), (1, 48, 96, 15), (1, 80, 16))
-    return apply_table(state, EXPERT_TABLE, ignore=[NOT_WEIGHTS], like=like)
+    return apply_table(state, EXPERT_TABLE, ignore=[NOT_WEIGHTS])
 
 
 def convert_v2(state: Mapping[str, np.ndarray]) -> Params:
@@ -35,8 +45,7 @@ def convert_v2(state: Mapping[str, np.ndarray]) -> Params:
 
     Raises InputError that lists every missing, unexpected or mis-shaped key.
     """
-    like = _shapes(SyncNetV2(), (1, 5, 224, 224, 3), (1, 13, 20))
-    return apply_table(state, V2_TABLE, ignore=[NOT_WEIGHTS], like=like)
+    return apply_table(state, V2_TABLE, ignore=[NOT_WEIGHTS])
 
 
 def read_expert(path: Path) -> Weights:
@@ -55,32 +64,29 @@ def frames_in_channels(weight: np.ndarray) -> np.ndarray:
 
 def _expert_table() -> Table:
     entries = {}
-    for encoder, blocks in EXPERT_BLOCKS.items():
-        for i in range(blocks):
-            key = f"{encoder}.{i}.conv_block"
-            entries |= conv_layer(f"{key}.0", f"params/{encoder}/block_{i}/conv")
-            entries |= batch_norm(f"{key}.1", f"{encoder}/block_{i}/norm")
+    for encoder, (inputs, widths, kernels) in EXPERT_BLOCKS.items():
+        sizes = [*kernels, *(len(widths) - len(kernels) - 1) * [3], 1]
+        for i, (width, size) in enumerate(zip(widths, sizes, strict=True)):
+            key, path = f"{encoder}.{i}.conv_block", f"{encoder}/block_{i}"
+            entries |= conv_layer(f"{key}.0", f"params/{path}/conv", (width, inputs, size, size))
+            entries |= batch_norm(f"{key}.1", f"{path}/norm", width)
+            inputs = width
     return entries
 
 
 def _v2_table() -> Table:
-    return _v2_stream("lip", frames_in_channels) | _v2_stream("aud", conv)
+    return _v2_stream("lip", "lip", frames_in_channels) | _v2_stream("aud", "audio", conv)
 
 
-def _v2_stream(key: str, kernel: Transform) -> Table:
-    path = {"lip": "lip", "aud": "audio"}[key]
+def _v2_stream(key: str, path: str, kernel: Transform) -> Table:
     entries = {}
-    for i, position in enumerate(V2_CONVOLUTIONS):
-        entries |= conv_layer(f"netcnn{key}.{position}", f"params/{path}_{i}/conv", kernel=kernel)
-        entries |= batch_norm(f"netcnn{key}.{position + 1}", f"{path}_{i}/norm")
-    entries |= linear_layer(f"netfc{key}.0", f"params/{path}_head/dense_0")
-    entries |= batch_norm(f"netfc{key}.1", f"{path}_head/norm")
-    return entries | linear_layer(f"netfc{key}.3", f"params/{path}_head/dense_1")
-
-
-def _shapes(network: SyncNetExpert | SyncNetV2, *inputs: tuple[int, ...]) -> Params:
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs]
-    return jax.eval_shape(network.init, jax.random.key(0), *arrays)
+    for i, (position, shape) in enumerate(V2_CONVOLUTIONS[key].items()):
+        name = f"netcnn{key}.{position}"
+        entries |= conv_layer(name, f"params/{path}_{i}/conv", shape, kernel=kernel)
+        entries |= batch_norm(f"netcnn{key}.{position + 1}", f"{path}_{i}/norm", shape[0])
+    entries |= linear_layer(f"netfc{key}.0", f"params/{path}_head/dense_0", (512, 512))
+    entries |= batch_norm(f"netfc{key}.1", f"{path}_head/norm", 512)
+    return entries | linear_layer(f"netfc{key}.3", f"params/{path}_head/dense_1", (1024, 512))
 
 
 EXPERT_TABLE = _expert_table()

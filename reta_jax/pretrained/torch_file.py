@@ -73,14 +73,21 @@ def read_torch_file(path: Path) -> Any:
         raise InputError(f"{path} is not whole ({error}): fetch it again") from error
 
 
-def find_tensors(value: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of nested dicts, by dotted key."""
-    if isinstance(value, np.ndarray):
-        return {prefix: value}
-    found = {}
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            found |= find_tensors(child, f"{prefix}.{key}" if prefix else str(key))
+def find_tensors(value: Any) -> dict[str, np.ndarray]:
+    """The arrays of nested dicts, by dotted key.
+
+    A dict that stands in several places is entered at the first of them only: a small file could
+    otherwise name more keys than there is memory.
+    """
+    found, entered, waiting = {}, set(), [("", value)]
+    while waiting:
+        name, part = waiting.pop()
+        if isinstance(part, np.ndarray):
+            found[name] = part
+        elif isinstance(part, Mapping) and id(part) not in entered:
+            entered.add(id(part))
+            children = [(f"{name}.{key}" if name else str(key), part[key]) for key in part]
+            waiting += reversed(children)
     return found
 
 

@@ -3,36 +3,36 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from reta_jax.experts.vgg19 import VGG19
 from reta_jax.pretrained.layers import conv_layer
 from reta_jax.pretrained.source import Source, Weights, read_state
 from reta_jax.pretrained.table import Params, apply_table
 
-# Positions of the convolutions in torchvision's `features`; nothing after relu5_1 is read.
-POSITIONS = {
-    "conv1_1": 0,
-    "conv1_2": 2,
-    "conv2_1": 5,
-    "conv2_2": 7,
-    "conv3_1": 10,
-    "conv3_2": 12,
-    "conv3_3": 14,
-    "conv3_4": 16,
-    "conv4_1": 19,
-    "conv4_2": 21,
-    "conv4_3": 23,
-    "conv4_4": 25,
-    "conv5_1": 28,
+# Positions of the convolutions in torchvision's `features`, and their widths; nothing after relu5_1
+# is read.
+CONVOLUTIONS = {
+    "conv1_1": (0, 3, 64),
+    "conv1_2": (2, 64, 64),
+    "conv2_1": (5, 64, 128),
+    "conv2_2": (7, 128, 128),
+    "conv3_1": (10, 128, 256),
+    "conv3_2": (12, 256, 256),
+    "conv3_3": (14, 256, 256),
+    "conv3_4": (16, 256, 256),
+    "conv4_1": (19, 256, 512),
+    "conv4_2": (21, 512, 512),
+    "conv4_3": (23, 512, 512),
+    "conv4_4": (25, 512, 512),
+    "conv5_1": (28, 512, 512),
 }
 UNUSED = [r"features\.(30|32|34)\..*", r"classifier\..*"]
 TABLE = {
     key: entry
-    for name, position in POSITIONS.items()
-    for key, entry in conv_layer(f"features.{position}", f"params/{name}").items()
+    for name, (position, inputs, width) in CONVOLUTIONS.items()
+    for key, entry in conv_layer(
+        f"features.{position}", f"params/{name}", (width, inputs, 3, 3)
+    ).items()
 }
 
 
@@ -41,9 +41,7 @@ def convert(state: Mapping[str, np.ndarray]) -> Params:
 
     Raises InputError that lists every missing, unexpected or mis-shaped key.
     """
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    like = jax.eval_shape(VGG19().init, jax.random.key(0), images)
-    return apply_table(state, TABLE, ignore=UNUSED, like=like)
+    return apply_table(state, TABLE, ignore=UNUSED)
 
 
 def read(path: Path) -> Weights:

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.errors import InputError
-from reta_jax.models.wav2vec2 import Wav2Vec2
 from reta_jax.pretrained.layers import conv_layer, linear_layer, norm
 from reta_jax.pretrained.source import Source, Weights, config_beside, read_state
 from reta_jax.pretrained.table import Entry, Params, Table, apply_table, conv
@@ -35,8 +32,24 @@ ARCHITECTURE = {
 ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
 
 
-def convert(state: Mapping[str, np.ndarray], network: Wav2Vec2 = Wav2Vec2()) -> Params:
-    """Parameters of `network` from the published tensors, with or without the CTC head.
+class Sizes(NamedTuple):
+    """The fields of `Wav2Vec2` that a published file decides on; these are the base model's."""
+
+    conv_features: tuple[int, ...] = (512,) * 7
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    position_kernel: int = 128
+    position_groups: int = 16
+
+
+def convert(state: Mapping[str, np.ndarray], network: Any = Sizes()) -> Params:
+    """Parameters of a `Wav2Vec2` from the published tensors, with or without the CTC head.
+
+    network: anything with the fields of `Sizes`, such as the module itself.
 
     Raises InputError that lists every missing, unexpected or mis-shaped key.
     """
@@ -44,9 +57,7 @@ def convert(state: Mapping[str, np.ndarray], network: Wav2Vec2 = Wav2Vec2()) -> 
     state = {RENAMED.get(key, key): weight for key, weight in state.items()}
     # The published file has no mask vector, which only masked training reads.
     state.setdefault("masked_spec_embed", np.zeros(network.width, np.float32))
-    audio = jax.ShapeDtypeStruct((1, 3200), jnp.float32)
-    like = jax.eval_shape(network.init, jax.random.key(0), audio)["params"]
-    return apply_table(state, table(network), ignore=[r"lm_head\..*"], like=like)
+    return apply_table(state, table(network), ignore=[r"lm_head\..*"])
 
 
 def read(path: Path) -> Weights:
@@ -54,7 +65,7 @@ def read(path: Path) -> Weights:
     fields = network_fields(config_beside(path, "config.json"), path)
     if not config_beside(path, "preprocessor_config.json").get("do_normalize", True):
         raise InputError(f"{path} wants audio that is not normalised, which this network is not")
-    params = convert(read_state(path), Wav2Vec2(**fields))
+    params = convert(read_state(path), Sizes(**fields))
     return Weights("wav2vec2", params, fields)
 
 
@@ -63,33 +74,42 @@ def network_fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     other = {k: config[k] for k, v in ARCHITECTURE.items() if config.get(k, v) != v}
     if other:
         raise InputError(f"{path} is another architecture than wav2vec 2.0 base: {other}")
-    base = Wav2Vec2()
-    found = {ours: config.get(theirs, getattr(base, ours)) for ours, theirs in FIELDS.items()}
+    base = Sizes()._asdict()
+    found = {ours: config.get(theirs, base[ours]) for ours, theirs in FIELDS.items()}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
-def table(network: Wav2Vec2) -> Table:
+def table(network: Any) -> Table:
+    width, features = network.width, network.conv_features
+    taps = network.position_kernel
     entries = {
-        "masked_spec_embed": Entry("mask_vector"),
-        f"{POSITIONS}.weight_g": Entry("positional_conv/g", conv),
-        f"{POSITIONS}.weight_v": Entry("positional_conv/v", conv),
-        f"{POSITIONS}.bias": Entry("positional_conv/bias"),
-        **norm("feature_extractor.conv_layers.0.layer_norm", "feature_encoder/norm_0"),
-        **norm("feature_projection.layer_norm", "feature_norm"),
-        **linear_layer("feature_projection.projection", "feature_projection"),
-        **norm("encoder.layer_norm", "norm"),
+        "masked_spec_embed": Entry("mask_vector", (width,)),
+        f"{POSITIONS}.weight_g": Entry("positional_conv/g", (1, 1, taps), conv),
+        f"{POSITIONS}.weight_v": Entry(
+            "positional_conv/v", (width, width // network.position_groups, taps), conv
+        ),
+        f"{POSITIONS}.bias": Entry("positional_conv/bias", (width,)),
+        **norm("feature_extractor.conv_layers.0.layer_norm", "feature_encoder/norm_0", features[0]),
+        **norm("feature_projection.layer_norm", "feature_norm", features[-1]),
+        **linear_layer(
+            "feature_projection.projection", "feature_projection", (width, features[-1])
+        ),
+        **norm("encoder.layer_norm", "norm", width),
     }
-    for i in range(len(network.conv_features)):
+    inputs = (1, *features[:-1])
+    for i, shape in enumerate(zip(features, inputs, network.conv_kernels, strict=True)):
         key, path = f"feature_extractor.conv_layers.{i}.conv", f"feature_encoder/conv_{i}"
-        entries |= conv_layer(key, path, bias=False)
+        entries |= conv_layer(key, path, shape, bias=False)
     for i in range(network.layers):
         key, path = f"encoder.layers.{i}", f"layer_{i}"
+        inward, outward = (network.mlp_dim, width), (width, network.mlp_dim)
         for old, new in ATTENTION.items():
-            entries |= linear_layer(f"{key}.attention.{old}", f"{path}/attention/{new}")
-        entries |= norm(f"{key}.layer_norm", f"{path}/attention_norm")
-        entries |= linear_layer(f"{key}.feed_forward.intermediate_dense", f"{path}/mlp_in")
-        entries |= linear_layer(f"{key}.feed_forward.output_dense", f"{path}/mlp_out")
-        entries |= norm(f"{key}.final_layer_norm", f"{path}/mlp_norm")
+            names = f"{key}.attention.{old}", f"{path}/attention/{new}"
+            entries |= linear_layer(*names, (width, width))
+        entries |= norm(f"{key}.layer_norm", f"{path}/attention_norm", width)
+        entries |= linear_layer(f"{key}.feed_forward.intermediate_dense", f"{path}/mlp_in", inward)
+        entries |= linear_layer(f"{key}.feed_forward.output_dense", f"{path}/mlp_out", outward)
+        entries |= norm(f"{key}.final_layer_norm", f"{path}/mlp_norm", width)
     return entries
 
 

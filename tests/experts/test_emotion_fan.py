@@ -28,11 +28,74 @@ def variables(clips):
 @pytest.mark.parametrize(("name", "classes"), [("emotion_fan_7", 7), ("emotion_fan_mead8", 8)])
 def test_takes_every_published_tensor(name, classes):
     state = state_dict(name)
-    weights = emotion_fan.convert(state, EmotionFAN(classes=classes))["params"]
+    weights = emotion_fan.convert(state, classes)["params"]
     not_trained = ("running_mean", "running_var", "num_batches_tracked")
     published = sum(v.size for k, v in state.items() if not k.endswith(not_trained))
     ours = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
     assert ours == published == 11_188_816 + (classes - 7) * (512 + 1024 + 2)
+
+
+# The published network, written down once more in NumPy, in PyTorch's layout and by its keys.
+
+
+def convolve(x, weight, stride):
+    """(n, c, h, w) with (o, c, k, k), padded by k // 2."""
+    k = weight.shape[-1]
+    padded = np.pad(x, ((0, 0), (0, 0), (k // 2,) * 2, (k // 2,) * 2))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(2, 3))
+    windows = windows[:, :, ::stride, ::stride]
+    return np.moveaxis(np.tensordot(windows, weight, ((1, 4, 5), (1, 2, 3))), -1, 1)
+
+
+def normalise(x, state, key):
+    scale = state[f"{key}.weight"] / np.sqrt(state[f"{key}.running_var"] + 1e-5)
+    column = lambda v: v[:, None, None]
+    return (x - column(state[f"{key}.running_mean"])) * column(scale) + column(state[f"{key}.bias"])
+
+
+def resnet18(x, state):
+    x = np.maximum(normalise(convolve(x, state["conv1.weight"], 2), state, "bn1"), 0)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    x = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
+    x = x.max((-2, -1))
+    for stage in range(1, 5):
+        for block in range(2):
+            key = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            y = convolve(x, state[f"{key}.conv1.weight"], stride)
+            y = np.maximum(normalise(y, state, f"{key}.bn1"), 0)
+            y = normalise(convolve(y, state[f"{key}.conv2.weight"], 1), state, f"{key}.bn2")
+            if f"{key}.downsample.0.weight" in state:
+                x = convolve(x, state[f"{key}.downsample.0.weight"], stride)
+                x = normalise(x, state, f"{key}.downsample.1")
+            x = np.maximum(x + y, 0)
+    return x.mean((2, 3))
+
+
+def published_attention(features, state):
+    """Self-relation attention and, before it, self-attention over one clip's frames (t, 512)."""
+    linear = lambda x, key: x @ state[f"{key}.weight"].T + state[f"{key}.bias"]
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    alpha = sigmoid(linear(features, "alpha.0"))
+    clip = (features * alpha).sum(0) / alpha.sum()
+    pairs = np.concatenate([features, np.broadcast_to(clip, features.shape)], axis=1)
+    weights = alpha * sigmoid(linear(pairs, "beta.0"))
+    related = (pairs * weights).sum(0) / weights.sum()
+    return linear(related, "pred_fc2"), linear(clip, "pred_fc1")
+
+
+def test_equals_the_published_network_in_numpy():
+    state = {key: np.float64(value) for key, value in state_dict("emotion_fan_mead8").items()}
+    frames = np.random.default_rng(0).uniform(-1, 1, (1, 3, 48, 64, 3)).astype(np.float32)
+    features = resnet18((np.moveaxis(np.float64(frames[0]), -1, 1) + 1) / 2, state)
+    expected = published_attention(features, state)
+    variables = emotion_fan.convert(state_dict("emotion_fan_mead8"), classes=8)
+    for relation, logits in zip((True, False), expected, strict=True):
+        network = EmotionFAN(classes=8, relation=relation)
+        found, _ = jax.jit(network.apply)(variables, frames)
+        error = np.abs(found[0] - logits).max() / np.abs(logits).max()
+        print(f"emotion_fan: {error:.1e} relative")
+        assert error < 1e-5
 
 
 def test_attention_equals_numpy(variables, clips):

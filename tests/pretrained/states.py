@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.io
 
@@ -54,31 +52,18 @@ def vit_state(classes: int = 7) -> State:
     network = EmotionViT(
         **emotion_vit.network_fields(TINY_VIT, {}) | {"mean": (0.5,) * 3, "classes": classes}
     )
-    return _published(emotion_vit.table(network), network, jnp.zeros((1, 32, 32, 3)))
+    return _published(emotion_vit.table(network))
 
 
 def voice_state() -> State:
     """Of the tiny wav2vec 2.0, under the hub's names."""
     network = Wav2Vec2(**wav2vec2.network_fields(TINY_VOICE, Path("config.json")))
-    state = _published(wav2vec2.table(network), network, jnp.zeros((1, 3200)), "params/")
+    state = _published(wav2vec2.table(network))
     return {f"wav2vec2.{key}": tensor for key, tensor in state.items()}
 
 
-def _published(table: Mapping, network: Any, inputs: jax.Array, room: str = "") -> State:
-    """Tensors that `table` turns into the variables of `network`."""
-    shapes = {
-        "/".join(key.key for key in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            jax.eval_shape(network.init, jax.random.key(0), inputs)
-        )
-    }
-    state = {}
-    for key, (path, transform) in table.items():
-        shape = shapes[room + path]
-        if transform.__name__ in ("conv", "linear"):
-            shape = (*shape[:-3:-1], *shape[:-2])
-        state[key] = numbers(key, shape) / 251
-    return state
+def _published(table: Mapping) -> State:
+    return {key: numbers(key, entry.shape) / 251 for key, entry in table.items()}
 
 
 def write_json(folder: Path, **files: dict[str, Any]) -> None:

@@ -148,10 +148,10 @@ def test_the_import_measures_on_the_given_portraits(monkeypatch, tmp_path):
     monkeypatch.setitem(sources.SOURCES, "lia", source)
     (tmp_path / "vox.pt").write_bytes(b"")
     pictures = [np.uint8((face + 1) * 127.5) for face in faces(0, 2)]
-    found, _ = sources.read_source("lia", tmp_path / "vox.pt", portraits=pictures)
+    found, _ = sources.read_source("lia", tmp_path / "vox.pt", "adain", pictures)
     expected = adain.to_adain(modconv_params(), np.stack(pictures) / np.float32(127.5) - 1)
     jax.tree.map(np.testing.assert_array_equal, found.variables, expected)
     assert found.fields == {"modulation": "adain"}
-    exact, _ = sources.read_source("lia", tmp_path / "vox.pt", modulation="modconv")
+    exact, _ = sources.read_source("lia", tmp_path / "vox.pt")
     assert exact.fields == {"modulation": "modconv"}
     jax.tree.map(np.testing.assert_array_equal, exact.variables, modconv_params())

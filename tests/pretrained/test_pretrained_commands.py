@@ -1,6 +1,9 @@
 """`python -m reta_jax.pretrained list` and `import`."""
 
 import json
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +13,20 @@ import scipy.io
 from reta_jax.pretrained.__main__ import main
 from reta_jax.pretrained.licences import licence_lines
 from reta_jax.pretrained.sources import SOURCES
-from tests.pretrained.states import prepared_bfm, write_ict
-from tests.pretrained.torch_writer import save_zip
+from tests.pretrained.states import full_state, prepared_bfm, write_ict
+from tests.pretrained.torch_writer import save_legacy, save_zip
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def scratch():
+    with tempfile.TemporaryDirectory() as folder:  # pytest would keep hundreds of megabytes
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -82,6 +91,53 @@ def test_import_again_replaces_the_folder(capsys, tmp_path):
     assert sorted(file.name for file in (tmp_path / "face").iterdir()) == [
         "config.json", "params.safetensors",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_an_import_needs_little_more_memory_than_the_file(scratch, save):
+    """The file's pages and one tensor; in a process of its own, without JAX."""
+    path = scratch / "EDTalk_lip_pose.pt"
+    save(path, {"gen": full_state("edtalk_lip_pose_gen"), "dis": full_state("edtalk_dis")})
+    megabytes = path.stat().st_size / 2**20
+    assert 250 < megabytes < 300
+    script = """
+import re, sys
+from reta_jax.pretrained.__main__ import main
+main(sys.argv[1:])
+status = open("/proc/self/status").read()
+print("jax" in sys.modules, re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+"""
+    command = [sys.executable, "-c", script, "import", "edtalk", path, "--out", scratch / "out"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    has_jax, kilobytes = done.stdout.split()[-2:]
+    print(f"{save.__name__}: {int(kilobytes) / 1024:.0f} MiB for a file of {megabytes:.0f} MiB")
+    assert has_jax == "False"
+    assert int(kilobytes) / 1024 < 2 * megabytes
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/below", "other"])
+def test_targets_that_cannot_be_written(fails, tmp_path, out):
+    scipy.io.savemat("BFM_model_front.mat", prepared_bfm())
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    error = fails("bfm", "BFM_model_front.mat", "--out", out)
+    assert out in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_may_not_be_written(fails, tmp_path, monkeypatch):
+    scipy.io.savemat("BFM_model_front.mat", prepared_bfm())
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    error = fails("bfm", "BFM_model_front.mat", "--out", "locked")
+    assert error == "error: cannot write weights to locked: Permission denied\n"
+    assert not (tmp_path / "locked").exists()
 
 
 def test_failures_are_a_sentence_and_exit_code_2(fails, tmp_path):

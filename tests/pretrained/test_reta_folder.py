@@ -196,6 +196,21 @@ def test_another_modulation_is_refused(folder, networks):
         initial_weights(config, abstract_state())
 
 
+def test_published_arithmetic_is_calibrated_where_the_model_wants_adain(
+    folder, networks, monkeypatch
+):
+    values = {"kind": "image_networks", "fields": {"modulation": "modconv"}, "provenance": []}
+    save_weights(folder, networks, values)
+    calibrated = jax.tree.map(lambda leaf: leaf + 1, networks["generator"])
+    monkeypatch.setattr(
+        "reta_jax.initial.calibrate", lambda params: params | {"generator": calibrated}
+    )
+    found = initial_weights(tiny_config(folder), abstract_state())
+    equal(found.reta["generator"], calibrated)
+    equal(found.reta["image_encoder"], networks["image_encoder"])
+    equal(found.discriminator, networks["discriminator"])
+
+
 @pytest.mark.parametrize("room", ["image_encoder", "generator", "discriminator"])
 def test_another_shape_is_refused(folder, networks, room):
     key, leaf = next(iter(flatten(networks[room]).items()))

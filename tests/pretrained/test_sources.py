@@ -76,7 +76,7 @@ def write_emotion_fan(folder):
     state = full_state("emotion_fan_mead8")
     wrapped = {f"module.{key}": parameter(tensor) for key, tensor in state.items()}
     path = save_zip(folder / "self_relation-attention_61_84.3655", {"state_dict": wrapped})
-    return path, apply_table(state, emotion_fan.TABLE, [NOT_WEIGHTS])
+    return path, apply_table(state, emotion_fan.table(8), [NOT_WEIGHTS])
 
 
 def write_sync_expert(folder):
@@ -117,7 +117,7 @@ def write_ict_facekit(folder):
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_published_file_becomes_a_folder_that_loads(scratch, name):
     path, expected = globals()[f"write_{name}"](scratch)
-    config = import_source(name, path, scratch / "out", modulation="modconv")
+    config = import_source(name, path, scratch / "out")
     loaded = load(config["kind"], str(scratch / "out"))
     if expected is None:  # in the hub's layout it loads as it is
         expected = load(config["kind"], str(scratch)).variables
@@ -184,14 +184,14 @@ def keys_alone(name):
         ("vgg19", "fid_inception", r"26 missing: features\.0\.weight"),
         ("emotion_vit", "wav2vec2_base_960h", r"missing: vit\.embeddings\.cls_token"),
         ("wav2vec2", "vit_face_expression", r"missing: .*unexpected: .*vit\.embeddings"),
-        ("emotion_fan", "syncnet_v2", r"expected pred_fc2\.bias"),
+        ("emotion_fan", "syncnet_v2", r"expected pred_fc2\.bias.*first keys are netcnnaud\.0"),
     ],
 )
 def test_another_networks_file_is_refused_by_its_keys(scratch, source, given, what):
     path = save_zip(scratch / "given.pt", keys_alone(given))
     states.write_json(scratch, config=states.TINY_VIT | states.TINY_VOICE)
     with pytest.raises(InputError) as error:
-        import_source(source, path, scratch / "out", modulation="modconv")
+        import_source(source, path, scratch / "out")
     message = str(error.value)
     assert str(path) in message and re.search(what, message), message
     assert len(message) < 1500 and "\n" not in message
@@ -202,7 +202,10 @@ def test_one_tensor_of_another_variant_is_refused(scratch):
     state = full_state("syncnet_v2")
     state["netfclip.3.weight"] = np.zeros((512, 512), np.float32)  # of 512-d embeddings
     path = save_legacy(scratch / "other.model", state)
-    with pytest.raises(InputError, match=r"1 mis-shaped: netfclip\.3\.weight.*\(512, 1024\)"):
+    with pytest.raises(
+        InputError,
+        match=r"1 mis-shaped: netfclip\.3\.weight is \(512, 512\), expected \(1024, 512\)",
+    ):
         import_source("syncnet_v2", path, scratch / "out")
     assert not (scratch / "out").exists()
 
@@ -230,6 +233,32 @@ def test_paths_that_lead_nowhere(scratch):
         import_source("syncnet_v2", scratch, scratch / "out")
     with pytest.raises(InputError, match="'flame' is no known source.*bfm"):
         import_source("flame", scratch, scratch / "out")
+
+
+def test_a_hub_folder_stands_for_its_file(scratch):
+    (scratch / "hub").mkdir()
+    path, _ = write_wav2vec2(scratch / "hub")
+    equal(read_source("wav2vec2", scratch / "hub"), read_source("wav2vec2", path))
+    with pytest.raises(InputError, match="does not exist.*hf download facebook/wav2vec2-base-960h"):
+        read_source("wav2vec2", scratch / "facebook" / "wav2vec2-base-960h")
+
+
+def test_numbers_of_an_unknown_type(scratch):
+    facts = {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}
+    header = json.dumps({"weight": facts}).encode()
+    path = scratch / "eight.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(InputError, match=f"{path} has numbers of type F8_E4M3: save it as F32"):
+        read_source("vgg19", path)
+
+
+def test_the_published_file_is_never_replaced_by_what_it_becomes(scratch):
+    path, _ = write_bfm(scratch)
+    import_source("bfm", path, scratch / "out")
+    kept = path.rename(scratch / "out" / path.name)
+    with pytest.raises(InputError, match=f"{kept} lies in {scratch / 'out'}, which is replaced"):
+        import_source("bfm", kept, scratch / "out")
+    assert kept.is_file()
 
 
 def test_a_folder_of_other_files_is_never_replaced(scratch):

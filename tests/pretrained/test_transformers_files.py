@@ -76,13 +76,14 @@ def test_the_bin_file_holds_the_same(folder, save):
     equal(load("emotion_vit", str(folder)).variables, expected.variables)
 
 
-def test_bfloat16_and_integers_in_safetensors(folder):
+def test_bfloat16_and_integers_in_safetensors(folder, tmp_path):
     state = {key: tensor.astype(BFLOAT16) for key, tensor in vit_state().items()}
-    read = read_source("emotion_vit", write(folder, state, TINY_VIT))[0].variables
-    kernel = read["params"]["classifier"]["kernel"]
-    assert kernel.dtype == np.float32
+    path = write(folder, state, TINY_VIT)
+    import_source("emotion_vit", path, tmp_path / "out")
     expected = state["classifier.weight"].astype(np.float32).T
-    np.testing.assert_array_equal(kernel, expected)
+    for name in (folder, tmp_path / "out"):
+        kernel = load("emotion_vit", str(name)).variables["params"]["classifier"]["kernel"]
+        np.testing.assert_array_equal(kernel, expected, strict=True)
     state["vit.embeddings.position_ids"] = np.arange(5)
     with pytest.raises(InputError, match="unexpected: vit.embeddings.position_ids"):
         read_source("emotion_vit", write(folder, state, TINY_VIT))
@@ -103,7 +104,9 @@ def test_another_number_of_classes(folder):
     weights, _ = read_source("emotion_vit", path)
     assert weights.fields["classes"] == 8 and weights.labels[7] == "contempt"
     path = write(folder, vit_state(classes=7), TINY_VIT | {"id2label": eight})
-    with pytest.raises(InputError, match=rf"{path}.*classifier\.weight: .*8\), got .*7\)"):
+    with pytest.raises(
+        InputError, match=rf"{path}.*classifier\.weight is \(7, 16\), expected \(8, 16\)"
+    ):
         read_source("emotion_vit", path)
 
 
@@ -123,6 +126,14 @@ def test_unknown_labels(folder, tmp_path, labels):
     for what in (str(path), labels["6"], "id2label", "angry, disgust"):
         assert what in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_alone_is_taken_as_published_and_that_is_said(folder, caplog):
+    path = write(folder, vit_state(), TINY_VIT)
+    with caplog.at_level("WARNING", logger="absl"):
+        read_source("emotion_vit", path)
+    assert f"no id2label in a config.json beside {path}" in caplog.text
+    assert "angry, disgust, fear, happy, neutral, sad, surprise" in caplog.text
 
 
 def test_pixel_statistics_reach_the_network(folder, tmp_path):
