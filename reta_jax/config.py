@@ -52,6 +52,7 @@ def paper() -> ConfigDict:
     config.train = ConfigDict(
         {
             "batch_size": 32,  # clips a step over all devices
+            "expected_devices": 0,  # of the whole job; 0: any. Another number stops it at the start
             "frames": 5,  # frames a clip and step; the sync expert needs five
             "steps": 300_000,
             "max_minutes": 0.0,  # stop (and go on next time) after this long; 0 is no limit

@@ -1,13 +1,84 @@
-"""One mesh over every device of every process, and what is placed on it."""
+"""One mesh over every device of every process, what is placed on it, and how processes agree."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from data_pipeline.errors import InputError
+
 AXIS = "data"
+# What launchers leave in the environment of a process that is one of several; jax then finds the
+# coordinator, the count and the number itself. Each of these alone says that there are several.
+CLUSTER_VARIABLES = (
+    "SLURM_STEP_NODELIST",
+    "OMPI_MCA_orte_hnp_uri",
+    "PMIX_NAMESPACE",
+    "JOBSET_NAME",
+    "TPU_WORKER_HOSTNAMES",
+    "JAX_COORDINATOR_ADDRESS",
+)
+START_SECONDS = 300  # for all processes to appear
+
+
+def join_cluster(
+    mode: str,
+    coordinator: str | None = None,
+    process_count: int | None = None,
+    process_index: int | None = None,
+) -> None:
+    """Makes this process one of a job's; to be called before anything asks for devices.
+
+    Args:
+      mode: "on", "off", or "auto": on if the launcher's environment or the arguments say so.
+      coordinator: host:port of process 0, with the other two, where there is no known launcher.
+      process_count: of the job.
+      process_index: of this process.
+
+    Raises:
+      InputError: the arguments are incomplete, or the other processes did not appear.
+    """
+    given = (coordinator, process_count, process_index)
+    explicit = [value for value in given if value is not None]
+    if 0 < len(explicit) < len(given):
+        raise InputError("give --coordinator, --num_processes and --process_id together, or none")
+    found = any(os.environ.get(name) for name in CLUSTER_VARIABLES)
+    if mode == "off" or (mode == "auto" and not explicit and not found):
+        return
+    try:
+        jax.distributed.initialize(*given, initialization_timeout=START_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the job's processes did not come together: {reason}") from error
+
+
+def any_process(flag: bool) -> bool:
+    """Whether any process says so; every process has to ask at the same step."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def first_then_others(work: Callable[[], None]) -> None:
+    """Process 0 does the work while the others wait for it."""
+    if jax.process_index() == 0:
+        work()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("process 0 is done")
+
+
+def check_shared(folder: Path) -> None:
+    """Raises InputError on a process that does not see the folder that process 0 sees."""
+    mark = folder / ".shared"
+    first_then_others(mark.touch)
+    if any_process(not mark.exists()):
+        raise InputError(f"{folder} is not one folder for all processes: give a shared one")
+    first_then_others(lambda: mark.unlink(missing_ok=True))
 
 
 def make_mesh() -> Mesh:

@@ -21,6 +21,7 @@ def make_preview(
     config: ConfigDict, reta: RETA, morphable: MorphableModel
 ) -> Callable[[Any], np.ndarray]:
     """Builds `preview(params) -> picture`: one row a clip with the columns of pictures.COLUMNS."""
+    morphable = jax.device_get(morphable)
     batches = open_batches(config, "test", CLIPS)
     raw = next(batches)
     batches.close()
@@ -39,7 +40,8 @@ def make_preview(
         )
 
     def preview(params: Any) -> np.ndarray:
-        frames, flows, masks, vertices = jax.device_get(forward(params))
+        # From the host: an array of all processes cannot be used by one of them.
+        frames, flows, masks, vertices = jax.device_get(forward(jax.device_get(params)))
         triangles = np.asarray(morphable.triangles)
         rows = [
             model_row(

@@ -2,6 +2,9 @@
 
 The same command with the same workdir goes on where it stopped, with the same next batch. Ctrl-C
 and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves with 2.
+
+On several hosts the launcher gives the same command to every process; SLURM, Open MPI, JobSet and
+TPU pods are recognised, elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
 """
 
 import functools
@@ -39,6 +42,13 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, to be run again
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/synthetic.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/<config.name>.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed", "auto", ["auto", "on", "off"], "One process of several?"
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one.")
+AGREE_EVERY = 10  # steps between which processes do not ask each other whether to stop
 
 
 class DivergenceError(RuntimeError):
@@ -57,8 +67,9 @@ def run(config: ConfigDict, workdir: Path) -> bool:
       DivergenceError: a loss became NaN or infinite; its name is in the message.
     """
     check_config(config)
-    make_synthetic_data(config)
+    parallel.first_then_others(lambda: make_synthetic_data(config))
     workdir.mkdir(parents=True, exist_ok=True)
+    parallel.check_shared(workdir)
     mesh = parallel.make_mesh()
     experts, provenance = load_experts(config)
     teacher_width = experts.teacher.width if experts.teacher else config.model.style_dim
@@ -88,8 +99,10 @@ def run(config: ConfigDict, workdir: Path) -> bool:
 
 def check_config(config: ConfigDict) -> None:
     """Refuses settings that cannot work, with the numbers."""
-    devices = jax.device_count()
+    devices, expected = jax.device_count(), config.train.expected_devices
     batch = config.train.batch_size
+    if expected and devices != expected:
+        raise InputError(f"train.expected_devices={expected}, but the job has {devices} devices")
     if batch % devices:
         raise InputError(f"train.batch_size={batch} does not divide over {devices} devices")
     if config.train.eds and config.model.emotion and batch // devices < 2:
@@ -182,12 +195,14 @@ def loop(
         adversarial: parallel.data_parallel(make_step(config, networks, adversarial), mesh)
         for adversarial in (False, True)
     }
-    preview = make_preview(config, networks.reta, constants.morphable)
+    is_first = jax.process_index() == 0
+    preview = make_preview(config, networks.reta, constants.morphable) if is_first else None
     progress = Progress(train.steps, train.batch_size)
     deadline = time.monotonic() + 60 * train.max_minutes if train.max_minutes else math.inf
     step = int(state.step)
     due = last = None  # step and metrics: to be reported, and of the latest step
-    while step < train.steps and time.monotonic() < deadline and not stop.requested:
+    stopped = False
+    while step < train.steps and not stopped:
         with progress.waiting_for_data():
             batch = next(batches)
         adversarial = bool(config.loss.adversarial) and step >= train.adversarial_start
@@ -197,15 +212,17 @@ def loop(
             report(progress, writer, *due)
         last = (step, metrics)
         due = last if step % train.log_every == 0 or step == 1 else None
-        if step % train.preview_every == 0:
+        if preview and step % train.preview_every == 0:
             writer.picture(step, "preview", preview(state.ema))
         if step % train.save_every == 0:
             report(progress, writer, *last)  # first: what has diverged must not be saved
             due = last = None
             checkpoints.save(state, batches.get_state())
+        if jax.process_count() == 1 or step % AGREE_EVERY == 0:
+            stopped = parallel.any_process(stop.requested or time.monotonic() > deadline)
     if last is not None:
         report(progress, writer, *last)
-    return state, step >= train.steps or not stop.requested
+    return state, step >= train.steps or not parallel.any_process(stop.requested)
 
 
 def report(progress: "Progress", writer: Writer, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -302,6 +319,9 @@ class StopRequest:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}")
+    parallel.join_cluster(
+        _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
     config = _CONFIG.value
     if config is None:
         raise InputError("no experiment given: say --config configs/synthetic.py")
