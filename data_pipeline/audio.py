@@ -42,7 +42,8 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes): copy or record it again.")
     try:
-        with av.open(str(path)) as container:
+        # Titles in other encodings, or damaged ones, are no reason to refuse a file.
+        with av.open(str(path), metadata_errors="replace") as container:
             yield container
     except PermissionError as error:
         raise InputError(f"{path} may not be read: check its permissions.") from error

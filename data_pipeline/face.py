@@ -29,6 +29,9 @@ MODEL_ADDRESS = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
     "face_landmarker.task"
 )
+# Where the face is in EMOCA's crops: y0, x0, y1, x1 in [0, 1], for crops without landmarks.
+TYPICAL_SYNC_BOX = np.float32([0.0, 0.14, 0.89, 0.86])
+_MIN_OVERLAP, _MARGIN = 0.25, 0.1  # FOMM's
 FETCH_SECONDS = 5  # without an answer; a network that is not there must not hold anybody up
 MODEL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 
@@ -47,6 +50,18 @@ class FaceDetector(Protocol):
 
     def boxes(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Box]:
         """The EMOCA box of every face in an RGB image, the largest first."""
+
+
+class LandmarkDetector(Protocol):
+    """Whatever finds the 68 iBUG points: MediaPipe's landmarker here, FAN or dlib elsewhere."""
+
+    def detect(
+        self, image: UInt8[np.ndarray, "h w 3"], near: Box | None = None
+    ) -> list[Float32[np.ndarray, "68 2"]]:
+        """The points (x, y in pixels) of every face in an RGB image, the largest first.
+
+        `near` is the EMOCA box of a face a moment ago, or None.
+        """
 
 
 class FaceLandmarker:
@@ -223,6 +238,28 @@ def emoca_box(landmarks: Float32[np.ndarray, "68 2"]) -> Box:
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
     side = int((high - low).sum() / 2 * 1.1 * 1.25)
     return np.array([*(low + high) / 2, side], np.float64)
+
+
+def fomm_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Box | None:
+    """The one square that FOMM crops for a whole clip: around all faces and a tenth to each side.
+
+    A face here is what a detector's box has: half the forehead to below the chin. None if one of
+    them has less than a quarter in common with the first one, for then the head has left.
+    """
+    low, high = landmarks.min(axis=1), landmarks.max(axis=1)
+    height = high[:, 1] - low[:, 1]
+    faces = np.stack(
+        [low[:, 0], low[:, 1] - 0.2 * height, high[:, 0], high[:, 1] + 0.03 * height], 1
+    )
+    shared = np.minimum(faces[:, 2:], faces[0, 2:]) - np.maximum(faces[:, :2], faces[0, :2])
+    overlap = shared.clip(0).prod(axis=1)
+    area = (faces[:, 2:] - faces[:, :2]).prod(axis=1)
+    if (overlap < _MIN_OVERLAP * (area + area[0] - overlap)).any():
+        return None
+    left, top = faces[:, :2].min(axis=0)
+    right, bottom = faces[:, 2:].max(axis=0)
+    side = (1 + 2 * _MARGIN) * max(right - left, bottom - top)
+    return np.array([(left + right) / 2, (top + bottom) / 2, side], np.float64)
 
 
 def smooth_boxes(

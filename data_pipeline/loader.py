@@ -1,26 +1,41 @@
 """Records to batches: Grain reads, cuts windows and shuffles; resuming gives the same next batch.
 
-Sample i of a run depends on (seed, i) alone, and global batch k is samples [k B, (k + 1) B) dealt
-out to the processes in turn. So a run continues exactly from one number, on any process count.
+Sample i of a run depends on (seed, i) alone, and global batch k is samples [k B, (k + 1) B), of
+which each process has a stretch. So a run continues exactly from one number, on any process count,
+and every device has the same rows whoever feeds it.
 """
 
+import collections
 import dataclasses
+import functools
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, SupportsIndex
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import grain
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, to_float, window
+from data_pipeline.augment import Augment, AugmentSpec
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.pairing import pair_neighbours
 from data_pipeline.records import decode_jpeg, list_clips, open_records
 
 _NEUTRAL = EMOTIONS.index("neutral")
 _MAX_EPOCH = 1_000_000
 _SHIFT = 3
+_PATIENCE = 600.0  # seconds for one sample; storage that answers later is taken for dead
+_FAREWELL = 5.0  # seconds for the readers to end what they have in hand
+_BATCHES_AHEAD = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +65,8 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_identity_share: float = 1.0,
+    pair_within: int = 0,
+    augment: AugmentSpec = AugmentSpec(),
     threads: int = 4,
 ) -> "BatchIterator":
     """Endless shuffled batches of this process's share of the global batch.
@@ -64,6 +81,9 @@ def training_batches(
 
     and, with window.shifted_mel, shifted_mel float32 (b,80,16): three frames or more away.
 
+    What stops a reader (a damaged record, a file that is gone, storage that no longer answers) is
+    raised by `next` as an InputError that names the data set, the clip and the file.
+
     Args:
         dirs_and_weights: prepared data sets and how often each is drawn from.
         split: "train" or "test".
@@ -74,6 +94,9 @@ def training_batches(
         process_count: how many processes share the batch.
         max_identity_share: the most that one identity may make up of its data set's samples: at 1
             every clip is drawn equally often, at 0 every identity.
+        pair_within: rows of a batch that one device holds: within them neighbours are put together
+            that feel differently and are different people (`pair_neighbours`); 0 leaves the order.
+        augment: how samples are varied.
         threads: readers that work ahead; 0 reads in the caller's thread.
 
     Raises:
@@ -84,6 +107,10 @@ def training_batches(
             f"a batch of {batch_size} cannot be shared by {process_count} processes: "
             "choose a multiple."
         )
+    if pair_within and batch_size % pair_within:
+        raise InputError(
+            f"a batch of {batch_size} has no shares of {pair_within} to pair in: choose a multiple."
+        )
     datasets, first_identity = [], 0
     for dir in dirs_and_weights:
         clips = Clips(dir, split, window, first_identity)
@@ -93,8 +120,12 @@ def training_batches(
     mixed = grain.MapDataset.mix(
         [dataset.repeat() for dataset in datasets], list(dirs_and_weights.values())
     )
+    if pair_within:
+        mixed = grain.MapDataset.source(_Paired(mixed, batch_size, pair_within))
     samples = mixed.seed(seed).random_map(CutWindow(window))
-    return BatchIterator(samples, batch_size, process_index, process_count, threads)
+    if augment != AugmentSpec():
+        samples = samples.random_map(Augment(augment))
+    return BatchIterator(samples, mixed, batch_size, process_index, process_count, threads)
 
 
 class BatchIterator:
@@ -103,25 +134,28 @@ class BatchIterator:
     def __init__(
         self,
         samples: grain.MapDataset,
+        clips: grain.MapDataset,
         batch_size: int,
         process_index: int,
         process_count: int,
         threads: int,
     ):
-        self._samples, self._batch_size = samples, batch_size
-        self._process_index, self._process_count = process_index, process_count
-        self._options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=3 * batch_size // process_count
-        )
+        self._readers: _Readers | None = None
+        self._samples, self._clips, self._batch_size = samples, clips, batch_size
+        self._share = batch_size // process_count
+        self._first = process_index * self._share
+        self._threads = threads
         self.set_state({"global_next_index": 0})
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = next(self._batches)
+        samples = list(itertools.islice(self._share_of_samples, self._share))
+        if not samples:
+            raise StopIteration  # It was closed.
         self._next_index += self._batch_size
-        return batch
+        return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
     def get_state(self) -> dict[str, int]:
         """The position, as JSON; the same on every process."""
@@ -131,16 +165,124 @@ class BatchIterator:
         """Continues from a position, whatever the number of processes that reached it."""
         self.close()
         self._next_index = state["global_next_index"]
-        share = self._samples[self._next_index + self._process_index :: self._process_count]
-        self._batches = iter(
-            share.to_iter_dataset(self._options).batch(self._batch_size // self._process_count)
+        # No reference to this object in what the threads hold, or they would keep it alive.
+        read, clips = self._samples.__getitem__, self._clips
+        size, share = self._batch_size, self._share
+        first = self._next_index + self._first
+        indices = (batch + row for batch in itertools.count(first, size) for row in range(share))
+        if not self._threads:
+            self._share_of_samples = map(read, indices)
+            return
+        self._readers = _Readers(
+            read,
+            indices,
+            threads=self._threads,
+            ahead=_BATCHES_AHEAD * self._share,
+            describe=lambda index: clips[index].describe(),
         )
+        self._share_of_samples = self._readers
+        # At the latest when the interpreter leaves: it must not find them inside of native code.
+        weakref.finalize(self, self._readers.close)
 
     def close(self) -> None:
-        """Stops the readers."""
-        batches = getattr(self, "_batches", None)
-        if batches is not None:
-            batches.close()
+        """Stops the readers; what they have in hand is dropped."""
+        self._share_of_samples = iter(())
+        if self._readers is not None:
+            self._readers.close()
+            self._readers = None
+
+
+class _Readers:
+    """As `map(read, indices)`, by threads that work ahead.
+
+    Grain's own threads are waited for without end, also by the interpreter when it leaves; these
+    are not, so that a read that never returns ends a run with a sentence.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Any],
+        indices: Iterable[int],
+        threads: int,
+        ahead: int,
+        describe: Callable[[int], str],
+    ):
+        self._read, self._describe, self._ahead = read, describe, max(ahead, threads)
+        self._indices = iter(indices)
+        self._wanted: queue.SimpleQueue[tuple[int, Future] | None] = queue.SimpleQueue()
+        self._coming: collections.deque[tuple[int, Future]] = collections.deque()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"reader-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        while (task := self._wanted.get()) is not None:
+            index, future = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._read(index))
+            except BaseException as error:
+                future.set_exception(error)
+
+    def __iter__(self) -> "_Readers":
+        return self
+
+    def __next__(self) -> Any:
+        while len(self._coming) < self._ahead:
+            task = next(self._indices), Future()
+            self._coming.append(task)
+            self._wanted.put(task)
+        index, future = self._coming.popleft()
+        try:
+            return future.result(_PATIENCE)
+        except TimeoutError as error:
+            if future.done():
+                raise  # It is the reader's own.
+            raise InputError(
+                f"no answer for {_PATIENCE:.0f} s while reading {self._describe(index)}, or "
+                "another of its speaker: see whether the storage still answers."
+            ) from error
+
+    def close(self) -> None:
+        """Drops what was read ahead; waits a little for what is in hand."""
+        for _, future in self._coming:
+            future.cancel()
+        self._coming.clear()
+        for _ in self._threads:
+            self._wanted.put(None)
+        latest = time.monotonic() + _FAREWELL
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, latest - time.monotonic()))
+
+
+class _Paired:
+    """`clips`, every `batch_size` of them in the order of `pair_neighbours`."""
+
+    def __init__(self, clips: grain.MapDataset, batch_size: int, share: int):
+        self._clips, self._batch_size = clips, batch_size
+        self._order = functools.lru_cache(maxsize=2 * _BATCHES_AHEAD)(
+            functools.partial(_paired_order, clips, batch_size, share)
+        )
+
+    def __len__(self) -> int:
+        return len(self._clips) // self._batch_size * self._batch_size
+
+    def __getitem__(self, index: SupportsIndex) -> "ClipRecord":
+        batch, row = divmod(int(index), self._batch_size)
+        return self._clips[batch * self._batch_size + int(self._order(batch)[row])]
+
+
+def _paired_order(
+    clips: grain.MapDataset, batch_size: int, share: int, batch: int
+) -> Int[np.ndarray, " b"]:
+    drawn = [clips[batch * batch_size + row] for row in range(batch_size)]
+    emotion = np.array([clip.clips.emotion[clip.index] for clip in drawn])
+    return pair_neighbours(emotion, np.array([clip.identity for clip in drawn]), share)
 
 
 class Clips:
@@ -153,7 +295,10 @@ class Clips:
         short = [row["clip"] for row in rows if row["frames"] < window.frames]
         if short:
             raise InputError(f"{short[0]} in {dir} has fewer than {window.frames} frames.")
-        self.records = open_records(dir, split)
+        self.dir = Path(dir)
+        self.names = [row["clip"] for row in rows]
+        self.emotion = np.array([row["emotion"] for row in rows])
+        self._records = open_records(dir, split)
         self.identities, self.identity = np.unique(
             [row["identity"] for row in rows], return_inverse=True
         )
@@ -169,6 +314,34 @@ class Clips:
         identity = int(self.identity[index])
         return ClipRecord(self, int(index), self._first_identity + identity)
 
+    def read(self, index: int) -> dict[str, Any]:
+        """The record of clip `index`.
+
+        Raises:
+            InputError: it cannot be read; says which it is and in which file.
+        """
+        try:
+            return self._records[index]
+        except Exception as error:
+            raise InputError(_broken(self.describe(index), error)) from error
+
+    def decode(self, index: int, jpeg: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
+        """A picture of clip `index`; raises InputError as `read` does."""
+        try:
+            return decode_jpeg(jpeg, size)
+        except Exception as error:
+            raise InputError(_broken(self.describe(index), error)) from error
+
+    def describe(self, index: int) -> str:
+        """Where clip `index` is, for a person."""
+        info = self._records.dataset_info.splits[self._records.split]
+        ends = np.cumsum(info.shard_lengths)
+        shard = int(np.searchsorted(ends, index, side="right"))
+        record = index - int(ends[shard]) + info.shard_lengths[shard]
+        return (
+            f"clip {self.names[index]} of {self.dir} (record {record} of {info.filepaths[shard]})"
+        )
+
     def of_same_identity(self, index: int, rng: np.random.Generator) -> int:
         """A random clip of the identity of clip `index`, perhaps itself."""
         return int(rng.choice(self._by_identity[self.identity[index]]))
@@ -180,6 +353,14 @@ class ClipRecord(NamedTuple):
     clips: Clips
     index: int
     identity: int
+
+    def describe(self) -> str:
+        return self.clips.describe(self.index)
+
+
+def _broken(what: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{what} cannot be read ({reason}): copy the data set again or prepare it anew."
 
 
 class _Reordered:
@@ -223,31 +404,30 @@ class CutWindow(grain.transforms.RandomMap):
     window: WindowSpec
 
     def random_map(self, element: ClipRecord, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        spec = self.window
-        record = element.clips.records[element.index]
+        spec, (clips, index, identity) = self.window, element
+        record = clips.read(index)
         frames = record["frames"]
         start = int(rng.integers(len(frames) - spec.frames + 1))
         # A chunk never begins before the clip: neither does one when a voice is rendered.
         offset = int(rng.integers(min(spec.chunk - spec.frames, start) + 1))
         heard = (start - offset - spec.past) * SAMPLES_PER_FRAME
-        portraits = frames
+        source, portraits = index, frames
         if spec.portrait == "identity":
-            other = element.clips.of_same_identity(element.index, rng)
-            portraits = frames if other == element.index else element.clips.records[other]["frames"]
+            source = clips.of_same_identity(index, rng)
+            portraits = frames if source == index else clips.read(source)["frames"]
         portrait = portraits[int(rng.integers(len(portraits)))]
         waveform = to_float(record["audio"])
+        window_frames = frames[start : start + spec.frames]
         sample = {
-            "portrait": decode_jpeg(portrait, spec.size),
-            "frames": np.stack(
-                [decode_jpeg(data, spec.size) for data in frames[start : start + spec.frames]]
-            ),
+            "portrait": clips.decode(source, portrait, spec.size),
+            "frames": np.stack([clips.decode(index, jpeg, spec.size) for jpeg in window_frames]),
             "audio": window(waveform, heard, spec.audio_samples),
             "offset": np.int32(offset),
             "mel": mel_window(waveform, start),
             "sync_box": record["sync_box"],
             "landmarks": record["landmarks"][start : start + spec.frames],
             "emotion": np.int32(record["emotion"]),
-            "identity": np.int32(element.identity),
+            "identity": np.int32(identity),
         }
         if spec.shifted_mel:
             sample["shifted_mel"] = mel_window(waveform, _another_start(start, len(frames), rng))

@@ -7,25 +7,28 @@
 and mead and vfhq likewise; the modules of data_pipeline/datasets say what they expect below --raw.
 
 Every finished clip is kept in out/.parts until all of them become out/records; an interrupted run
-goes on where it was, and a finished one has nothing to do. out/manifest.csv says of every source
-what became of it and why.
+goes on where it was, and a finished one has nothing to do. out/manifest.parquet has a row for every
+clip, refused stretch and refused source: its place, its scores, what became of it and why.
 """
 
 import argparse
-import csv
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, get_args
 
 from rich.console import Console
 from rich.progress import (
@@ -38,14 +41,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from data_pipeline.audio import FPS
-from data_pipeline.clips import VideoJob
+from data_pipeline.clips import CropMode, Outcome, VideoJob
 from data_pipeline.datasets import folder, hdtf, mead, splits, vfhq
+from data_pipeline.datasets.boxes import in_boxes
 from data_pipeline.datasets.raw import write_missing
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError, MissingError
 from data_pipeline.estimate import estimate
 from data_pipeline.face import landmarker_model
+from data_pipeline.manifest import (
+    Journal,
+    Row,
+    Scores,
+    by_job,
+    read_journal,
+    read_manifest,
+    write_manifest,
+)
 from data_pipeline.records import (
     Source,
     iterate_sources,
@@ -53,6 +65,7 @@ from data_pipeline.records import (
     save_example,
     write_records,
 )
+from data_pipeline.shards import parse_shard
 
 
 class Job(Protocol):
@@ -62,33 +75,22 @@ class Job(Protocol):
     identity: str
     source: str  # file it comes from, or empty
 
-    def run(self) -> Iterable[dict[str, Any]]:
-        """Yields the examples `clip`, or `clip`#000, #001 …; raises InputError to refuse."""
-
-
-class Row(NamedTuple):
-    """A line of the manifest."""
-
-    clip: str
-    identity: str
-    emotion: str
-    source: str
-    bytes: int  # of the source file; a file of another size is prepared again
-    sha256: str
-    seconds: float  # that were accepted
-    clips: str  # names of the records, separated by blanks
-    state: str  # accepted, refused (its fault); missing, failed (ours): tried again by the next run
-    reason: str
+    def run(self) -> Iterable[Outcome]:
+        """Yields the clips `clip`, or `clip`#000, #001 …; raises InputError to refuse all."""
 
 
 class Summary(NamedTuple):
     """What a data set holds after `prepare`."""
 
-    accepted: int
-    refused: int
+    accepted: int  # sources of which there is a clip at least
+    refused: int  # sources of which there is none
     failed: int
     clips: int
     missing: int = 0
+
+
+# Yields the rows of every job; its clips are in the folder by then.
+RunAll = Callable[[Sequence[Job], Path], Iterator[list[Row]]]
 
 
 def prepare(
@@ -97,15 +99,19 @@ def prepare(
     split_of: Callable[[Source], str],
     settings: dict[str, Any],
     workers: int = 1,
+    may_be_empty: bool = False,
+    run_all: RunAll | None = None,
 ) -> Summary:
     """Runs the jobs that are not done yet and adds their clips to the records.
 
     Args:
         jobs: the sources; what earlier calls made of other sources stays in the data set.
-        out_dir: where records/ and manifest.csv go, made if missing.
+        out_dir: where records/ and manifest.parquet go, made if missing.
         split_of: says of a clip whether it is "train" or "test".
         settings: what a prepared data set cannot be continued with other values of.
         workers: processes; 1 works in this one.
+        may_be_empty: a data set without clips will do: one shard of many may have none.
+        run_all: runs the jobs elsewhere, with which `workers` has nothing to do.
 
     Raises:
         InputError: no clip was accepted, the place cannot be written to, or it holds a data set
@@ -117,41 +123,64 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
         _check_settings(out, settings)
         parts.mkdir(exist_ok=True)
-        manifest = _read_manifest(out)
+        rows = _run_pending(jobs, out, run_all or functools.partial(_run_all, workers=workers))
         recorded = {source.clip: source for source in iterate_sources(out)}
-        for row in _run_all(list_pending(jobs, out), parts, workers):
-            manifest[row.clip] = row
-            _append(out, row)
         fresh = _list_parts(parts)
         kept = recorded | fresh
-        rows = [row for _, row in sorted(manifest.items())]
         clips = {
-            name: kept[name]._replace(identity=row.identity)
+            row.clip: kept[row.clip]._replace(identity=row.identity)
             for row in rows
-            for name in row.clips.split()
-            if name in kept
+            if row.state == "accepted" and row.clip in kept
         }
-        if fresh.keys() & clips.keys() or clips.keys() != recorded.keys() or not clips:
+        if not clips and may_be_empty:
+            shutil.rmtree(out / "records", ignore_errors=True)
+        elif fresh.keys() & clips.keys() or clips.keys() != recorded.keys() or not clips:
             write_records(list(clips.values()), out, split_of)
-            _write_manifest(out, rows)
         shutil.rmtree(parts)
     except OSError as error:
         raise InputError(
             f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
             "has room."
         ) from error
-    states = [row.state for row in rows]
+    states = [_state(group) for group in by_job(rows).values()]
     accepted, refused, failed, missing = map(
         states.count, ("accepted", "refused", "failed", "missing")
     )
     return Summary(accepted, refused, failed, len(clips), missing)
 
 
+def _run_pending(jobs: Sequence[Job], out: Path, run_all: RunAll) -> list[Row]:
+    """Runs what is not done; the manifest then says so, however the run ends but by kill -9."""
+    parts = out / ".parts"
+    found = _read_rows(out)
+    journal = Journal(parts)
+    try:
+        with contextlib.closing(run_all(list_pending(jobs, out), parts)) as finished:
+            for rows in finished:
+                found[rows[0].job] = rows
+                journal.append(rows)
+    finally:
+        every = [row for rows in found.values() for row in rows]
+        write_manifest(out, every)
+    return every
+
+
+def _read_rows(out: Path) -> dict[str, list[Row]]:
+    """The rows of every source: as the manifest has them, and as an unfinished run goes on."""
+    return by_job(read_manifest(out)) | read_journal(out / ".parts")
+
+
+def _state(rows: Sequence[Row]) -> str:
+    """What became of a source."""
+    states = [row.state for row in rows]
+    return "accepted" if "accepted" in states else states[0]
+
+
 def list_pending(jobs: Sequence[Job], out: Path) -> list[Job]:
     """The jobs that are still to be run; reads `out` and writes nothing."""
-    manifest = _read_manifest(out)
+    rows = _read_rows(out)
     kept = {source.clip for source in iterate_sources(out)} | _list_parts(out / ".parts").keys()
-    return [job for job in jobs if not _is_done(job, manifest.get(job.clip), kept)]
+    return [job for job in jobs if not _is_done(job, rows.get(job.clip, []), kept)]
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -172,18 +201,18 @@ def _list_parts(parts: Path) -> dict[str, Source]:
     }
 
 
-def _is_done(job: Job, row: Row | None, kept: Set[str]) -> bool:
-    if row is None or row.state in ("failed", "missing") or row.bytes != _size(job.source):
+def _is_done(job: Job, rows: Sequence[Row], kept: Set[str]) -> bool:
+    if not rows or rows[0].state in ("failed", "missing") or rows[0].bytes != _size(job.source):
         return False
-    return all(name in kept for name in row.clips.split())
+    return all(row.clip in kept for row in rows if row.state == "accepted")
 
 
 def _size(source: str) -> int:
     return os.path.getsize(source) if source else 0
 
 
-def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[Row]:
-    """Yields the row of every job as it ends, with a line of progress."""
+def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[list[Row]]:
+    """Yields the rows of every job as it ends, with a line of progress."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -196,16 +225,16 @@ def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[Row]:
     refused = 0
     with Progress(*columns, console=Console(stderr=True), disable=not jobs) as progress:
         task = progress.add_task("preparing", total=len(jobs))
-        for row in map(run, jobs) if workers == 1 else _run_in_processes(run, jobs, workers):
-            refused += row.state != "accepted"
+        for rows in map(run, jobs) if workers == 1 else _run_in_processes(run, jobs, workers):
+            refused += _state(rows) != "accepted"
             told = f"preparing ({refused} refused)" if refused else "preparing"
             progress.update(task, advance=1, description=told)
-            yield row
+            yield rows
 
 
 def _run_in_processes(
-    run: Callable[[Job], Row], jobs: Sequence[Job], workers: int
-) -> Iterator[Row]:
+    run: Callable[[Job], list[Row]], jobs: Sequence[Job], workers: int
+) -> Iterator[list[Row]]:
     """As `map`, in no order; a job that takes its process down is refused, the others go on."""
     waiting = list(reversed(jobs))
     while waiting:
@@ -218,66 +247,100 @@ def _run_in_processes(
                         job = waiting.pop()
                         running[pool.submit(run, job)] = job
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        row = future.result()
+                        rows = future.result()
                         del running[future]
-                        yield row
+                        yield rows
             except BrokenProcessPool:
                 suspects = list(running.values())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
         for job in suspects:
             with _pool(1) as pool:
                 try:
                     yield pool.submit(run, job).result()
                 except BrokenProcessPool:
-                    yield _row(job, "refused", "the decoder crashed on it", [])
+                    yield [_whole_row(job)._replace(reason="the decoder crashed on it")]
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned: a fork of a process with threads (decoders, MediaPipe) may hang. Ctrl-C is the
-    # parent's business; the workers finish the clip in hand.
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes, which are ended at once where this one is interrupted."""
+    # Spawned: a fork of a process with threads (decoders, MediaPipe) may hang.
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    ) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool:
+            raise
+        except BaseException:
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.kill()  # Nothing is half written: clips come under their names whole.
+            raise
 
 
-def run_job(job: Job, parts: Path) -> Row:
+def _start_worker() -> None:
+    """Leaves Ctrl-C and the like to the parent, and ends with it even if that is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> NoReturn:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def run_job(job: Job, parts: Path) -> list[Row]:
     """Makes a job's clips into files in `parts`; whatever is wrong with its source is a row."""
-    examples = iter(job.run())
-    made = []
+    refused = _whole_row(job)
+    outcomes = iter(job.run())
+    rows = []
     while True:
         try:
-            example = next(examples, None)
+            outcome = next(outcomes, None)
         except MissingError as error:
-            return _row(job, "missing", str(error), [])
+            return [refused._replace(state="missing", reason=_one_line(error))]
         except InputError as error:
-            return _row(job, "refused", str(error), [])
+            return [refused._replace(reason=_one_line(error))]
         except Exception as error:
-            return _row(job, "failed", f"{type(error).__name__}: {error}", [])
-        if example is None:
-            return _row(job, "accepted", "", made)
-        save_example(parts / f"{example['clip']}.npz", example)
-        made.append((example["clip"], len(example["frames"]), int(example["emotion"])))
+            reason = _one_line(f"{type(error).__name__}: {error}")
+            return [refused._replace(state="failed", reason=reason)]
+        if outcome is None:
+            return rows or [refused._replace(reason="there is nothing in it")]
+        row = refused._replace(**{name: getattr(outcome, name) for name in _PLACE})
+        if outcome.example is not None:
+            save_example(parts / f"{outcome.clip}.npz", outcome.example)
+            emotion = int(outcome.example["emotion"])
+            name = EMOTIONS[emotion] if emotion >= 0 else ""
+            row = row._replace(state="accepted", emotion=name)
+        rows.append(row)
 
 
-def _row(job: Job, state: str, reason: str, made: list[tuple[str, int, int]]) -> Row:
-    emotion = made[0][2] if made else -1
+_PLACE = ("clip", "start", "end", "scores", "reason")  # An outcome's fields that a row has too.
+
+
+def _whole_row(job: Job) -> Row:
+    """The row of a source of which nothing can be had."""
     return Row(
         clip=job.clip,
+        job=job.clip,
         identity=job.identity,
-        emotion=EMOTIONS[emotion] if emotion >= 0 else "",
+        emotion="",
         source=job.source,
         bytes=_size(job.source),
         sha256=_sha256(job.source),
-        seconds=sum(frames for _, frames, _ in made) / FPS,
-        clips=" ".join(name for name, _, _ in made),
-        state=state,
-        reason=" ".join(reason.split()),
+        start=None,
+        end=None,
+        scores=Scores(),
+        state="refused",
+        reason="",
     )
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 def _sha256(source: str) -> str:
@@ -287,42 +350,10 @@ def _sha256(source: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(out: Path) -> dict[str, Row]:
-    path = out / "manifest.csv"
-    rows = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            for line in csv.DictReader(file):
-                if None in line.values() or None in line:
-                    continue  # Cut off when a run was killed.
-                row = Row(**line)
-                rows[row.clip] = row._replace(bytes=int(row.bytes), seconds=float(row.seconds))
-    return rows
-
-
-def _append(out: Path, row: Row) -> None:
-    path = out / "manifest.csv"
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(Row._fields)
-        writer.writerow(row)
-
-
-def _write_manifest(out: Path, rows: Iterable[Row]) -> None:
-    part = out / ".manifest.csv.part"
-    with part.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
-    os.replace(part, out / "manifest.csv")
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipeline.prepare", description="Prepare a data set for training."
-    )
+def make_parser(program: str) -> argparse.ArgumentParser:
+    """The command line; `run_command` does what it says."""
+    parser = argparse.ArgumentParser(prog=program, description="Prepare a data set for training.")
+    parser.set_defaults(run_all=None)
     kinds = parser.add_subparsers(dest="kind", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, required=True, help="directory of the data set")
@@ -340,6 +371,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     videos.add_argument("--raw", type=Path, required=True, help="folder with the raw files")
     videos.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
     videos.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    videos.add_argument(
+        "--crop",
+        choices=get_args(CropMode),
+        default="emoca",
+        help="emoca: tight, follows the head; fomm: wide, one box a clip; none: the middle square",
+    )
+    videos.add_argument(
+        "--boxes", type=Path, help="CSV with columns clip, x, y, side: crops there instead"
+    )
+    videos.add_argument(
+        "--shard",
+        type=parse_shard,
+        metavar="I/N",
+        help="prepare every N-th video from the I-th on, for data_pipeline.merge to join",
+    )
     videos.add_argument("--limit", type=int, help="take only the first so many files or clips")
     videos.add_argument("--dry-run", action="store_true", help="say what to expect, make nothing")
 
@@ -365,7 +411,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     kind = kinds.add_parser("vfhq", parents=[videos], help="VFHQ's meta_info and its videos")
     kind.set_defaults(run=_prepare_vfhq)
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _add_split(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -404,6 +450,8 @@ def prepare_synthetic(
 
 
 def _prepare_synthetic(args: argparse.Namespace) -> str:
+    if args.run_all:
+        raise InputError("the synthetic world is made without Beam: data_pipeline.prepare makes it")
     summary = prepare_synthetic(
         args.out,
         identities=args.identities,
@@ -444,7 +492,11 @@ def _prepare_vfhq(args: argparse.Namespace) -> str:
 
 
 def _model(args: argparse.Namespace) -> str:
-    return "" if args.dry_run else str(landmarker_model(args.face_landmarker))
+    """The landmarker's file; empty where the place of the face is known and no model is given."""
+    is_placed = args.crop == "none" or args.boxes is not None
+    if args.dry_run or (is_placed and args.face_landmarker is None):
+        return ""
+    return str(landmarker_model(args.face_landmarker))
 
 
 def _prepare_videos(
@@ -453,28 +505,47 @@ def _prepare_videos(
     split_of: splits.Split,
     settings: dict[str, Any],
 ) -> str:
+    jobs = [dataclasses.replace(job, crop=args.crop) for job in jobs]
+    if args.boxes:
+        jobs = in_boxes(jobs, args.boxes)
+    settings |= {
+        "size": args.size,
+        "crop": "boxes" if args.boxes else args.crop,
+        "landmarks": any(job.model for job in jobs),
+    }
+    out = args.out
+    if args.shard:
+        out, jobs = args.shard.dir(out), args.shard.take(jobs)
     if args.dry_run:
-        pending = list_pending(jobs, args.out)
+        pending = list_pending(jobs, out)
         return estimate(pending, len(jobs) - len(pending), args.size, args.workers)
-    if told := write_missing(jobs, args.raw, args.out):
+    if told := write_missing(jobs, args.raw, out):
         print(told, file=sys.stderr)
-    settings = {"size": args.size} | settings
-    return _tell(args.out, prepare(jobs, args.out, split_of, settings, args.workers))
+    summary = prepare(
+        jobs, out, split_of, settings, args.workers, args.shard is not None, args.run_all
+    )
+    return _tell(out, summary)
 
 
 def _tell(out: Path, summary: Summary) -> str:
     missing = f", {summary.missing} missing" if summary.missing else ""
     return (
         f"{out}: {summary.clips} clips of {summary.accepted} sources, {summary.refused} refused, "
-        f"{summary.failed} failed{missing}; see manifest.csv"
+        f"{summary.failed} failed{missing}; see manifest.parquet"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    args = _parse(arguments)
+    parser = make_parser("python -m data_pipeline.prepare")
+    return run_command(parser.parse_args(arguments))
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Does what a command line says; returns the exit code."""
     try:
-        print(args.run(args))
+        with _terminable():
+            print(args.run(args))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -482,6 +553,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, by which batch systems end jobs, does what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

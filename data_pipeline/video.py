@@ -30,6 +30,7 @@ from data_pipeline.errors import InputError
 # players without edit lists leave in, are 21 ms there and 64 ms at 16 kHz.
 _STORED_RATE = 48_000
 _BT709 = 1
+_LONGEST_STILL = 60.0  # seconds between two frames; a damaged time stamp may claim years
 # The scaler's default rounds down: every decoded picture would be 1.2 grey levels too dark.
 _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -64,6 +65,11 @@ def iterate_frames(
         count, held, held_time = 0, None, -start - 1 / FPS
         for frame in frames:
             time = held_time + 1 / FPS if frame.time is None else frame.time - zero
+            if held is not None and time > held_time + _LONGEST_STILL:
+                raise InputError(
+                    f"{path} has no frame between {start + held_time:.2f} and {start + time:.2f} "
+                    "s: its time stamps are damaged, or it is a slide show."
+                )
             while held is not None and count < limit and 2 * count / FPS <= held_time + time:
                 yield held()
                 count += 1
@@ -75,7 +81,7 @@ def iterate_frames(
         if held is None:
             raise InputError(f"{path} has a video stream without a single frame: export it again.")
         step = float(1 / stream.average_rate) if stream.average_rate else 1 / FPS
-        length = held_time + step
+        length = held_time + min(step, _LONGEST_STILL)
         check_complete(container, stream, start + length, path)
         if start and length <= 0:
             raise InputError(f"{path} ends at {start + length:.2f} s, before {start:.2f} s.")

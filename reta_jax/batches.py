@@ -3,21 +3,27 @@
 import jax
 from ml_collections import ConfigDict
 
+from data_pipeline.augment import AugmentSpec
 from data_pipeline.loader import WindowSpec, training_batches
 
 
 def open_batches(config: ConfigDict, split: str = "train", batch_size: int | None = None):
-    """This process's endless batches (fields: data_pipeline/loader.py).
+    """This process's share of endless training batches, or whole test batches.
+
+    The fields are described in data_pipeline/loader.py.
 
     Args:
       split: "train" or "test"; their identities are apart.
       batch_size: clips over all processes; default `train.batch_size`.
     """
     window = config.model.window
+    batch_size = batch_size or config.train.batch_size
+    trains = split == "train"
+    swaps = trains and config.train.eds and config.model.emotion and config.data.pair_for_eds
     return training_batches(
         dict(zip(config.data.dirs, config.data.weights, strict=True)),
         split=split,
-        batch_size=batch_size or config.train.batch_size,
+        batch_size=batch_size,
         window=WindowSpec(
             frames=config.train.frames,
             size=config.model.size,
@@ -27,7 +33,9 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
             portrait=config.data.portrait,
         ),
         seed=config.train.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=jax.process_index() if trains else 0,
+        process_count=jax.process_count() if trains else 1,
         max_identity_share=config.data.max_identity_share,
+        pair_within=batch_size // jax.device_count() if swaps else 0,
+        augment=AugmentSpec(**config.data.augment) if trains else AugmentSpec(),
     )

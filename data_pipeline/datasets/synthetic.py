@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from data_pipeline.audio import FPS
+from data_pipeline.clips import Outcome
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.records import Source, encode_clip
 from data_pipeline.synthetic import synthesize_clip
@@ -26,12 +27,13 @@ class SyntheticJob:
     seconds: float
     size: int
 
-    def run(self) -> Iterator[dict[str, Any]]:
+    def run(self) -> Iterator[Outcome]:
         """Synthesizes the clip."""
         clip = synthesize_clip(
             self.identity_seed, EMOTIONS[self.emotion], self.clip_seed, self.seconds, self.size
         )
-        yield encode_clip(clip._replace(identity=self.identity, clip=self.clip))
+        example = encode_clip(clip._replace(identity=self.identity, clip=self.clip))
+        yield Outcome(self.clip, example, 0.0, len(clip.frames) / FPS)
 
 
 def jobs(

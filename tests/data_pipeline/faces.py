@@ -1,6 +1,5 @@
 """Videos of a public-domain face, for the tests that need one to be found."""
 
-import csv
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import skimage.data
 
 from data_pipeline.face import MODEL_VARIABLE
+from data_pipeline.manifest import Row, read_manifest
 from data_pipeline.video import VideoWriter
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,6 +48,6 @@ def swaying(count: int) -> list[np.ndarray]:
 TWO = [np.concatenate([WOMAN, WOMAN[:, ::-1]], 1)]  # One frame, 384 x 192
 
 
-def read_manifest(out: Path) -> dict[str, dict[str, str]]:
-    with (out / "manifest.csv").open(newline="") as file:
-        return {row["clip"]: row for row in csv.DictReader(file)}
+def manifest_of(out: Path) -> dict[str, Row]:
+    """The rows of a data set by their clips' names."""
+    return {row.clip: row for row in read_manifest(out)}

@@ -115,6 +115,17 @@ def test_beyond_the_border_the_edge_is_repeated():
     assert face.crop(image, (20, 20, 4000), 16).shape == (16, 16, 3)
 
 
+def test_fomm_s_box_holds_every_face_with_a_tenth_to_each_side():
+    head = np.zeros((68, 2), np.float32)
+    head[:] = (140, 150)
+    head[:2] = (100, 100), (180, 200)  # With forehead and chin from 80 to 203: 123 high.
+    clip = np.stack([head, head + (10, 5), head - (10, 0)]).astype(np.float32)
+    x, y, side = face.fomm_box(clip)
+    assert (x, y) == pytest.approx((140, (80 + 208) / 2), abs=0.01)
+    assert side == pytest.approx(1.2 * 128, abs=0.01)
+    assert face.fomm_box(np.stack([head, head + (70, 0)]).astype(np.float32)) is None
+
+
 def test_landmarks_go_with_their_crop():
     image = np.zeros((100, 100, 3), np.uint8)
     image[40:42, 60:62] = 255  # Centred on (61, 41).

@@ -1,6 +1,5 @@
 """A folder of videos: whose they are, what they are called, and what the command makes of them."""
 
-import csv
 import dataclasses
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from data_pipeline.datasets import folder, splits
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.estimate import estimate
+from data_pipeline.manifest import read_manifest
 from data_pipeline.prepare import main
 from data_pipeline.records import Source, list_clips, open_records
 from tests.data_pipeline.faces import MODEL, needs_model, save, swaying
@@ -88,12 +88,11 @@ def test_the_command_prepares_what_is_good_and_lists_what_is_not(tmp_path, capsy
     assert "2 to prepare, 0 done" in capsys.readouterr().out and not out.exists()
     assert main(command) == 0
     assert "1 clips of 1 sources, 1 refused, 0 failed" in capsys.readouterr().out
-    with (out / "manifest.csv").open() as file:
-        broken, taken = csv.DictReader(file)
-    assert (broken["state"], taken["state"]) == ("refused", "accepted")
-    assert "not a media file" in broken["reason"]
-    assert taken["emotion"] == "sad" and taken["identity"] == "ann" and taken["seconds"] == "1.2"
-    assert len(taken["sha256"]) == 64
+    broken, taken = read_manifest(out)
+    assert (broken.state, taken.state) == ("refused", "accepted")
+    assert "not a media file" in broken.reason
+    assert taken.emotion == "sad" and taken.identity == "ann"
+    assert (taken.start, taken.end) == (0, 1.2) and len(taken.sha256) == 64
     (row,) = list_clips(out, "train")
     assert row["identity"] == "ann" and row["frames"] == 30
     # Another video next month: the first is not decoded again, and its bytes stay.
@@ -123,3 +122,38 @@ def test_an_estimate_is_of_seconds_pixels_and_workers():
     assert "2.00 hours" in told and "3.87 gigabytes" in told
     # 180,000 frames of 17 + 60 ms by four processes.
     assert "about 58 minutes with 4 processes" in told
+
+
+def test_links_in_circles_and_to_nothing_are_passed_by(tmp_path):
+    (tmp_path / "ä b").mkdir()
+    (tmp_path / "ä b" / "one two.mp4").touch()
+    (tmp_path / "ä b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "self.mp4").symlink_to(tmp_path / "self.mp4")
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
+    (found,) = folder.jobs(tmp_path, 64, "model")
+    assert Path(found.source).name == "one two.mp4" and " " not in found.clip
+
+
+def test_the_command_crops_in_given_boxes_without_a_landmarker(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RETA_FACE_LANDMARKER", str(tmp_path / "none"))
+    raw, out, boxes = tmp_path / "raw", tmp_path / "out", tmp_path / "boxes.csv"
+    save(raw / "ann" / "one.mp4", swaying(26))
+    save(raw / "ann" / "two.mp4", swaying(26))
+    boxes.write_text("clip,x,y,side\nann__one,90,96.5,100\n")
+    command = ["folder", "--raw", str(raw), "--out", str(out), "--size", "64", "--workers", "1"]
+    assert main([*command, "--boxes", str(boxes)]) == 0
+    assert "1 clips of 1 sources, 1 refused" in capsys.readouterr().out
+    one, two = read_manifest(out)
+    assert one.state == "accepted" and one.scores.sync is None
+    assert two.reason == f"no box for it in {boxes}"
+    split = splits.by_identity()(Source("", "ann", dict))
+    (record,) = open_records(out, split)
+    np.testing.assert_array_equal(record["boxes"], [[90, 96.5, 100]] * 26)
+    assert main([*command, "--crop", "none"]) == 2
+    assert "prepared with other settings" in capsys.readouterr().err
+    for text in ("clip,x\na,1", "clip,x,y,side\na,1,2,0", "clip,x,y,side\na,b,2,3", "clip,x\na"):
+        boxes.write_text(text)
+        assert main([*command, "--boxes", str(boxes)]) == 2
+        assert "columns clip, x, y and side" in capsys.readouterr().err
+    assert main([*command, "--boxes", str(tmp_path / "missing.csv")]) == 2
+    assert "cannot be read" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from data_pipeline.datasets import hdtf, splits
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import main
 from data_pipeline.records import list_clips, open_records
-from tests.data_pipeline.faces import MODEL, TWO, needs_model, read_manifest, save
+from tests.data_pipeline.faces import MODEL, TWO, manifest_of, needs_model, save
 
 URL = "https://www.youtube.com/watch?v="
 ANNOTATION = {
@@ -178,10 +178,10 @@ def test_the_command_takes_each_span_and_face_and_says_what_to_fetch(raw, tmp_pa
     told = capsys.readouterr()
     assert "2 clips of 2 sources, 7 refused, 0 failed, 4 missing" in told.out
     assert "missing.sh` fetches them with yt-dlp" in told.err
-    rows = read_manifest(out)
-    assert "is empty" in rows["WDA_Empty_000"]["reason"]
-    assert f"{URL}ccccccccccc" in rows["WDA_BobTwo1_000"]["reason"]
-    assert rows["WDA_BobTwo1_000"]["state"] == "missing"
+    rows = manifest_of(out)
+    assert "is empty" in rows["WDA_Empty_000"].reason
+    assert f"{URL}ccccccccccc" in rows["WDA_BobTwo1_000"].reason
+    assert rows["WDA_BobTwo1_000"].state == "missing"
     records = [r for s in ("train", "test") for r in _records(out, s)]
     left, right = sorted(records, key=lambda record: record["clip"])
     assert (left["boxes"][:, 0] < 192).all() and (right["boxes"][:, 0] > 192).all()
@@ -193,7 +193,7 @@ def test_the_command_takes_each_span_and_face_and_says_what_to_fetch(raw, tmp_pa
     save(raw / "RD_Radio34.webm", TWO * 26)
     assert main(command) == 0
     assert "3 missing" in capsys.readouterr().out
-    assert read_manifest(out)["RD_Radio34_000"]["state"] == "accepted"
+    assert manifest_of(out)["RD_Radio34_000"].state == "accepted"
     assert (out / "missing.sh").read_text().count("\nyt-dlp ") == 2
 
 

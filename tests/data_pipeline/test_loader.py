@@ -1,6 +1,7 @@
 """Batches: aligned to the sample, reproducible, shared out and resumed exactly."""
 
 import json
+import threading
 from collections import Counter
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import pytest
 
 from data_pipeline import loader
 from data_pipeline.audio import log_mel, to_float
+from data_pipeline.augment import AugmentSpec
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import Source, encode_clip, open_records, write_records
@@ -166,18 +168,25 @@ def test_an_epoch_has_every_clip_once_and_the_next_another_order(data):
     assert order[0].tolist() != order[1].tolist() != order[2].tolist()
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_resuming_on_any_number_of_processes_continues_exactly(data, processes):
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [
+        (2, {}),
+        (4, {}),
+        (2, {"pair_within": 4, "augment": AugmentSpec(hue=20, crop=0.2, mirror=0.5, gain_db=6)}),
+    ],
+)
+def test_resuming_on_any_number_of_processes_continues_exactly(data, processes, options):
     spec = WindowSpec(size=SIZE, portrait="identity")
-    whole = take(batches(data, 8, spec), 6)
-    iterator = batches(data, 8, spec, threads=2)
+    whole = take(batches(data, 8, spec, **options), 6)
+    iterator = batches(data, 8, spec, threads=2, **options)
     for _ in range(3):
         next(iterator)
     state = json.loads(json.dumps(iterator.get_state()))
     iterator.close()
     assert state == {"global_next_index": 24}
     shares = [
-        batches(data, 8, spec, process_index=index, process_count=processes)
+        batches(data, 8, spec, process_index=index, process_count=processes, **options)
         for index in range(processes)
     ]
     for share in shares:
@@ -185,10 +194,7 @@ def test_resuming_on_any_number_of_processes_continues_exactly(data, processes):
     for expected in whole[3:]:
         parts = [next(share) for share in shares]
         assert all(len(part["offset"]) == 8 // processes for part in parts)
-        union = {
-            key: np.stack([part[key] for part in parts], 1).reshape(value.shape)
-            for key, value in expected.items()
-        }
+        union = {key: np.concatenate([part[key] for part in parts]) for key in expected}
         assert same(union, expected)
     assert all(share.get_state() == {"global_next_index": 48} for share in shares)
 
@@ -248,9 +254,97 @@ def test_only_the_window_is_decoded(data, monkeypatch):
     assert decoded["frames"] == 8 * 6
 
 
+def neighbours(values: np.ndarray, share: int) -> np.ndarray:
+    """Each row's value and its neighbour's, as the cross-synthesis takes them."""
+    shares = values.reshape(-1, share)
+    return np.stack([shares, np.roll(shares, 1, axis=1)], -1).reshape(-1, 2)
+
+
+@pytest.mark.parametrize("share", [2, 4, 8])
+def test_neighbours_feel_differently_and_are_different_people(tmp_path, share):
+    # A third of the clips of each emotion and of none: they can be parted in any batch of eight.
+    data = write(tmp_path, [make_clip(i, k, 8) for i in range(4) for k in range(3)])
+    plain, paired = take(batches(data, 8), 6), take(batches(data, 8, pair_within=share), 6)
+    for before, batch in zip(plain, paired, strict=True):
+        assert set(before["sync_box"][:, 0]) == set(batch["sync_box"][:, 0])
+        known = [pair for pair in neighbours(batch["emotion"], share) if (pair >= 0).all()]
+        assert all(a != b for a, b in known)
+        assert all(a != b for a, b in neighbours(batch["identity"], share))
+    alike = [a == b for batch in plain for a, b in neighbours(batch["identity"], share)]
+    assert any(alike)
+
+
+def test_an_epoch_that_is_paired_has_every_clip_once(data):
+    found = np.concatenate([b["sync_box"][:, 0] for b in take(batches(data, 4, pair_within=4), 3)])
+    assert len(set(found)) == 12
+
+
+def test_without_augmentation_nothing_changes(data):
+    plain, off = take(batches(data), 3), take(batches(data, augment=AugmentSpec()), 3)
+    assert all(same(a, b) for a, b in zip(plain, off, strict=True))
+    varied = take(batches(data, augment=AugmentSpec(brightness=0.2, crop=0.2)), 3)
+    for a, b in zip(plain, varied, strict=True):
+        untouched = ("audio", "offset", "mel", "emotion", "identity")
+        assert all(np.array_equal(a[key], b[key]) for key in untouched)
+        assert not any(np.array_equal(a[key], b[key]) for key in a.keys() - set(untouched))
+        assert {k: (v.shape, v.dtype) for k, v in a.items()} == {
+            k: (v.shape, v.dtype) for k, v in b.items()
+        }
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_damaged_file_is_named_with_its_clip(tmp_path, threads):
+    path = write(tmp_path / "set", [make_clip(0, 0, 40)])
+    (file,) = (tmp_path / "set" / "records").glob("*.array_record*")
+    data = bytearray(file.read_bytes())
+    content = np.flatnonzero(np.frombuffer(data, np.uint8))
+    middle = content[len(content) // 2]
+    data[middle : middle + 64] = bytes(64)
+    file.write_bytes(data)
+    iterator = batches(path, 2, threads=threads)
+    with pytest.raises(InputError, match=rf"clip p0_00 of {path} \(record 0 of .*{file.name}\)"):
+        next(iterator)
+    iterator.close()
+
+
+def test_a_damaged_picture_is_named_with_its_clip(tmp_path):
+    example = encode_clip(make_clip(0, 0, 5)) | {"frames": [b"no jpeg"] * 5}
+    write_records([Source("p0_00", "p0", lambda: example)], tmp_path, lambda source: "train")
+    with pytest.raises(InputError, match="clip p0_00 of .* cannot be read"):
+        next(batches(tmp_path))
+
+
+def test_storage_that_does_not_answer_is_named_and_not_waited_for(data, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(loader, "_PATIENCE", 0.3)
+    monkeypatch.setattr(loader, "_FAREWELL", 0.1)
+    monkeypatch.setattr(loader.Clips, "read", lambda self, index: answer.wait())
+    iterator = batches(data, 4, threads=2)
+    with pytest.raises(InputError, match=r"no answer for 0 s while reading clip p\d_0\d of "):
+        next(iterator)
+    iterator.close()
+    readers = [t for t in threading.enumerate() if t.name.startswith("reader-")]
+    assert readers and all(thread.daemon for thread in readers)  # Leaving does not wait for them.
+    answer.set()
+
+
+def test_readers_end_with_their_iterator(data):
+    before = set(threading.enumerate())
+    iterator = batches(data, 4, threads=3)
+    next(iterator)
+    readers = set(threading.enumerate()) - before
+    assert len(readers) == 3
+    del iterator
+    for reader in readers:
+        reader.join(timeout=60)
+    assert not any(reader.is_alive() for reader in readers)
+
+
 def test_bad_arguments_are_sentences(data, tmp_path):
     with pytest.raises(InputError, match="cannot be shared by 3"):
         batches(data, 4, process_count=3)
+    with pytest.raises(InputError, match="no shares of 3"):
+        batches(data, 4, pair_within=3)
     with pytest.raises(InputError, match="no prepared data set"):
         batches(str(tmp_path))
     short = write(tmp_path / "short", [make_clip(0, 0, 4)])

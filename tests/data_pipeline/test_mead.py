@@ -15,7 +15,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import main
 from data_pipeline.records import list_clips, open_records
 from data_pipeline.video import VideoWriter
-from tests.data_pipeline.faces import MODEL, WOMAN, needs_model, read_manifest, voice
+from tests.data_pipeline.faces import MODEL, WOMAN, manifest_of, needs_model, voice
 
 PLACES = [
     "M003/video/front/angry/level_1/001.mp4",
@@ -115,9 +115,9 @@ def test_the_command_puts_30_frames_a_second_and_the_voice_on_one_clock(tmp_path
     assert main([*command, "--dry-run"]) == 0
     assert "3 to prepare, 0 done" in capsys.readouterr().out and not out.exists()
     assert main(command) == 0
-    rows = read_manifest(out)
-    assert "do not belong together" in rows["M003_front_happy_2_002"]["reason"]
-    assert "is empty" in rows["M003_front_happy_2_003"]["reason"]
+    rows = manifest_of(out)
+    assert "do not belong together" in rows["M003_front_happy_2_002"].reason
+    assert "is empty" in rows["M003_front_happy_2_003"].reason
     (row,) = list_clips(out, "test")
     assert (row["clip"], row["identity"], row["frames"]) == ("M003_front_happy_2_001", "M003", 30)
     assert row["emotion"] == EMOTIONS.index("happy")

@@ -1,21 +1,27 @@
 """Preparation goes on where it was, survives bad sources, and leaves nothing half done."""
 
 import collections
-import csv
 import dataclasses
+import errno
+import hashlib
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_pipeline import prepare as room
+from data_pipeline.clips import Outcome
 from data_pipeline.datasets import synthetic
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.records import Source, list_clips, open_records
+from tests.data_pipeline.faces import manifest_of
 
 RAN = collections.Counter()
 
@@ -46,7 +52,8 @@ class FakeJob:
     def run(self):
         RAN[self.clip] += 1
         for piece in range(self.pieces):
-            yield example(f"{self.clip}#{piece}" if self.pieces > 1 else self.clip, self.identity)
+            name = f"{self.clip}#{piece}" if self.pieces > 1 else self.clip
+            yield Outcome(name, example(name, self.identity), piece * 0.2, piece * 0.2 + 0.2)
         if self.error:
             raise self.error
 
@@ -68,11 +75,6 @@ def names(out) -> list[str]:
     return [row["clip"] for row in list_clips(out, "train")]
 
 
-def manifest(out) -> dict[str, dict]:
-    with (out / "manifest.csv").open(newline="") as file:
-        return {row["clip"]: row for row in csv.DictReader(file)}
-
-
 def test_jobs_become_records_and_rows(tmp_path):
     jobs = [
         FakeJob("b", pieces=3),
@@ -82,18 +84,20 @@ def test_jobs_become_records_and_rows(tmp_path):
     ]
     assert run(jobs, tmp_path) == room.Summary(accepted=2, refused=1, failed=1, clips=4)
     assert names(tmp_path) == ["a", "b#0", "b#1", "b#2"]
-    rows = manifest(tmp_path)
-    assert [rows[name]["state"] for name in "abcd"] == [
-        "accepted",
-        "accepted",
-        "refused",
-        "failed",
-    ]
-    assert rows["c"]["reason"] == "no face" and rows["d"]["reason"] == "RuntimeError: a bug"
-    assert rows["b"]["clips"] == "b#0 b#1 b#2" and rows["b"]["seconds"] == "0.6"
-    assert rows["a"]["emotion"] == EMOTIONS[2]
+    rows = manifest_of(tmp_path)
+    assert {name: row.state for name, row in rows.items()} == {
+        "a": "accepted",
+        "b#0": "accepted",
+        "b#1": "accepted",
+        "b#2": "accepted",
+        "c": "refused",
+        "d": "failed",
+    }
+    assert rows["c"].reason == "no face" and rows["d"].reason == "RuntimeError: a bug"
+    assert rows["b#1"].job == "b" and (rows["b#1"].start, rows["b#1"].end) == (0.2, 0.4)
+    assert rows["a"].emotion == EMOTIONS[2] and rows["c"].start is None
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "manifest.csv",
+        "manifest.parquet",
         "records",
         "settings.json",
     ]
@@ -117,7 +121,8 @@ def test_new_and_changed_sources_are_added(tmp_path):
     run([FakeJob("a", source=str(file)), FakeJob("b"), FakeJob("c")], out)
     assert RAN == {"a": 2, "b": 1, "c": 1}
     assert names(out) == ["a", "b", "c"]
-    assert manifest(out)["a"]["bytes"] == "7"
+    assert manifest_of(out)["a"].bytes == 7
+    assert manifest_of(out)["a"].sha256 == hashlib.sha256(b"changed").hexdigest()
 
 
 def test_a_source_that_is_gone_stays_and_one_that_became_bad_goes(tmp_path):
@@ -137,12 +142,28 @@ def test_an_interruption_costs_the_clip_in_hand(tmp_path):
         run(jobs, tmp_path)
     assert not (tmp_path / "records").exists()
     # As if it had been killed while it wrote a row.
-    with (tmp_path / "manifest.csv").open("a") as file:
-        file.write("b,ann,,")
+    assert list(manifest_of(tmp_path)) == ["a"]
+    with (tmp_path / ".parts" / "journal.jsonl").open("a") as file:
+        file.write('[{"clip": "b", "jo')
     run([FakeJob("a"), FakeJob("b", pieces=2), FakeJob("c")], tmp_path)
     assert RAN == {"a": 1, "b": 2, "c": 1}
     assert names(tmp_path) == ["a", "b#0", "b#1", "c"]
-    assert set(manifest(tmp_path)) == {"a", "b", "c"}
+    assert set(manifest_of(tmp_path)) == {"a", "b#0", "b#1", "c"}
+
+
+def test_an_interrupted_data_set_has_the_bytes_of_an_unbroken_one(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    jobs = [FakeJob("a"), FakeJob("b", pieces=2), FakeJob("c", error=InputError("no"))]
+    run(jobs, whole)
+    with pytest.raises(KeyboardInterrupt):
+        run([jobs[0], FakeJob("b", pieces=2, error=KeyboardInterrupt())], out)
+    run(jobs, out)
+    assert bytes_of(out) == bytes_of(whole)
+
+
+def bytes_of(folder: Path) -> dict[Path, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def test_what_a_refused_source_had_yielded_is_dropped(tmp_path):
@@ -174,6 +195,7 @@ def test_a_crash_of_the_decoder_is_the_source_s_fault(tmp_path, monkeypatch):
         textwrap.dedent(
             """
             import dataclasses, os, signal
+            from data_pipeline.clips import Outcome
 
             @dataclasses.dataclass(frozen=True)
             class Job:
@@ -185,7 +207,7 @@ def test_a_crash_of_the_decoder_is_the_source_s_fault(tmp_path, monkeypatch):
                 def run(self):
                     if self.clip == "c":
                         os.kill(os.getpid(), signal.SIGKILL)
-                    yield {**self.make, "clip": self.clip}
+                    yield Outcome(self.clip, {**self.make, "clip": self.clip})
             """
         )
     )
@@ -195,7 +217,7 @@ def test_a_crash_of_the_decoder_is_the_source_s_fault(tmp_path, monkeypatch):
     jobs = [crashing_jobs.Job(name, example(name, "ann")) for name in "abcdef"]
     summary = run(jobs, tmp_path / "out", workers=2)
     assert summary == room.Summary(accepted=5, refused=1, failed=0, clips=5)
-    assert manifest(tmp_path / "out")["c"]["reason"] == "the decoder crashed on it"
+    assert manifest_of(tmp_path / "out")["c"].reason == "the decoder crashed on it"
 
 
 def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equally_often():
@@ -214,30 +236,86 @@ def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equall
     assert synthetic.split_of(1)(Source("", "synthetic_0_00000", dict)) == "train"
 
 
-@pytest.mark.slow
-def test_the_synthetic_command_survives_ctrl_c(tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "data_pipeline.prepare", "synthetic", "--out", str(out)]
-    command += ["--identities", "2", "--clips-per-identity", "3", "--seconds", "0.4"]
-    command += ["--size", "32", "--workers", "1"]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(out.glob(".parts/*.npz")):
-        assert running.poll() is None
-    running.send_signal(signal.SIGINT)
-    assert running.wait() == 130
-    assert "the same command goes on from here" in running.stderr.read()
-    running.stderr.close()
-    assert not (out / "records").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in out.glob(".parts/*.npz")}
-    done = set(manifest(out)) if (out / "manifest.csv").exists() else set()
-    assert len(done) < 6 and len(kept) - len(done) <= 1
+def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tmp_path, monkeypatch):
+    keep = room.save_example
 
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "6 clips of 6 sources, 0 refused, 0 failed" in again.stdout
-    assert (len(open_records(out, "train")), len(open_records(out, "test"))) == (3, 3)
-    record = open_records(out, "train")[0]
-    assert record["coefficients"].any() and record["phonemes"].shape == (10,)
+    def full(path, made):
+        if path.stem == "b":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        keep(path, made)
+
+    monkeypatch.setattr(room, "save_example", full)
+    jobs = [FakeJob("a"), FakeJob("b"), FakeJob("c")]
+    with pytest.raises(InputError, match=r"cannot write .*No space left.* has room"):
+        run(jobs, tmp_path)
+    monkeypatch.setattr(room, "save_example", keep)
+    run(jobs, tmp_path)
+    assert RAN == {"a": 1, "b": 2, "c": 1}
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+def start(out: Path, workers: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "data_pipeline.prepare", "synthetic", "--out", str(out)]
+    command += ["--identities", "2", "--clips-per-identity", "6", "--seconds", "0.4"]
+    command += ["--size", "32", "--workers", str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_clips(running: subprocess.Popen, out: Path, count: int) -> None:
+    while len(list(out.glob(".parts/*.npz"))) < count:
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    """Not gone, and not merely waiting for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_runs_end_as_an_unbroken_one(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    unbroken = start(whole, workers=1)
+    told, _ = unbroken.communicate()
+    assert unbroken.returncode == 0 and "12 clips of 12 sources, 0 refused, 0 failed" in told
+
+    killed = start(out, workers=2)
+    wait_for_clips(killed, out, 2)
+    workers = children(killed.pid)
+    killed.kill()
+    killed.communicate(timeout=60)  # Ends only when the workers, who have its pipe too, are gone.
+    assert len(workers) >= 2 and not any(map(is_running, workers))
+    assert not (out / "records").exists()
+
+    for number, processes in ((signal.SIGTERM, 2), (signal.SIGINT, 1)):
+        kept = {path.name: path.stat().st_mtime_ns for path in out.glob(".parts/*.npz")}
+        stopped = start(out, processes)
+        wait_for_clips(stopped, out, len(kept) + 1)
+        workers = children(stopped.pid)
+        stopped.send_signal(number)
+        told, _ = stopped.communicate()
+        assert stopped.returncode == 130 and "the same command goes on from here" in told
+        assert not any(map(is_running, workers))
+        done = {path.stem: path.stat().st_mtime_ns for path in out.glob(".parts/*.npz")}
+        assert manifest_of(out).keys() <= done.keys()
+        assert len(done) - len(manifest_of(out)) <= processes  # The clips in hand.
+        # What an earlier run had entered is not made again.
+        again = [name for name, made in kept.items() if done[name.removesuffix(".npz")] != made]
+        assert len(again) <= 2
+
+    last = start(out, workers=1)
+    told, _ = last.communicate()
+    assert last.returncode == 0 and "12 clips of 12 sources" in told
+    assert len(open_records(out, "train")) == len(open_records(out, "test")) == 6
+    assert [*manifest_of(out).values()] == [*manifest_of(whole).values()]
+    assert bytes_of(out) == bytes_of(whole)
 
 
 def test_a_wrong_call_leaves_with_2(tmp_path, capsys):

@@ -9,7 +9,7 @@ from data_pipeline.datasets import vfhq
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import main
 from data_pipeline.records import list_clips, open_records
-from tests.data_pipeline.faces import MODEL, TWO, needs_model, read_manifest, save
+from tests.data_pipeline.faces import MODEL, TWO, manifest_of, needs_model, save
 
 META = """Video https://www.youtube.com/watch?v={video}
 H {height}
@@ -91,10 +91,10 @@ def test_the_command_takes_sound_from_the_videos_and_refuses_those_without(tmp_p
     assert main(command) == 0
     told = capsys.readouterr()
     assert "2 clips of 2 sources, 2 refused, 0 failed, 1 missing" in told.out
-    rows = read_manifest(out)
-    assert rows["mute_mute_m_P0_C0_F14-45"]["reason"] == "no audio stream"
-    assert "ends at 2.00 s" in rows["aaaaaaaaaaa_P1_C1_F500-600"]["reason"]
-    assert "watch?v=gone_gone_g" in rows["gone_gone_g_P0_C0_F14-45"]["reason"]
+    rows = manifest_of(out)
+    assert rows["mute_mute_m_P0_C0_F14-45"].reason == "no audio stream"
+    assert "ends at 2.00 s" in rows["aaaaaaaaaaa_P1_C1_F500-600"].reason
+    assert "watch?v=gone_gone_g" in rows["gone_gone_g_P0_C0_F14-45"].reason
     assert "gone_gone_g.%(ext)s" in (out / "missing.sh").read_text()
     split = vfhq.split_of(vfhq.VideoJob("", "aaaaaaaaaaa_P0", source="", size=1, model=""))
     assert [row["identity"] for row in list_clips(out, split)] == [

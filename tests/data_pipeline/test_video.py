@@ -185,6 +185,22 @@ def test_colours_and_sizes_survive(tmp_path, size):
     assert np.abs(back.mean(axis=(0, 1, 2)) - colour).max() < 2
 
 
+@pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv422p10le", "yuv444p"])
+def test_deep_colours_and_odd_sizes_come_as_eight_bits(tmp_path, pixels):
+    height, width = (47, 33) if pixels == "yuv444p" else (32, 48)
+    frames = np.empty((10, height, width, 3), np.uint8)
+    frames[:] = (200, 60, 90)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = height, width, pixels
+        for rgb in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")))
+        container.mux(video.encode(None))
+    back = read_video(tmp_path / "a.mkv").frames
+    assert back.shape == frames.shape and back.dtype == np.uint8
+    assert np.abs(back.mean(axis=(0, 1, 2)) - frames[0, 0, 0]).max() < 5
+
+
 def test_players_can_start_at_once_and_know_the_colours(tmp_path):
     with VideoWriter(tmp_path / "a.mp4", 32, np.zeros(16_000, np.float32)) as writer:
         writer.write(grey([100] * 25, 32, 32))

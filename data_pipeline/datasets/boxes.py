@@ -1,0 +1,52 @@
+"""Ready-made boxes: where the face of each clip is, said by somebody else's detector."""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipeline.clips import VideoJob
+from data_pipeline.errors import InputError
+
+_COLUMNS = ("x", "y", "side")
+
+
+def in_boxes(jobs: Sequence[VideoJob], path: str | os.PathLike) -> list[VideoJob]:
+    """The jobs, each with its box; those without one are refused.
+
+    Args:
+        jobs: the sources.
+        path: CSV with columns `clip` (the source's name in the manifest), `x`, `y` (the centre) and
+            `side`, in pixels of the upright video.
+
+    Raises:
+        InputError: the file cannot be read as that.
+    """
+    boxes = _read_boxes(path)
+    return [
+        dataclasses.replace(job, box=boxes[job.clip])
+        if job.clip in boxes
+        else dataclasses.replace(job, refused=job.refused or f"no box for it in {path}")
+        for job in jobs
+    ]
+
+
+def _read_boxes(path: str | os.PathLike) -> dict[str, tuple[float, float, float]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return {line["clip"]: _box(line) for line in csv.DictReader(file)}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is no CSV file with columns clip, x, y and side, these in pixels: see {error}."
+        ) from error
+
+
+def _box(line: dict[str, str]) -> tuple[float, float, float]:
+    x, y, side = (float(line[column]) for column in _COLUMNS)
+    if not (np.isfinite((x, y)).all() and 0 < side < np.inf):
+        raise ValueError(f"the box of {line['clip']}")
+    return x, y, side

@@ -1,0 +1,142 @@
+"""What became of every source: a row for each clip, refused stretch and refused source.
+
+    out/manifest.parquet        a finished or interrupted data set's rows, for any reader of Parquet
+    out/.parts/journal.jsonl    while it is made: a line for each source that was gone through
+
+A line that a killed run cut off is dropped; its source is gone through again.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipeline.errors import InputError
+
+FILE = "manifest.parquet"
+_JOURNAL = "journal.jsonl"
+
+
+class Scores(NamedTuple):
+    """How good a clip is; None where it was not measured."""
+
+    sharpness: float | None = None  # variance of the Laplacian of the face, in grey levels squared
+    dark: float | None = None  # share of the face's pixels that are black
+    bright: float | None = None  # share that are white
+    face_pixels: float | None = None  # mean side of the face's bounding box in the source
+    yaw: float | None = None  # degrees to the side, of the frame that is turned most but a tenth
+    lost: float | None = None  # share of the frames in which no face was found
+    others: float | None = None  # share in which another face at least half as large was
+    sync: float | None = None  # correlation of lips and voice where it is best
+    sync_offset: float | None = None  # frames by which the voice comes late there
+
+
+class Row(NamedTuple):
+    """A clip, or what is none and why."""
+
+    clip: str  # the record's name, unique; of a source that was refused whole, the source's
+    job: str  # the source's name; its clips are called so, or so with #000, #001 … in turn
+    identity: str
+    emotion: str  # empty if unknown
+    source: str  # the file; empty if there is none
+    bytes: int  # of the source file; a file of another size is prepared again
+    sha256: str  # of the source file
+    start: float | None  # seconds after the source's first frame; None if it was not gone through
+    end: float | None
+    scores: Scores
+    state: str  # accepted, refused (its fault); missing, failed (ours): tried again by the next run
+    reason: str  # one sentence; empty if accepted
+
+
+COLUMNS = tuple(
+    column
+    for field in Row._fields
+    for column in (Scores._fields if field == "scores" else (field,))
+)
+
+
+def read_manifest(out: str | os.PathLike) -> list[Row]:
+    """The rows of a data set, in the order of their names; none if it has no manifest.
+
+    Raises:
+        InputError: the file is damaged, or of another version.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    path = Path(out) / FILE
+    if not path.exists():
+        return []
+    try:
+        return [_row(line) for line in pa.parquet.read_table(path).to_pylist()]
+    except (pa.ArrowException, KeyError) as error:
+        raise InputError(
+            f"{path} is not a manifest of this version ({error}): delete it, and prepare again."
+        ) from error
+
+
+def write_manifest(out: str | os.PathLike, rows: Iterable[Row]) -> None:
+    """Replaces the manifest of a data set."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    kinds = {"bytes": pa.int64(), "start": pa.float64(), "end": pa.float64()}
+    kinds |= dict.fromkeys(Scores._fields, pa.float32())
+    schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
+    lines = [_line(row) for row in sorted(rows, key=lambda row: row.clip)]
+    part = Path(out) / f".{FILE}.part"
+    try:
+        pa.parquet.write_table(pa.Table.from_pylist(lines, schema), part)
+        os.replace(part, Path(out) / FILE)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def by_job(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each source."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.job, []).append(row)
+    return found
+
+
+def read_journal(parts: Path) -> dict[str, list[Row]]:
+    """The rows of each source that an unfinished run has gone through."""
+    found = {}
+    path = parts / _JOURNAL
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        if line.endswith(b"\n"):
+            rows = [_row(fields) for fields in json.loads(line)]
+            found[rows[0].job] = rows
+    return found
+
+
+class Journal:
+    """The rows of an unfinished run, safe on disk source by source.
+
+    Args:
+        parts: the folder of the unfinished run.
+    """
+
+    def __init__(self, parts: Path):
+        self._path = parts / _JOURNAL
+        whole = self._path.read_bytes() if self._path.exists() else b""
+        if not whole.endswith(b"\n"):  # Cut off, or there is none yet.
+            self._path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Adds the rows of a source."""
+        with self._path.open("a") as file:
+            file.write(json.dumps([_line(row) for row in rows]) + "\n")
+
+
+def _line(row: Row) -> dict:
+    rest = {name: value for name, value in row._asdict().items() if name != "scores"}
+    return rest | row.scores._asdict()
+
+
+def _row(line: dict) -> Row:
+    scores = Scores(**{name: line[name] for name in Scores._fields})
+    rest = {name: line[name] for name in Row._fields if name != "scores"}
+    return Row(**rest, scores=scores)
