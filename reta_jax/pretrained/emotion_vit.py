@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 
 from data_pipeline.emotions import emotion_of
 from data_pipeline.errors import InputError
@@ -93,11 +92,10 @@ def emotion_labels(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """Names of the classes in the order of the logits, as MEAD spells the emotions."""
     names = config.get("id2label")
     if not names:
-        names = dict(enumerate(LABELS))
-        logging.warning(
-            "no id2label in a config.json beside %s: its classes are taken in the published order, "
-            "%s", path, ", ".join(LABELS),
-        )  # fmt: skip
+        raise InputError(
+            f"{path}: the order of its classes is unknown; put the config.json that is published "
+            f"with it (id2label) beside it"
+        )
     ordered = [str(names[key]) for key in sorted(names, key=int)]
     labels = tuple(emotion_of(name) for name in ordered)
     if None in labels or len(set(labels)) != len(labels):

@@ -21,6 +21,7 @@ State = dict[str, np.ndarray]
 TINY_VIT = {
     "image_size": 32, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 24,
+    "id2label": {str(i): label for i, label in enumerate(emotion_vit.LABELS)},
 }  # fmt: skip
 TINY_VOICE = {
     "conv_dim": [8] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2],

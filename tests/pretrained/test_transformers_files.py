@@ -128,12 +128,11 @@ def test_unknown_labels(folder, tmp_path, labels):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_alone_is_taken_as_published_and_that_is_said(folder, caplog):
-    path = write(folder, vit_state(), TINY_VIT)
-    with caplog.at_level("WARNING", logger="absl"):
-        read_source("emotion_vit", path)
-    assert f"no id2label in a config.json beside {path}" in caplog.text
-    assert "angry, disgust, fear, happy, neutral, sad, surprise" in caplog.text
+def test_a_file_whose_order_of_classes_nobody_states_is_refused(folder, tmp_path):
+    path = write(folder, vit_state(), TINY_VIT | {"id2label": {}})
+    with pytest.raises(InputError, match=f"{path}.*order of its classes is unknown.*config.json"):
+        import_source("emotion_vit", path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_pixel_statistics_reach_the_network(folder, tmp_path):
