@@ -14,6 +14,7 @@ clip, refused stretch and refused source: its place, its scores, what became of 
 import argparse
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
@@ -115,28 +116,29 @@ def prepare(
 
     Raises:
         InputError: no clip was accepted, the place cannot be written to, or it holds a data set
-            with other settings.
+            with other settings, or another run works on it.
     """
     out = Path(out_dir)
     parts = out / ".parts"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _check_settings(out, settings)
-        parts.mkdir(exist_ok=True)
-        rows = _run_pending(jobs, out, run_all or functools.partial(_run_all, workers=workers))
-        recorded = {source.clip: source for source in iterate_sources(out)}
-        fresh = _list_parts(parts)
-        kept = recorded | fresh
-        clips = {
-            row.clip: kept[row.clip]._replace(identity=row.identity)
-            for row in rows
-            if row.state == "accepted" and row.clip in kept
-        }
-        if not clips and may_be_empty:
-            shutil.rmtree(out / "records", ignore_errors=True)
-        elif fresh.keys() & clips.keys() or clips.keys() != recorded.keys() or not clips:
-            write_records(list(clips.values()), out, split_of)
-        shutil.rmtree(parts)
+        with _alone_in(out):
+            _check_settings(out, settings)
+            parts.mkdir(exist_ok=True)
+            rows = _run_pending(jobs, out, run_all or functools.partial(_run_all, workers=workers))
+            recorded = {source.clip: source for source in iterate_sources(out)}
+            fresh = _list_parts(parts)
+            kept = recorded | fresh
+            clips = {
+                row.clip: kept[row.clip]._replace(identity=row.identity)
+                for row in rows
+                if row.state == "accepted" and row.clip in kept
+            }
+            if not clips and may_be_empty:
+                shutil.rmtree(out / "records", ignore_errors=True)
+            elif fresh.keys() & clips.keys() or clips.keys() != recorded.keys() or not clips:
+                write_records(list(clips.values()), out, split_of)
+            shutil.rmtree(parts)
     except OSError as error:
         raise InputError(
             f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
@@ -147,6 +149,18 @@ def prepare(
         states.count, ("accepted", "refused", "failed", "missing")
     )
     return Summary(accepted, refused, failed, len(clips), missing)
+
+
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keeps a second run out; the lock goes with the process, however that ends."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another run prepares {out}: wait for it, or end it.") from error
+        yield
+        (out / ".lock").unlink(missing_ok=True)
 
 
 def _run_pending(jobs: Sequence[Job], out: Path, run_all: RunAll) -> list[Row]:

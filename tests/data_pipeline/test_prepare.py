@@ -190,6 +190,15 @@ def test_bad_places_and_other_settings_are_sentences(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_second_run_in_the_same_place_is_refused(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with room._alone_in(out), pytest.raises(InputError, match=f"another run prepares {out}"):
+        run([FakeJob("a", "x")], out)
+    run([FakeJob("a", "x")], out)
+    assert not (out / ".lock").exists()
+
+
 def test_a_crash_of_the_decoder_is_the_source_s_fault(tmp_path, monkeypatch):
     (tmp_path / "crashing_jobs.py").write_text(
         textwrap.dedent(
