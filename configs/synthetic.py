@@ -47,7 +47,7 @@ def get_config(variant: str = ""):
     # The teacher is too small to be obeyed in pixels (docs/decisions.md): it teaches f_E alone.
     config.loss.emotion, config.loss.emotion_visual, train.eds = 0.1, False, False
     config.loss.prior = 0.002
-    config.loss.motion = 10.0  # the mouth is a few of 4,096 pixels, and the run is short
+    config.loss.motion = 20.0  # the mouth is a few of 4,096 pixels, and the run is short
 
     if variant == "warmup":
         config.loss.emotion = 0.0
