@@ -3,7 +3,7 @@
     python -m reta_jax.demo [--workdir demo] [--minutes 4] [--from-scratch]
 
 The world is synthetic, the model is the small one of configs/synthetic.py. Training goes on from
-weights that the same config made in two hours (weights/synthetic/reta, with the log beside it)
+weights that the same config made in three hours (weights/synthetic/reta, with the log beside it)
 unless `--from-scratch` is given. An interrupted demo goes on where it was.
 """
 
