@@ -4,6 +4,8 @@ Every clip of the split is rendered from its identity's portrait and its own voi
 say what the judges make of perfection, of doing nothing, of coming late and of blur: a figure is
 worth what it makes of them. The judges (landmarks, emotion) are networks that no model is trained
 against. Figures come with the interval that 95 % of resampled sets of clips give.
+
+Videos of any other system: python -m reta_jax.evaluate --videos GENERATED --reference REAL
 """
 
 import argparse
@@ -23,13 +25,15 @@ from scipy.ndimage import gaussian_filter
 
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.face import FaceLandmarker
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import load_expert
 from reta_jax.images import to_float
 from reta_jax.metrics.image import psnr, ssim
-from reta_jax.metrics.mouth import correlation, jitter, silent_frames
+from reta_jax.metrics.mouth import correlation, find_points, jitter, silent_frames
+from reta_jax.metrics.videos import Face, compare_faces, find_pairs, read_pairs
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 
 JUDGES = SHIPPED_WEIGHTS.parent
@@ -79,9 +83,7 @@ def judge_video(
     boxes = jnp.broadcast_to(clip.sync_box, (len(frames), 4))
     truth = into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes)
     opening, true_opening = np.asarray(mouth_opening(mouth)), np.asarray(mouth_opening(truth))
-    figures = {
-        "psnr": float(np.mean(np.minimum(_in_blocks(psnr, frames, clip.frames), 100.0))),
-        "ssim": float(np.mean(_in_blocks(ssim, frames, clip.frames))),
+    figures = compare_pixels(frames, clip.frames) | {
         "mouth_correlation": correlation(opening, true_opening),
         "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
         "mouth_landmark_distance": float(jnp.linalg.norm(mouth - truth, axis=-1).mean()),
@@ -95,15 +97,26 @@ def judge_video(
     return figures
 
 
+def compare_pixels(
+    frames: UInt8[np.ndarray, "t h w 3"], truth: UInt8[np.ndarray, "t h w 3"]
+) -> dict[str, float]:
+    """PSNR in dB, 100 of equal frames, and SSIM."""
+    return {
+        "psnr": float(np.mean(np.minimum(_in_blocks(psnr, frames, truth), 100.0))),
+        "ssim": float(np.mean(_in_blocks(ssim, frames, truth))),
+    }
+
+
 LATE, BLUR = 3, 2.0  # frames; pixels at 64 px
 
 
-def comparisons(clip: EvaluationClip) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
+def comparisons(
+    frames: UInt8[np.ndarray, "t h w 3"], portrait: UInt8[np.ndarray, "h w 3"]
+) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
     """Videos whose rank is known: perfection, and ways to fall short of it."""
-    frames = clip.frames
     sigma = BLUR * frames.shape[1] / 64
     return {
-        "still portrait": np.repeat(clip.portrait[None], len(frames), 0),
+        "still portrait": np.repeat(portrait[None], len(frames), 0),
         f"truth, {LATE} frames late": np.concatenate([frames[:1].repeat(LATE, 0), frames])[:-LATE],
         "truth, blurred": gaussian_filter(frames, (0, sigma, sigma, 0)),
         "truth": frames,
@@ -124,7 +137,10 @@ def evaluate(
     clips = []
     for clip in itertools.islice(evaluation_clips(data, split, renderer.size), limit):
         generated = renderer.render(clip.portrait, clip.audio)[: len(clip.frames)]
-        for name, frames in {"generated": generated, **comparisons(clip)}.items():
+        for name, frames in {
+            "generated": generated,
+            **comparisons(clip.frames, clip.portrait),
+        }.items():
             rows[name].append(judge_video(judges, clip, frames))
         clips.append((EMOTIONS[clip.emotion] if clip.emotion >= 0 else "", clip.identity))
     emotions, identities = zip(*clips, strict=True)
@@ -136,6 +152,30 @@ def evaluate(
         "intervals": {name: intervals(figures) for name, figures in rows.items()},
         "by_emotion": _grouped(rows["generated"], emotions),
         "by_identity": _grouped(rows["generated"], identities),
+    }
+
+
+def evaluate_videos(
+    generated: Path, reference: Path, landmarker: FaceLandmarker, limit: int | None = None
+) -> dict[str, Any]:
+    """Judges videos of any system against the real ones of the same names.
+
+    Returns:
+      as `evaluate`, with the videos' names for "by_clip"; the still portrait is the first frame.
+    """
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    pairs = find_pairs(generated, reference)[:limit]
+    for _, face, real, video in read_pairs(pairs, landmarker):
+        known = comparisons(real.frames, real.frames[0])
+        faces = {name: Face(x, find_points(x, landmarker)) for name, x in known.items()}
+        for name, shown in {"generated": face, **faces}.items():
+            figures = compare_pixels(shown.frames, real.frames)
+            rows[name].append(figures | compare_faces(shown, real, video.audio))
+    return {
+        "clips": len(pairs),
+        "rows": {name: mean_figures(figures) for name, figures in rows.items()},
+        "intervals": {name: intervals(figures) for name, figures in rows.items()},
+        "by_clip": dict(zip((pair.name for pair in pairs), rows["generated"], strict=True)),
     }
 
 
@@ -201,7 +241,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="python -m reta_jax.evaluate", description="Judges a model on held-out identities."
     )
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
-    parser.add_argument("--data", type=Path, required=True, help="folder of prepared records")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", type=Path, help="folder of prepared records to render and judge")
+    what.add_argument("--videos", type=Path, help="folder of generated videos to judge as they are")
+    parser.add_argument("--reference", type=Path, help="folder of the real videos of these names")
+    parser.add_argument("--face-landmarker", type=Path, help="for --videos: MediaPipe's model")
     parser.add_argument("--split", default="test")
     parser.add_argument("--judges", type=Path, default=JUDGES, help="folder of judges' weights")
     parser.add_argument("--limit", type=int, help="judge the first N clips only")
@@ -214,16 +258,25 @@ def main(argv: list[str] | None = None) -> None:
     with sentences_for_errors():
         if arguments.out and not arguments.out.parent.is_dir():
             raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
-        report = evaluate(
-            Renderer.from_pretrained(arguments.checkpoint),
-            load_judges(arguments.judges),
-            arguments.data,
-            arguments.split,
-            arguments.limit,
-        )
+        report = _evaluate(arguments)
         if arguments.out:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(markdown_table(report["rows"]))
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.videos:
+        if not arguments.reference:
+            raise InputError("--videos needs --reference, the folder of the real videos")
+        landmarker = FaceLandmarker(arguments.face_landmarker)
+        return evaluate_videos(arguments.videos, arguments.reference, landmarker, arguments.limit)
+    return evaluate(
+        Renderer.from_pretrained(arguments.checkpoint),
+        load_judges(arguments.judges),
+        arguments.data,
+        arguments.split,
+        arguments.limit,
+    )
 
 
 if __name__ == "__main__":

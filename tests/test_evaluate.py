@@ -116,7 +116,10 @@ def test_every_figure_ranks_what_is_known(tmp_path):
     judges = load_judges(judging.JUDGES)
     prepare_synthetic(tmp_path, identities=2, clips_per_identity=1, seconds=2, size=96, workers=1)
     (clip,) = evaluation_clips(tmp_path, "test")
-    rows = {name: judge_video(judges, clip, v) for name, v in judging.comparisons(clip).items()}
+    rows = {
+        name: judge_video(judges, clip, v)
+        for name, v in judging.comparisons(clip.frames, clip.portrait).items()
+    }
     truth, late, blurred, still = (
         rows[name] for name in ("truth", "truth, 3 frames late", "truth, blurred", "still portrait")
     )

@@ -25,20 +25,30 @@ SILENT_DB = -50.0
 HOLD = 3  # frames: lips close after the last sound and open before the first
 
 
-def lip_gap(
+def find_points(
     frames: UInt8[np.ndarray, "t h w 3"], landmarker: FaceLandmarker
-) -> Float[np.ndarray, " t"]:
-    """Gap of the inner lips over the distance of the outer eye corners; NaN without a face."""
-    gaps = np.full(len(frames), np.nan)
+) -> Float[np.ndarray, "t 68 2"]:
+    """The iBUG points of the largest face in each frame, in its pixels; NaN without a face."""
+    points = np.full((len(frames), 68, 2), np.nan)
     for i, frame in enumerate(frames):
-        scale = SIDE / min(frame.shape[:2])
+        scale = max(1.0, SIDE / min(frame.shape[:2]))
         if scale > 1:
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        faces = landmarker.detect(frame)
-        if faces:
-            upper, lower, left, right = faces[0][[UPPER_LIP, LOWER_LIP, *EYES]]
-            gaps[i] = np.linalg.norm(lower - upper) / np.linalg.norm(right - left)
-    return gaps
+        if faces := landmarker.detect(frame):
+            points[i] = faces[0] / scale
+    return points
+
+
+def eye_distance(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
+    """Between the outer eye corners."""
+    left, right = (points[:, eye] for eye in EYES)
+    return np.linalg.norm(right - left, axis=-1)
+
+
+def opening(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
+    """Gap of the inner lips over the distance of the outer eye corners; NaN without a face."""
+    gap = np.linalg.norm(points[:, LOWER_LIP] - points[:, UPPER_LIP], axis=-1)
+    return gap / eye_distance(points)
 
 
 def loudness(waveform: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " t"]:
@@ -60,11 +70,11 @@ def follows_voice(
 
     Raises InputError if fewer than half of the frames show a face.
     """
-    opening, volume = lip_gap(frames, landmarker), loudness(waveform, len(frames))
-    seen = np.isfinite(opening)
+    gap = opening(find_points(frames, landmarker))
+    seen = np.isfinite(gap)
     if seen.mean() < 0.5:
         raise InputError(f"a face is seen in {seen.sum()} of {len(frames)} frames only")
-    return correlation(opening[seen], volume[seen])
+    return correlation(gap[seen], loudness(waveform, len(frames))[seen])
 
 
 def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float:

@@ -8,10 +8,11 @@ from data_pipeline.face import FaceLandmarker
 from reta_jax.metrics.mouth import (
     HOLD,
     correlation,
+    find_points,
     follows_voice,
     jitter,
-    lip_gap,
     loudness,
+    opening,
     silent_frames,
 )
 
@@ -47,7 +48,7 @@ def voice(decibels):
 
 def test_opening_is_in_units_of_the_eyes_distance():
     np.testing.assert_allclose(
-        lip_gap(painted([10, 0, 30]), PaintedFace()), [0.1, np.nan, 0.3], rtol=1e-6
+        opening(find_points(painted([10, 0, 30]), PaintedFace())), [0.1, np.nan, 0.3], rtol=1e-6
     )
 
 
