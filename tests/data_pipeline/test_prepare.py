@@ -332,7 +332,16 @@ def test_killed_and_interrupted_runs_end_as_an_unbroken_one(tmp_path):
     assert last.returncode == 0 and "12 clips of 12 sources" in told
     assert len(open_records(out, "train")) == len(open_records(out, "test")) == 6
     assert [*manifest_of(out).values()] == [*manifest_of(whole).values()]
-    assert bytes_of(out) == bytes_of(whole)
+    assert contents(out) == contents(whole)
+
+
+def contents(folder: Path) -> list[dict]:
+    """Every record's fields; files of two processes differ in the order of a record's fields."""
+    records = [r for split in ("train", "test") for r in open_records(folder, split)]
+    return [
+        {key: list(x) if key == "frames" else np.asarray(x).tobytes() for key, x in r.items()}
+        for r in records
+    ]
 
 
 def test_a_wrong_call_leaves_with_2(tmp_path, capsys):
