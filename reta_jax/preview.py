@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,7 +22,7 @@ def make_preview(
     config: ConfigDict, reta: RETA, morphable: MorphableModel
 ) -> Callable[[Any], np.ndarray]:
     """Builds `preview(params) -> picture`: one row a clip with the columns of pictures.COLUMNS."""
-    morphable = jax.device_get(morphable)
+    morphable = jax.tree.map(lambda x: jnp.asarray(jax.device_get(x)), morphable)  # this process'
     batches = open_batches(config, "test", CLIPS)
     raw = next(batches)
     batches.close()
