@@ -471,7 +471,7 @@ def test_a_full_disk(refused, folder, monkeypatch):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
 def test_killed_in_the_middle_of_writing(folder, weights, name):
-    save_wav(folder / "long.wav", np.tile(speech(10 * 8_000, 8_000), 30), 8_000)
+    save_wav(folder / "long.wav", np.tile(speech(10 * 8_000, 8_000), 120), 8_000)
     arguments = ["--image=woman.png", "--audio=long.wav", "--out=out/a.mp4", "--crop=none"]
     process = subprocess.Popen(
         [sys.executable, "-m", "reta_jax.render", f"--checkpoint={weights}", *arguments],
