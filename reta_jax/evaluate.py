@@ -167,8 +167,9 @@ def evaluate_videos(
     pairs = find_pairs(generated, reference)[:limit]
     for _, face, real, video in read_pairs(pairs, landmarker):
         known = comparisons(real.frames, real.frames[0])
+        known.pop("truth")  # its points are known already
         faces = {name: Face(x, find_points(x, landmarker)) for name, x in known.items()}
-        for name, shown in {"generated": face, **faces}.items():
+        for name, shown in {"generated": face, **faces, "truth": real}.items():
             figures = compare_pixels(shown.frames, real.frames)
             rows[name].append(figures | compare_faces(shown, real, video.audio))
     return {
@@ -258,6 +259,8 @@ def main(argv: list[str] | None = None) -> None:
     with sentences_for_errors():
         if arguments.out and not arguments.out.parent.is_dir():
             raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
+        if arguments.limit is not None and arguments.limit < 1:
+            raise InputError(f"--limit {arguments.limit} leaves nothing to judge: give 1 or more")
         report = _evaluate(arguments)
         if arguments.out:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -225,6 +225,7 @@ def test_the_command_refuses_in_a_sentence(weights, judges_folder, data, tmp_pat
         ({"judges": tmp_path / "missing"}, "no weights for landmark_net"),
         ({"data": tmp_path / "missing"}, "missing"),
         ({"split": "validation"}, "validation"),
+        ({"limit": 0}, "nothing to judge"),
         ({"out": tmp_path / "missing" / "report.json", "limit": 1}, "missing"),
     ):
         with pytest.raises(SystemExit) as caught:

@@ -31,6 +31,9 @@ def find_points(
     """The iBUG points of the largest face in each frame, in its pixels; NaN without a face."""
     points = np.full((len(frames), 68, 2), np.nan)
     for i, frame in enumerate(frames):
+        if i and np.array_equal(frame, frames[i - 1]):  # a still picture is looked at once
+            points[i] = points[i - 1]
+            continue
         scale = max(1.0, SIDE / min(frame.shape[:2]))
         if scale > 1:
             frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
