@@ -1,5 +1,6 @@
 """One mesh over every device of every process, what is placed on it, and how processes agree."""
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from data_pipeline.errors import InputError
 
@@ -24,6 +26,8 @@ CLUSTER_VARIABLES = (
     "JAX_COORDINATOR_ADDRESS",
 )
 START_SECONDS = 300  # for all processes to appear
+MEETING_SECONDS = 3600  # for the slowest to compile a step, or to make the data
+_meetings = itertools.count()
 
 
 def join_cluster(
@@ -57,6 +61,17 @@ def join_cluster(
         raise InputError(f"the job's processes did not come together: {reason}") from error
 
 
+def meet() -> None:
+    """Waits for every process.
+
+    A collective does not wait long for a process that comes late (Gloo: 30 s), so processes meet
+    over the coordinator wherever one may be minutes behind another: compilation, files, pictures.
+    """
+    if jax.process_count() > 1:
+        key = f"meeting {next(_meetings)}"
+        get_barrier_sync_fn()(key=key, timeout_ms=1000 * MEETING_SECONDS)
+
+
 def any_process(flag: bool) -> bool:
     """Whether any process says so; every process has to ask at the same step."""
     if jax.process_count() == 1:
@@ -68,8 +83,7 @@ def first_then_others(work: Callable[[], None]) -> None:
     """Process 0 does the work while the others wait for it."""
     if jax.process_index() == 0:
         work()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("process 0 is done")
+    meet()
 
 
 def check_shared(folder: Path) -> None:
@@ -99,7 +113,22 @@ def data_parallel(step: Callable, mesh: Mesh) -> Callable:
         in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
         out_specs=(PartitionSpec(), PartitionSpec()),
     )
-    return jax.jit(mapped, donate_argnums=0)
+    mapped = jax.jit(mapped, donate_argnums=0)
+    return mapped if jax.process_count() == 1 else _compiled_together(mapped)
+
+
+def _compiled_together(function: Callable) -> Callable:
+    """Compiles at the first call, which no process makes before all have compiled."""
+    compiled = None
+
+    def call(*arguments: Any) -> Any:
+        nonlocal compiled
+        if compiled is None:
+            compiled = function.lower(*arguments).compile()
+            meet()
+        return compiled(*arguments)
+
+    return call
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

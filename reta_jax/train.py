@@ -212,8 +212,10 @@ def loop(
             report(progress, writer, *due)
         last = (step, metrics)
         due = last if step % train.log_every == 0 or step == 1 else None
-        if preview and step % train.preview_every == 0:
-            writer.picture(step, "preview", preview(state.ema))
+        if step % train.preview_every == 0:
+            if preview:
+                writer.picture(step, "preview", preview(state.ema))
+            parallel.meet()
         if step % train.save_every == 0:
             report(progress, writer, *last)  # first: what has diverged must not be saved
             due = last = None
