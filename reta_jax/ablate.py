@@ -1,0 +1,351 @@
+"""Trains every row of Tables 4, 9 and 10 with equal budgets: python -m reta_jax.ablate
+
+Each row is trained from scratch with the same steps, batches and seeds, and judged on people that
+none was trained on. The tables stand beside the paper's, whose numbers are of other data and of
+another judge: what can be compared is the direction, and each claim gets a verdict. An interrupted
+study goes on where it was; rows and seeds can be added to it.
+
+    python -m reta_jax.ablate --world synthetic --workdir ablation [--rows full,no_gpl] [--steps N]
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from configs import ablations
+from configs.judges import synthetic as judges_of_the_world
+from data_pipeline.errors import InputError
+from data_pipeline.prepare import prepare_synthetic
+from reta_jax import train
+from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.evaluate import JUDGES, evaluate, load_judges
+from reta_jax.render import Renderer
+from reta_jax.weights import config_to_dict
+
+SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
+SYNC_BATCH, SYNC_STEPS = 16, 2_000
+# Column of the tables: figure of reta_jax.evaluate. "Sync" is the correlation of the mouth's
+# opening with the true one: in this world the truth is known and needs no sync network.
+FIGURES = {
+    "PSNR": "psnr",
+    "SSIM": "ssim",
+    "Sync": "mouth_correlation",
+    "ACC_e": "emotion_accuracy",
+}
+
+
+class PaperRow(NamedTuple):
+    """A line of the paper's tables; None where it gives no figure. Sync is Sync_c there."""
+
+    title: str
+    psnr: float
+    ssim: float
+    sync: float | None
+    emotion: float  # percent
+
+
+PAPER = {
+    "full": PaperRow("full model", 22.19, 0.77, 5.84, 62.35),
+    "no_gpl": PaperRow("A.1 w/o GPL", 21.21, 0.68, 1.85, 61.72),
+    "no_erl": PaperRow("A.2 w/o ERL", 21.37, 0.70, 5.65, 41.23),
+    "no_3dmm": PaperRow("A.3 w/o 3DMM", 21.05, 0.66, 3.23, 57.41),
+    "no_hi": PaperRow("B.1 w/o HI", 21.47, 0.71, 4.91, 52.64),
+    "no_style": PaperRow("B.2 w/o f_STY", 21.63, 0.70, 5.75, 60.15),
+    "no_eds": PaperRow("C.1 w/o EDS", 21.85, 0.73, 5.82, 45.79),
+    "no_tvm": PaperRow("C.2 w/o TVM", 21.93, 0.75, 5.77, 62.10),
+    "no_sync": PaperRow("w/o L_syn", 22.10, 0.77, 3.12, 58.35),
+    "no_emotion_visual": PaperRow("w/o L_emo^{v-v}", 22.13, 0.78, 5.43, 51.42),
+    "no_emotion_audio": PaperRow("w/o L_emo^{v-a}", 22.01, 0.76, 5.63, 55.76),
+    "weights_1_1_1": PaperRow("lambda 1, 1, 1", 21.89, 0.70, None, 60.07),
+    "weights_2_2_2": PaperRow("lambda 2, 2, 2", 22.10, 0.73, None, 60.72),
+    "weights_1_2_1": PaperRow("lambda 1, 2, 1", 22.15, 0.76, None, 61.21),
+}
+
+
+class Claim(NamedTuple):
+    """What the paper says of a row: a figure falls, or it stays when another falls."""
+
+    row: str
+    figure: str
+    direction: Literal["falls", "stays"]
+
+
+CLAIMS = (
+    Claim("no_gpl", "Sync", "falls"),
+    Claim("no_gpl", "ACC_e", "stays"),
+    Claim("no_erl", "ACC_e", "falls"),
+    Claim("no_erl", "Sync", "stays"),
+    Claim("no_3dmm", "Sync", "falls"),
+    Claim("no_hi", "Sync", "falls"),
+    Claim("no_hi", "ACC_e", "falls"),
+    Claim("no_style", "PSNR", "falls"),
+    Claim("no_eds", "ACC_e", "falls"),
+    Claim("no_tvm", "PSNR", "falls"),
+    Claim("no_tvm", "SSIM", "falls"),
+    Claim("no_sync", "Sync", "falls"),
+    Claim("no_emotion_visual", "ACC_e", "falls"),
+    Claim("no_emotion_audio", "ACC_e", "falls"),
+    Claim("weights_1_1_1", "PSNR", "falls"),
+    Claim("weights_1_2_1", "ACC_e", "falls"),
+)
+STAYS = 0.25  # share of the full model's figure that may be lost by a figure that "stays"
+
+
+class Study(NamedTuple):
+    """What all runs of a study have in common."""
+
+    workdir: Path
+    data: Path
+    size: int
+    steps: int
+
+
+def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
+    """Trains and judges what is not done yet; returns False when a signal stopped it.
+
+    Seed by seed, so that the first table is whole after one seed. The tables are written anew after
+    every run.
+    """
+    prepare_synthetic(
+        study.data,
+        identities=IDENTITIES,
+        clips_per_identity=CLIPS_PER_IDENTITY,
+        seconds=SECONDS,
+        size=max(64, study.size),
+    )
+    sync_expert = train_sync_expert(study)
+    judges = load_judges(JUDGES)
+    for done, (seed, row) in enumerate((seed, row) for seed in seeds for row in rows):
+        print(f"== {done + 1}/{len(rows) * len(seeds)}: {row}, seed {seed}", flush=True)
+        if read_result(study, row, seed) is None:
+            config = configure(study, row, seed, sync_expert)
+            folder = run_folder(study, row, seed)
+            if not train.run(config, folder):
+                return False
+            renderer = Renderer.from_pretrained(folder / "weights")
+            report = evaluate(renderer, judges, study.data)
+            write_result(study, row, seed, report)
+            jax.clear_caches()  # dozens of models' programs would fill the memory
+        write_tables(study.workdir, collect(study, rows, seeds))
+    return True
+
+
+def train_sync_expert(study: Study) -> Path:
+    """The teacher of L_syn, trained on the study's own training people if it is not there yet."""
+    folder = study.workdir / "sync_expert"
+    if not (folder / "config.json").exists():
+        multiplier = ablations.get_config().experts.sync.fields.channel_multiplier
+        command = [
+            *(sys.executable, "-m", "reta_jax.train_expert"),
+            f"--config={judges_of_the_world.__file__}:sync_expert",
+            f"--config.dirs=('{study.data}',)",
+            f"--config.fields.channel_multiplier={multiplier}",
+            f"--config.batch_size={SYNC_BATCH}",
+            f"--config.steps={SYNC_STEPS}",
+            f"--out={folder}",
+        ]
+        if subprocess.run(command).returncode:
+            raise InputError("the sync expert could not be trained: see above")
+    return folder
+
+
+def configure(study: Study, row: str, seed: int, sync_expert: Path) -> ConfigDict:
+    """The row's config, with the study's data and budget."""
+    config = ablations.get_config(f"{row},{study.size}")
+    config.data.dirs, config.data.synthetic_identities = (str(study.data),), 0
+    config.experts.sync.weights = str(sync_expert)
+    config.train.seed, config.train.steps = seed, study.steps
+    return config
+
+
+def run_folder(study: Study, row: str, seed: int) -> Path:
+    return study.workdir / "runs" / f"{row}_seed{seed}"
+
+
+def settings_of(study: Study, row: str, seed: int) -> str:
+    """Hash of the run's config without its folders: what a result is a result of."""
+    values = config_to_dict(configure(study, row, seed, Path()))
+    values["data"].pop("dirs")
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_result(study: Study, row: str, seed: int, report: dict[str, Any]) -> None:
+    result = {"settings": settings_of(study, row, seed)} | report
+    file = run_folder(study, row, seed) / "result.json"
+    file.with_suffix(".part").write_text(json.dumps(result, indent=1) + "\n")
+    file.with_suffix(".part").rename(file)
+
+
+def read_result(study: Study, row: str, seed: int) -> dict[str, Any] | None:
+    """A finished run's report, None if there is none.
+
+    Raises:
+      InputError: it is of another budget or of another config, and would not compare.
+    """
+    file = run_folder(study, row, seed) / "result.json"
+    if not file.exists():
+        return None
+    result = json.loads(file.read_text())
+    if result["settings"] != settings_of(study, row, seed):
+        raise InputError(
+            f"{file} is of other settings (steps, size or config): give another --workdir"
+        )
+    return result
+
+
+def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """{row: {seed: {column: figure}}} of the finished runs, and what the judges make of the truth.
+
+    ACC_e is in percent, as in the paper.
+    """
+    figures: dict[str, dict[int, dict[str, float]]] = {}
+    known: dict[str, dict[str, float]] = {}
+    for row in rows:
+        for seed in seeds:
+            result = read_result(study, row, seed)
+            if result is None:
+                continue
+            figures.setdefault(row, {})[seed] = _columns(result["rows"]["generated"])
+            known = {
+                name: _columns(figures)
+                for name, figures in result["rows"].items()
+                if name != "generated"
+            }
+    return {"steps": study.steps, "size": study.size, "figures": figures, "known": known}
+
+
+def _columns(figures: dict[str, float]) -> dict[str, float]:
+    found = {column: figures[name] for column, name in FIGURES.items() if name in figures}
+    return found | {"ACC_e": 100 * found["ACC_e"]} if "ACC_e" in found else found
+
+
+class Verdict(NamedTuple):
+    """Of a claim: the difference to the full model, by seed, and what follows from it."""
+
+    difference: float  # mean over the seeds
+    spread: float  # half of its 95 % interval (Student's t over the seeds' differences)
+    word: Literal["reproduced", "contradicted", "undecided"]
+
+
+def judge_claim(claim: Claim, row: Sequence[float], full: Sequence[float]) -> Verdict:
+    """Verdict from the figures of the same seeds, at least two.
+
+    "falls": the interval of the difference lies below zero; contradicted if above. "stays": what is
+    lost is less than a quarter of the full model's figure; contradicted if it is more.
+    """
+    differences = np.subtract(row, full)
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    spread = float(stats.t.ppf(0.975, len(differences) - 1) * error)
+    mean = float(differences.mean())
+    low, high = mean - spread, mean + spread
+    margin = -STAYS * float(np.mean(full)) if claim.direction == "stays" else 0.0
+    below, above = high < margin, low > margin
+    is_so, is_not = (above, below) if claim.direction == "stays" else (below, above)
+    word = "reproduced" if is_so else "contradicted" if is_not else "undecided"
+    return Verdict(mean, spread, word)
+
+
+def judge_claims(figures: dict[str, dict[int, dict[str, float]]]) -> dict[Claim, Verdict]:
+    """Verdicts on the claims whose row and the full model share at least two seeds."""
+    verdicts = {}
+    for claim in CLAIMS:
+        row, full = figures.get(claim.row, {}), figures.get("full", {})
+        seeds = sorted(set(row) & set(full))
+        if len(seeds) >= 2:
+            values = [[runs[seed][claim.figure] for seed in seeds] for runs in (row, full)]
+            verdicts[claim] = judge_claim(claim, *values)
+    return verdicts
+
+
+def write_tables(workdir: Path, study: dict[str, Any]) -> None:
+    """Writes ablation.json and ablation.md."""
+    verdicts = judge_claims(study["figures"])
+    claims = [claim._asdict() | verdict._asdict() for claim, verdict in verdicts.items()]
+    (workdir / "ablation.json").write_text(json.dumps(study | {"claims": claims}, indent=1) + "\n")
+    (workdir / "ablation.md").write_text(markdown(study, verdicts))
+
+
+def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
+    """The tables beside the paper's, and the verdicts."""
+    names = list(FIGURES)
+    lines = [
+        f"# Ablations: {study['steps']} steps each at {study['size']} px, synthetic world",
+        "",
+        "Mean ± standard deviation over the seeds; (the paper's figure). Sync is here the "
+        "correlation of the mouth's opening with the truth, in the paper Sync_c; data and judges "
+        "differ: compare directions.",
+        "",
+        f"| row | seeds | {' | '.join(names)} |",
+        "|---" * (len(names) + 2) + "|",
+    ]
+    for row, runs in study["figures"].items():
+        paper = PAPER[row]
+        cells = [
+            f"{_mean(runs, name)} ({'–' if published is None else published})"
+            for name, published in zip(names, paper[1:], strict=True)
+        ]
+        lines.append(f"| {paper.title} | {len(runs)} | {' | '.join(cells)} |")
+    for title, figures in study["known"].items():
+        cells = [f"{figures[name]:.2f}" if name in figures else "" for name in names]
+        lines.append(f"| *{title}* | | {' | '.join(cells)} |")
+    lines += ["", "| the paper's claim | difference to the full model | verdict |", "|---|---|---|"]
+    for claim, verdict in verdicts.items():
+        lines.append(
+            f"| {PAPER[claim.row].title}: {claim.figure} {claim.direction} | "
+            f"{verdict.difference:+.3f} ± {verdict.spread:.3f} | {verdict.word} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _mean(runs: dict[int, dict[str, float]], name: str) -> str:
+    values = [figures[name] for figures in runs.values()]
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m reta_jax.ablate", description="Tables 4, 9 and 10 with equal budgets."
+    )
+    parser.add_argument("--world", choices=["synthetic"], default="synthetic")
+    parser.add_argument("--workdir", type=Path, default=Path("ablation"))
+    parser.add_argument("--data", type=Path, help="the world's clips; made there (WORKDIR/data)")
+    parser.add_argument("--rows", default=",".join(PAPER), help=f"of {', '.join(PAPER)}")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each row")
+    parser.add_argument("--size", type=int, choices=[32, 64], default=ablations.SIZE)
+    parser.add_argument("--steps", type=int, default=ablations.get_config().train.steps)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    rows = arguments.rows.split(",")
+    with sentences_for_errors():
+        unknown = [row for row in rows if row not in PAPER]
+        if unknown:
+            raise InputError(f"no row {', '.join(unknown)}: known are {', '.join(PAPER)}")
+        if min(arguments.seeds, arguments.steps) < 1:
+            raise InputError("--seeds and --steps have to be 1 or more")
+        workdir = arguments.workdir
+        data = arguments.data or workdir / "data"
+        study = Study(workdir, data, arguments.size, arguments.steps)
+        finished = ablate(study, rows, range(arguments.seeds))
+    if not finished:
+        print("stopped and saved; the same command goes on", file=sys.stderr)
+        sys.exit(train.EXIT_INTERRUPTED)
+    print((workdir / "ablation.md").read_text())
+
+
+if __name__ == "__main__":
+    enable_compilation_cache()
+    main()

@@ -1,0 +1,141 @@
+"""The ablation study: rows that differ in one thing, verdicts, and going on after a stop."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs import ablations
+from data_pipeline.errors import InputError
+from reta_jax import ablate
+from reta_jax.ablate import PAPER, Claim, Study, judge_claim
+
+
+def fields(row):
+    return flatdict(ablations.get_config(row).to_dict()) | {"name": None}
+
+
+def flatdict(values, prefix=""):
+    flat = {}
+    for name, value in values.items():
+        deeper = isinstance(value, dict)
+        flat |= flatdict(value, f"{prefix}{name}.") if deeper else {prefix + name: value}
+    return flat
+
+
+@pytest.mark.parametrize("row", list(PAPER))
+def test_a_row_differs_from_the_full_model_in_its_fields_alone(row):
+    full, changed = fields("full"), fields(row)
+    differing = {name for name in full if full[name] != changed[name]}
+    expected = set(ablations.ROWS.get(row, ()))
+    if row in ablations.WEIGHTS:
+        pairs = zip(("motion", "l1", "emotion"), ablations.WEIGHTS[row], (1, 2, 2), strict=True)
+        expected = {f"loss.{name}" for name, weight, full_weight in pairs if weight != full_weight}
+    assert differing == expected
+
+
+def test_the_full_row_has_every_loss_but_the_adversarial():
+    loss = ablations.get_config().loss
+    off = {name for name, weight in loss.to_dict().items() if not weight}
+    assert off == {"adversarial"}
+    assert ablations.get_config().train.eds
+
+
+def test_every_claim_is_of_a_row_and_a_figure_that_exist():
+    for claim in ablate.CLAIMS:
+        assert claim.row in PAPER and claim.figure in ablate.FIGURES
+
+
+FALLS, STAYS = Claim("no_gpl", "Sync", "falls"), Claim("no_gpl", "ACC_e", "stays")
+
+
+@pytest.mark.parametrize(
+    ("claim", "row", "word"),
+    [
+        (FALLS, [0.1, 0.12, 0.11], "reproduced"),
+        (FALLS, [0.7, 0.5, 0.3], "undecided"),
+        (FALLS, [0.9, 0.91, 0.92], "contradicted"),
+        (STAYS, [0.6, 0.61, 0.59], "reproduced"),  # 2 % less: less than a quarter
+        (STAYS, [0.1, 0.12, 0.11], "contradicted"),
+        (STAYS, [0.9, 0.1, 0.5], "undecided"),
+        (STAYS, [0.9, 0.91, 0.92], "reproduced"),  # to rise is not to be lost
+    ],
+)
+def test_verdicts(claim, row, word):
+    assert judge_claim(claim, row, [0.62, 0.61, 0.6]).word == word
+
+
+def test_the_spread_is_students_interval_of_paired_differences():
+    row, full = [0.4, 0.5, 0.3, 0.45], [0.6, 0.62, 0.55, 0.7]
+    verdict = judge_claim(FALLS, row, full)
+    low, high = stats.ttest_rel(row, full).confidence_interval()
+    np.testing.assert_allclose(
+        [verdict.difference - verdict.spread, verdict.difference + verdict.spread], [low, high]
+    )
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study whose runs cost nothing; `trained` lists them."""
+    trained = []
+
+    def run(config, folder):
+        trained.append((config.name, config.train.seed, config.train.steps))
+        folder.mkdir(parents=True)
+        return True
+
+    def evaluate(renderer, judges, data):
+        draw = np.random.default_rng(len(trained))
+        figures = {name: 0.5 + 0.01 * draw.random() for name in ablate.FIGURES.values()}
+        return {"rows": {"generated": figures, "still portrait": figures | {"psnr": 20.0}}}
+
+    monkeypatch.setattr(ablate, "prepare_synthetic", lambda *arguments, **options: None)
+    monkeypatch.setattr(ablate, "train_sync_expert", lambda study: study.workdir / "sync_expert")
+    monkeypatch.setattr(ablate, "load_judges", lambda folder: None)
+    monkeypatch.setattr(ablate.Renderer, "from_pretrained", lambda folder: None)
+    monkeypatch.setattr(ablate, "evaluate", evaluate)
+    monkeypatch.setattr(ablate.train, "run", run)
+    return Study(tmp_path, tmp_path / "data", 32, 7), trained
+
+
+def test_equal_budgets_and_a_table_after_every_run(study):
+    study, trained = study
+    assert ablate.ablate(study, ["full", "no_gpl"], range(2))
+    assert trained == [
+        ("ablation_full", 0, 7), ("ablation_no_gpl", 0, 7),
+        ("ablation_full", 1, 7), ("ablation_no_gpl", 1, 7),
+    ]  # fmt: skip
+    written = json.loads((study.workdir / "ablation.json").read_text())
+    assert {claim["row"] for claim in written["claims"]} == {"no_gpl"}
+    assert 50 <= written["figures"]["full"]["0"]["ACC_e"] <= 51
+    text = (study.workdir / "ablation.md").read_text()
+    assert "| A.1 w/o GPL | 2 |" in text and "(1.85)" in text and "*still portrait*" in text
+
+
+def test_a_stopped_study_goes_on_with_what_is_missing(study, monkeypatch):
+    study, trained = study
+    run = ablate.train.run
+    monkeypatch.setattr(ablate.train, "run", lambda c, f: len(trained) < 1 and run(c, f))
+    assert not ablate.ablate(study, ["full", "no_gpl"], range(1))
+    monkeypatch.setattr(ablate.train, "run", run)
+    assert ablate.ablate(study, ["full", "no_gpl"], range(1))
+    assert [name for name, *_ in trained] == ["ablation_full", "ablation_no_gpl"]
+
+
+def test_runs_of_another_budget_are_refused(study):
+    study, _ = study
+    ablate.ablate(study, ["full"], range(1))
+    with pytest.raises(InputError, match="other settings"):
+        ablate.ablate(study._replace(steps=8), ["full"], range(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--rows", "no_mouth"], "no row no_mouth"), (["--seeds", "0"], "1 or more")],
+)
+def test_bad_arguments_are_sentences(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as left:
+        ablate.main(arguments)
+    assert left.value.code == 2
+    assert sentence in capsys.readouterr().err
