@@ -14,8 +14,6 @@ from typing import Literal
 
 import av
 import numpy as np
-import scipy.fft
-import scipy.signal
 from jaxtyping import Float32, Float64, Int16, Shaped
 
 from data_pipeline.errors import InputError
@@ -222,6 +220,8 @@ def mel_columns(
     waveform: Float32[np.ndarray, " n"], first: int, count: int
 ) -> Float32[np.ndarray, "80 {count}"]:
     """Columns [first, first + count) of `log_mel(waveform)`, from the samples they need alone."""
+    import scipy.fft  # Not above: rendering needs none of it and should start soon.
+
     # Wav2Lip's transform is centred: it mirrors the pre-emphasised signal at both of its ends.
     span = np.arange(_MEL_FFT + _MEL_HOP * (count - 1)) + first * _MEL_HOP - _MEL_FFT // 2
     last = len(waveform) - 1
@@ -241,11 +241,13 @@ def _mel_constants() -> tuple[Float32[np.ndarray, " 800"], Float32[np.ndarray, "
     filters = librosa.filters.mel(
         sr=SAMPLE_RATE, n_fft=_MEL_FFT, n_mels=MEL_BANDS, fmin=55, fmax=7600
     )
-    return scipy.signal.get_window("hann", _MEL_FFT).astype(np.float32), filters
+    return librosa.filters.get_window("hann", _MEL_FFT).astype(np.float32), filters
 
 
 def mfcc(samples: Int16[np.ndarray, " n"]) -> Float64[np.ndarray, "13 m"]:
     """The SyncNet v2 features: 13 MFCCs every 10 ms of 16-bit samples (not scaled to [-1, 1])."""
+    import scipy.fft  # as above
+
     signal = samples.astype(np.float64)
     emphasised = np.append(signal[:1], signal[1:] - _PREEMPHASIS * signal[:-1])
     columns = 1 + max(0, -(-(len(signal) - 400) // 160))

@@ -29,11 +29,11 @@ from reta_jax.pictures import COLUMNS, contact_sheet, model_row
 from reta_jax.render import (
     SHIPPED_WEIGHTS,
     Renderer,
-    audio_windows,
     encode_portrait,
     forward_chunk,
 )
 from reta_jax.train import EXIT_INTERRUPTED, run
+from reta_jax.windows import audio_windows
 
 IDENTITIES, CLIPS_PER_IDENTITY, SECONDS = 48, 4, 2.0
 SEED = 1  # the shipped weights were trained on the people of seed 0: nobody here is among them

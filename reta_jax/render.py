@@ -24,18 +24,19 @@ from jaxtyping import Array, Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio, window
+from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, portrait_crop
 from data_pipeline.video import VideoWriter, read_image
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.export import ExportedRenderer, is_exported
 from reta_jax.images import to_float, to_uint8
-from reta_jax.models.audio_encoder import AudioWindow
 from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
+from reta_jax.windows import in_chunks
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
 
@@ -122,24 +123,8 @@ def render(
       silence: of `controls_in_silence`, if the mouth is to close where nobody speaks.
     """
     identity = encode_portrait(reta, params, portrait[None])
-    pending: tuple[Array, int] | None = None
-    for audio, count in audio_windows(waveform, reta.window):
-        chunk = render_chunk(reta, params, morphable, identity, audio[None], silence)
-        if pending is not None:  # fetched while the device works on the next chunk
-            yield np.asarray(pending[0])[0, : pending[1]]
-        pending = chunk, count
-    if pending is not None:
-        yield np.asarray(pending[0])[0, : pending[1]]
-
-
-def audio_windows(
-    waveform: Float[np.ndarray, " n"], spec: AudioWindow
-) -> Iterator[tuple[Float[np.ndarray, " w"], int]]:
-    """Yields each chunk's audio window and how many of its frames the voice fills."""
-    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
-    for first in range(0, frames, spec.chunk):
-        start = (first - spec.past) * SAMPLES_PER_FRAME
-        yield window(waveform, start, spec.samples), min(spec.chunk, frames - first)
+    chunk = lambda audio: render_chunk(reta, params, morphable, identity, audio, silence)
+    yield from in_chunks(chunk, waveform, reta.window)
 
 
 class Renderer:
@@ -202,8 +187,23 @@ class Renderer:
         yield from render(self.reta, self.params, self.morphable, portrait, waveform, self.silence)
 
 
+def load_renderer(path: Path, close_in_silence: bool) -> Renderer | ExportedRenderer:
+    """The model of a folder of weights, of a workdir, or of `reta_jax.export`.
+
+    Raises:
+      InputError: nothing there, it does not fit, or an exported model was made to close its mouth.
+    """
+    if not is_exported(path):
+        return Renderer.from_pretrained(path, close_in_silence)
+    if not close_in_silence:
+        raise InputError(
+            f"{path} is exported: give --no-close-in-silence to python -m reta_jax.export instead"
+        )
+    return ExportedRenderer.load(path)
+
+
 def render_file(
-    renderer: Renderer,
+    renderer: Renderer | ExportedRenderer,
     image: Path,
     audio: Path,
     out: Path,
@@ -243,7 +243,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image", "--source_image", type=Path, required=True, help="portrait")
     parser.add_argument("--audio", "--driven_audio", type=Path, required=True, help="voice")
     parser.add_argument(
-        "--checkpoint", type=Path, default=SHIPPED_WEIGHTS, help="weights folder or workdir"
+        "--checkpoint", type=Path, default=SHIPPED_WEIGHTS, help="weights folder, workdir or export"
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--out", type=Path, help="video to write; default <image>_<audio>.mp4")
@@ -271,9 +271,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
-        renderer = Renderer.from_pretrained(arguments.checkpoint, arguments.close_in_silence)
         frames = render_file(
-            renderer,
+            load_renderer(arguments.checkpoint, arguments.close_in_silence),
             arguments.image,
             arguments.audio,
             arguments.out,

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from reta_jax.models.audio_encoder import AudioWindow
 from reta_jax.models.discriminator import Discriminator
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, build_reta
+from reta_jax.windows import AudioWindow
 
 
 @flax.struct.dataclass

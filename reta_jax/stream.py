@@ -33,9 +33,9 @@ from jaxtyping import Array, Float32, Int, Int16, UInt8
 
 from data_pipeline.audio import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, to_float, to_int16, window
 from data_pipeline.errors import InputError
-from reta_jax.models.audio_encoder import AudioWindow
 from reta_jax.models.reta import Identity
 from reta_jax.render import Renderer, encode_portrait, render_chunk
+from reta_jax.windows import AudioWindow
 
 PATIENCE = 5  # frames that a voice waits for its images in an utterance
 
@@ -76,7 +76,7 @@ class _Samples:
 class Utterance:
     """A voice in the making: sound goes in in any pieces, windows and images through, frames out.
 
-    The windows are those of `reta_jax.render.audio_windows` over the whole voice.
+    The windows are those of `reta_jax.windows.audio_windows` over the whole voice.
     """
 
     def __init__(self, spec: AudioWindow):

@@ -19,7 +19,11 @@ FORMAT = 1  # of the folder; raised when an older reader would misread a newer o
 
 
 def save_weights(
-    folder: Path, params: Any, config: dict[str, Any], dtype: str = "float32", card: str = ""
+    folder: Path,
+    params: Any,
+    config: dict[str, Any],
+    dtype: str = "float32",
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a folder of weights to share, complete or not at all.
 
@@ -27,7 +31,7 @@ def save_weights(
       params: nested dict of arrays.
       config: JSON values; for RETA the resolved config, for an expert its kind and fields.
       dtype: storage type of floating arrays ("float32", "float16").
-      card: text of a README.md beside them.
+      files: further files of the folder: a model card, programs.
 
     Raises:
       InputError: it cannot be written there, or there is a folder of something else.
@@ -40,8 +44,8 @@ def save_weights(
             new.mkdir()
             _write_tensors(new / PARAMS_FILE, flatten(params), dtype)
             (new / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-            if card:
-                (new / CARD_FILE).write_text(card)
+            for name, content in (files or {}).items():
+                (new / name).write_bytes(content)
             check_target(folder)
             if folder.is_dir():
                 os.replace(folder, old)

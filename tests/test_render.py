@@ -23,9 +23,9 @@ from data_pipeline import face
 from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter, read_video
 from reta_jax import render as rendering
-from reta_jax.models.audio_encoder import AudioWindow
-from reta_jax.render import Renderer, audio_windows, main, render_chunk
+from reta_jax.render import Renderer, main, render_chunk
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
+from reta_jax.windows import AudioWindow, audio_windows
 from tests.tiny import save_tiny_model
 
 RATE, FRAME, CHUNK, LOOK_AHEAD, PAST = 16_000, 640, 10, 2, 50

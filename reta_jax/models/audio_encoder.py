@@ -1,12 +1,9 @@
 """Audio encoder E_A: a window of voice to one feature vector a video frame (section 3.1).
 
-The encoder always sees a window of fixed length: `past` frames of context, the `chunk` that is
-asked for, and `look_ahead` frames of future. The same rule holds in training, offline and live, so
-that the three agree, memory does not grow with the length of the voice, and one shape is compiled.
+The encoder always sees a window of fixed length (reta_jax/windows.py).
 """
 
 import functools
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,22 +14,6 @@ from jaxtyping import Array, Float
 from data_pipeline.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 STEPS_PER_FRAME = 2  # wav2vec 2.0's hop of 320 samples, exactly half a video frame
-
-
-class AudioWindow(NamedTuple):
-    """Lengths in video frames (25 fps, 640 samples each)."""
-
-    past: int = 50
-    chunk: int = 10
-    look_ahead: int = 2
-
-    @property
-    def frames(self) -> int:
-        return self.past + self.chunk + self.look_ahead
-
-    @property
-    def samples(self) -> int:
-        return self.frames * SAMPLES_PER_FRAME
 
 
 class AudioEncoder(nn.Module):

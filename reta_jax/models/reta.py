@@ -16,7 +16,7 @@ import ml_collections
 from jaxtyping import Array, Float, Int
 
 from data_pipeline.errors import InputError
-from reta_jax.models.audio_encoder import AudioEncoder, AudioWindow, MelEncoder
+from reta_jax.models.audio_encoder import AudioEncoder, MelEncoder
 from reta_jax.models.generator import Generator, GeneratorOutput, Modulation, RGBFrom
 from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.models.morphable import MorphableModel, position_map
@@ -24,6 +24,7 @@ from reta_jax.models.motion_encoder import MotionEncoder
 from reta_jax.models.tcn import TCN
 from reta_jax.models.wav2vec2 import Wav2Vec2
 from reta_jax.weights import config_to_dict
+from reta_jax.windows import AudioWindow
 
 
 class Identity(NamedTuple):

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
-from reta_jax.checkpoint import latest_ema
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, build_reta
 from reta_jax.pretrained.hub import resolve
 from reta_jax.pretrained.licences import licence_lines
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.weights import (
+    CARD_FILE,
     PARAMS_FILE,
     check_params,
     config_from_dict,
@@ -47,6 +47,8 @@ def load_reta(source: str | Path) -> Pretrained:
         if values.get("kind") != KIND:
             raise InputError(f"{folder} holds {values.get('kind')!r} weights, not a RETA model")
     elif (folder / "checkpoints").is_dir():
+        from reta_jax.checkpoint import latest_ema  # Orbax takes a second to import
+
         params, values = latest_ema(folder)
     else:
         raise InputError(
@@ -80,7 +82,7 @@ def save_reta(
     """
     config = config | {"kind": KIND, "provenance": provenance}
     card = model_card(config, sum(leaf.size for leaf in jax.tree.leaves(params)))
-    save_weights(folder, params, config, dtype, card)
+    save_weights(folder, params, config, dtype, {CARD_FILE: card.encode()})
 
 
 def expected_params(reta: RETA, morphable: MorphableModel, size: int) -> Any:

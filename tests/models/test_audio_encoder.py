@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.models.audio_encoder import AudioEncoder, AudioWindow, MelEncoder, log_mel
+from reta_jax.models.audio_encoder import AudioEncoder, MelEncoder, log_mel
+from reta_jax.windows import AudioWindow
 from tests.weights import random_variables
 
 WIDTH = 16

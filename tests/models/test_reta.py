@@ -9,9 +9,9 @@ from configs.synthetic import get_config
 from data_pipeline.audio import window as cut
 from data_pipeline.errors import InputError
 from reta_jax.config import paper
-from reta_jax.models.audio_encoder import AudioWindow
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls, Identity, build_reta
+from reta_jax.windows import AudioWindow
 from tests.weights import random_variables
 
 WIDTH = 32  # of the smoke model's codes

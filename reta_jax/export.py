@@ -1,0 +1,204 @@
+"""A model as two programs that run anywhere: python -m reta_jax.export --checkpoint DIR --out DIR
+
+The folder holds the weights once and two StableHLO programs (`jax.export`) that take them: the
+portrait's, and the chunk's. They serve any number of streams (the batch is symbolic) on every
+platform that they were exported for, and need neither flax nor the model's code:
+
+    renderer = ExportedRenderer.load("exported")
+    frames = renderer.render(portrait, waveform)  # as Renderer does
+
+`python -m reta_jax.render --checkpoint exported …` takes such a folder too. Compiled programs are
+kept in the user's cache, so the second start takes seconds.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+from jaxtyping import Array, Float, UInt8
+
+from data_pipeline.errors import InputError
+from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.weights import load_weights, save_weights
+from reta_jax.windows import AudioWindow, in_chunks
+
+if TYPE_CHECKING:
+    from reta_jax.render import Renderer
+
+KIND = "exported"
+PLATFORMS = ("cpu", "cuda", "tpu")
+ENCODE, RENDER = "encode_portrait.stablehlo", "render_chunk.stablehlo"
+
+
+def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFORMS) -> None:
+    """Writes a renderer's two programs and its weights, complete or not at all.
+
+    Raises:
+      InputError: it cannot be written there.
+    """
+    from reta_jax.models.reta import Controls, Identity
+    from reta_jax.render import encode_portrait, render_chunk
+
+    reta, size = renderer.reta, renderer.size
+    weights: dict[str, Any] = {
+        "params": renderer.params,
+        "uv_expression": renderer.morphable.uv_expression,
+    }
+    if renderer.silence is not None:
+        weights["silence"] = {k: x for k, x in renderer.silence._asdict().items() if x is not None}
+
+    def encode(weights: Any, portrait: Array) -> tuple[Array, ...]:
+        style, textures = encode_portrait(reta, weights["params"], portrait)
+        return style, *textures
+
+    def chunk(weights: Any, identity: tuple[Array, ...], audio: Array) -> Array:
+        style, *textures = identity
+        morphable = renderer.morphable.replace(uv_expression=weights["uv_expression"])
+        silence = None
+        if renderer.silence is not None:
+            silence = Controls(*(weights["silence"].get(name) for name in Controls._fields))
+        identity = Identity(style, tuple(textures))
+        return render_chunk(reta, weights["params"], morphable, identity, audio, silence)
+
+    (batch,) = jax_export.symbolic_shape("batch")
+    shape = lambda *sides, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *sides), dtype)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
+    portrait, audio = shape(size, size, 3, dtype=jnp.uint8), shape(reta.window.samples)
+    identity = jax.eval_shape(encode, abstract, portrait)
+    programs = {
+        ENCODE: _program(encode, platforms, abstract, portrait),
+        RENDER: _program(chunk, platforms, abstract, identity, audio),
+    }
+    values = {
+        "kind": KIND,
+        "size": size,
+        "window": list(reta.window),
+        "platforms": list(platforms),
+        "jax": jax.__version__,
+        "sha256": {name: _hash(program) for name, program in programs.items()},
+    }
+    save_weights(folder, weights, values, files=programs)
+
+
+def _program(function: Any, platforms: Sequence[str], *arguments: Any) -> bytes:
+    return bytes(jax_export.export(jax.jit(function), platforms=platforms)(*arguments).serialize())
+
+
+def _hash(program: bytes) -> str:
+    return hashlib.sha256(program).hexdigest()
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether `export` wrote this folder."""
+    return (Path(folder) / RENDER).is_file()
+
+
+class ExportedRenderer:
+    """An exported model, ready to render; the interface is `reta_jax.render.Renderer`'s.
+
+    Args:
+      size: of the frames in pixels.
+      encode_portrait, render_chunk: jitted functions of the weights and arrays.
+    """
+
+    def __init__(
+        self, weights: Any, size: int, window: AudioWindow, encode_portrait: Any, render_chunk: Any
+    ):
+        self.weights, self.size, self.window = weights, size, window
+        self.encode_portrait, self.render_chunk = encode_portrait, render_chunk
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ExportedRenderer":
+        """Reads a folder that `export` wrote.
+
+        Raises:
+          InputError: it is none, it is damaged, or it is not for this platform or this JAX.
+        """
+        folder = Path(folder)
+        weights, values = load_weights(folder)
+        if values.get("kind") != KIND:
+            raise InputError(f"{folder} holds {values.get('kind')!r} weights, no exported model")
+        platform = jax_export.default_export_platform()
+        if platform not in values["platforms"]:
+            raise InputError(
+                f"{folder} was exported for {', '.join(values['platforms'])}, and this machine is "
+                f"{platform}: export it again with --platforms {platform}"
+            )
+        programs = [_read_program(folder, name, values) for name in (ENCODE, RENDER)]
+        weights, window = jax.tree.map(jnp.asarray, weights), AudioWindow(*values["window"])
+        return cls(weights, values["size"], window, *(jax.jit(x.call) for x in programs))
+
+    def render(
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """All frames of a voice; see `stream` for long ones."""
+        none = np.zeros((0, self.size, self.size, 3), np.uint8)
+        return np.concatenate([none, *self.stream(portrait, waveform)])
+
+    def stream(
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        """Yields frames chunk by chunk, in constant memory."""
+        identity = self.encode_portrait(self.weights, portrait[None])
+        chunk = lambda audio: self.render_chunk(self.weights, identity, audio)
+        yield from in_chunks(chunk, waveform, self.window)
+
+
+def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export.Exported:
+    try:
+        program = (folder / name).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {folder / name}: {error.strerror}") from error
+    if _hash(program) != values["sha256"][name]:
+        raise InputError(f"{folder / name} is damaged: its hash is not what config.json says")
+    try:
+        return jax_export.deserialize(bytearray(program))
+    except ValueError as error:  # of another time: programs are kept readable for half a year
+        raise InputError(
+            f"{folder} was exported with JAX {values['jax']}, which JAX {jax.__version__} cannot "
+            f"read: export it again"
+        ) from error
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    from reta_jax.render import SHIPPED_WEIGHTS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m reta_jax.export", description="A model as programs that run anywhere."
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=SHIPPED_WEIGHTS, help="weights folder or workdir"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--platforms", nargs="+", choices=PLATFORMS, default=PLATFORMS, help="to run on"
+    )
+    parser.add_argument(
+        "--close-in-silence",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the mouth fade to its rest where nobody speaks",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    from reta_jax.render import Renderer
+
+    arguments = parse_arguments(argv)
+    with sentences_for_errors():
+        renderer = Renderer.from_pretrained(arguments.checkpoint, arguments.close_in_silence)
+        export(renderer, arguments.out, arguments.platforms)
+        megabytes = sum(file.stat().st_size for file in arguments.out.iterdir()) / 1e6
+    print(f"{arguments.out}: {megabytes:.1f} MB for {', '.join(arguments.platforms)}")
+
+
+if __name__ == "__main__":
+    enable_compilation_cache()
+    main()

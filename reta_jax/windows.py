@@ -1,0 +1,56 @@
+"""The windows of sound that frames are rendered from: one rule for training, offline and live.
+
+The voice is always heard in windows of fixed length: `past` frames of context, the `chunk` that is
+asked for, and `look_ahead` frames of future. So the three agree, memory does not grow with the
+length of the voice, and one shape is compiled.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from data_pipeline.audio import SAMPLES_PER_FRAME, window
+
+
+class AudioWindow(NamedTuple):
+    """Lengths in video frames (25 fps, 640 samples each)."""
+
+    past: int = 50
+    chunk: int = 10
+    look_ahead: int = 2
+
+    @property
+    def frames(self) -> int:
+        return self.past + self.chunk + self.look_ahead
+
+    @property
+    def samples(self) -> int:
+        return self.frames * SAMPLES_PER_FRAME
+
+
+def audio_windows(
+    waveform: Float[np.ndarray, " n"], spec: AudioWindow
+) -> Iterator[tuple[Float[np.ndarray, " w"], int]]:
+    """Yields each chunk's audio window and how many of its frames the voice fills."""
+    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
+    for first in range(0, frames, spec.chunk):
+        start = (first - spec.past) * SAMPLES_PER_FRAME
+        yield window(waveform, start, spec.samples), min(spec.chunk, frames - first)
+
+
+def in_chunks(
+    render_chunk: Callable[[Float[np.ndarray, "1 w"]], UInt8[Array, "1 t h w 3"]],
+    waveform: Float[np.ndarray, " n"],
+    spec: AudioWindow,
+) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+    """Yields the frames of a voice chunk by chunk; ceil(n / 640) frames in all."""
+    pending: tuple[Array, int] | None = None
+    for audio, count in audio_windows(waveform, spec):
+        chunk = render_chunk(audio[None])
+        if pending is not None:  # fetched while the device works on the next chunk
+            yield np.asarray(pending[0])[0, : pending[1]]
+        pending = chunk, count
+    if pending is not None:
+        yield np.asarray(pending[0])[0, : pending[1]]

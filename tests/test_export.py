@@ -1,0 +1,143 @@
+"""Exported programs: the frames of the model that they were made of, or a sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipeline.errors import InputError
+from reta_jax import export as exporting
+from reta_jax.export import RENDER, ExportedRenderer, export, main
+from reta_jax.render import Renderer, load_renderer
+from reta_jax.weights import CONFIG_FILE, PARAMS_FILE
+from tests.tiny import save_tiny_model
+
+RANDOM = np.random.default_rng(0)
+PORTRAITS = RANDOM.integers(0, 256, (3, 32, 32, 3), np.uint8)
+VOICE = (0.3 * RANDOM.standard_normal(17 * 640 + 3)).astype(np.float32)
+VOICE[5 * 640 : 14 * 640] = 0  # a silence in which the mouth closes
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["closing", "not closing"])
+def renderer(weights, request) -> Renderer:
+    return Renderer.from_pretrained(weights, close_in_silence=request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(renderer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export(renderer, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    """An exported model to spoil."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def change_config(folder: Path, **values) -> None:
+    file = folder / CONFIG_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_frames_are_the_models_own(folder, renderer):
+    exported = ExportedRenderer.load(folder)
+    for portrait in PORTRAITS[:2]:
+        frames = exported.render(portrait, VOICE)
+        assert frames.shape == (18, 32, 32, 3) and frames.std() > 1
+        np.testing.assert_array_equal(frames, renderer.render(portrait, VOICE))
+
+
+def test_streams_share_a_call(folder, renderer):
+    exported = ExportedRenderer.load(folder)
+    audio = RANDOM.standard_normal((3, exported.window.samples)).astype(np.float32)
+    identities = exported.encode_portrait(exported.weights, PORTRAITS)
+    together = np.asarray(exported.render_chunk(exported.weights, identities, audio))
+    for i in range(3):
+        identity = exported.encode_portrait(exported.weights, PORTRAITS[i : i + 1])
+        alone = exported.render_chunk(exported.weights, identity, audio[i : i + 1])
+        difference = np.abs(together[i].astype(int) - np.asarray(alone)[0])
+        assert difference.max() <= 1  # of 255: sums in another order
+
+
+def test_a_program_is_for_every_platform(folder):
+    for name in (exporting.ENCODE, RENDER):
+        program = exporting.jax_export.deserialize(bytearray((folder / name).read_bytes()))
+        assert program.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_needs_neither_flax_nor_the_models_code(folder):
+    script = (
+        "import sys; from reta_jax.export import ExportedRenderer;"
+        f"ExportedRenderer.load({str(folder)!r});"
+        "print([m for m in sys.modules if m == 'flax' or m.startswith('reta_jax.models')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_render_command_takes_either(folder, weights):
+    assert isinstance(load_renderer(folder, True), ExportedRenderer)
+    assert isinstance(load_renderer(weights, True), Renderer)
+    with pytest.raises(InputError, match="give --no-close-in-silence to python -m reta_jax.export"):
+        load_renderer(folder, False)
+
+
+def test_a_damaged_program_is_refused(copy):
+    program = bytearray((copy / RENDER).read_bytes())
+    program[len(program) // 2] ^= 1
+    (copy / RENDER).write_bytes(program)
+    with pytest.raises(InputError, match=f"{RENDER} is damaged"):
+        ExportedRenderer.load(copy)
+
+
+def test_a_missing_program_is_refused(copy):
+    (copy / RENDER).unlink()
+    with pytest.raises(InputError, match=f"cannot read .*{RENDER}: No such file"):
+        ExportedRenderer.load(copy)
+
+
+def test_another_platform_is_refused(copy):
+    change_config(copy, platforms=["tpu"])
+    with pytest.raises(InputError, match="exported for tpu, and this machine is cpu: .*again"):
+        ExportedRenderer.load(copy)
+
+
+def test_another_time_is_refused(copy, monkeypatch):
+    change_config(copy, jax="9.9.9")
+
+    def deserialize(program):
+        raise ValueError("serialization version 99 is not supported")
+
+    monkeypatch.setattr(exporting.jax_export, "deserialize", deserialize)
+    with pytest.raises(InputError, match="exported with JAX 9.9.9, which JAX .* cannot read"):
+        ExportedRenderer.load(copy)
+
+
+def test_other_weights_are_refused(weights):
+    with pytest.raises(InputError, match="'reta' weights, no exported model"):
+        ExportedRenderer.load(weights)
+
+
+def test_the_command_writes_and_refuses(weights, tmp_path, capsys):
+    main([f"--checkpoint={weights}", f"--out={tmp_path}/model", "--platforms", "cpu"])
+    assert "MB for cpu" in capsys.readouterr().out
+    assert (tmp_path / "model" / PARAMS_FILE).is_file()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as left:
+        main([f"--checkpoint={weights}", f"--out={tmp_path}/file"])
+    assert left.value.code == 2
+    assert "a file is in the way" in capsys.readouterr().err
