@@ -12,6 +12,9 @@ the face, the portrait (once a person; it has a row of its own), encoding the vi
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export as jax_export
 from jaxtyping import Array, Float
 from rich.console import Console
 from rich.table import Table
@@ -28,8 +32,9 @@ from rich.table import Table
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter
-from reta_jax.commands import sentences_for_errors
+from reta_jax.commands import CACHE_VARIABLE, sentences_for_errors
 from reta_jax.config import paper
+from reta_jax.export import export
 from reta_jax.images import to_uint8
 from reta_jax.models.morphable import position_map
 from reta_jax.models.reta import RETA, Controls, build_reta
@@ -38,6 +43,7 @@ from reta_jax.pretrained.reta import expected_params
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer, encode_portrait, render_chunk
 
 CONVOLUTION = "conv 3x3"
+COLD_REPEATS = 3
 
 
 class Stage(NamedTuple):
@@ -248,6 +254,35 @@ def _seconds(function: Callable, repeats: int, *arguments: Array) -> float:
     return 1e-3 * time_calls(lambda: program(*arguments), repeats)[0]
 
 
+FIRST_FRAME = """
+import sys, numpy as np
+from reta_jax.commands import enable_compilation_cache
+enable_compilation_cache()
+from reta_jax.export import ExportedRenderer
+renderer = ExportedRenderer.load(sys.argv[1])
+portrait = np.zeros((renderer.size, renderer.size, 3), np.uint8)
+next(renderer.stream(portrait, np.ones(640, np.float32)))
+"""
+
+
+def cold_starts(renderer: Renderer, repeats: int) -> tuple[float, float]:
+    """Seconds from the start of a process to the first frame of the exported model.
+
+    The first start compiles; the second, a median, finds the programs in JAX's cache on the disk.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, environment = Path(scratch, "model"), os.environ | {CACHE_VARIABLE: scratch}
+        export(renderer, folder, platforms=[jax_export.default_export_platform()])
+
+        def start() -> float:
+            begin = time.perf_counter()
+            command = [sys.executable, "-c", FIRST_FRAME, str(folder)]
+            subprocess.run(command, env=environment, check=True)
+            return time.perf_counter() - begin
+
+        return start(), float(np.median([start() for _ in range(repeats)]))
+
+
 def paper_renderer() -> Renderer:
     """The paper's model with random weights: speed does not depend on them."""
     config = paper().model
@@ -281,6 +316,11 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(table)
     if report["memory_megabytes"]:
         console.print(f"peak memory of the device: {report['memory_megabytes']:.0f} MB")
+    if "cold_start_seconds" in report:
+        first, second = report["cold_start_seconds"]
+        console.print(
+            f"from a process's start to its first frame: {first:.1f} s, then {second:.1f} s"
+        )
     (last,) = (row for row in report["stages"] if row["name"] == "end to end")
     streams = last["frames_per_second"] / FPS
     console.print(f"end to end: {streams:.1f} streams of {FPS} frames a second")
@@ -296,6 +336,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="streams at once")
     parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument(
+        "--cold-start", action="store_true", help="time the start of a process, too"
+    )
     parser.add_argument("--out", type=Path, help="JSON to write")
     return parser.parse_args(argv)
 
@@ -313,6 +356,8 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.chunk:
             renderer = renderer.with_chunk(arguments.chunk)
         report = benchmark(renderer, arguments.batch, arguments.repeats)
+        if arguments.cold_start:
+            report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
         print_report(report)
         if arguments.out:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")

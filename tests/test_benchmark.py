@@ -1,6 +1,7 @@
 """The benchmark counts the work it should, of every stage a model has."""
 
 import json
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,16 @@ def test_every_stage_has_figures(renderer):
     np.testing.assert_allclose(rows["generator"]["frames_per_second"], rate)
     assert rows["generator"]["gflop"] > rows["3DMM bridge"]["gflop"] > 0
     assert report == json.loads(json.dumps(report)) | {"stages": report["stages"]}
+
+
+@pytest.mark.slow
+def test_a_process_starts_until_its_first_frame(renderer, monkeypatch):
+    """The frame comes out of a fresh process; one that fails is not timed."""
+    first, second = timing.cold_starts(renderer, repeats=1)
+    assert first > 0 and second > 0
+    monkeypatch.setattr(timing, "FIRST_FRAME", "raise SystemExit(1)")
+    with pytest.raises(subprocess.CalledProcessError):
+        timing.cold_starts(renderer, repeats=1)
 
 
 def test_work_is_that_of_the_program():
