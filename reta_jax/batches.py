@@ -20,6 +20,7 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
     batch_size = batch_size or config.train.batch_size
     trains = split == "train"
     swaps = trains and config.train.eds and config.model.emotion and config.data.pair_for_eds
+    parts = jax.device_count() * config.train.accumulate if swaps else 1
     return training_batches(
         dict(zip(config.data.dirs, config.data.weights, strict=True)),
         split=split,
@@ -36,6 +37,6 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
         process_index=jax.process_index() if trains else 0,
         process_count=jax.process_count() if trains else 1,
         max_identity_share=config.data.max_identity_share,
-        pair_within=batch_size // jax.device_count() if swaps else 0,
+        pair_within=batch_size // parts if swaps else 0,
         augment=AugmentSpec(**config.data.augment) if trains else AugmentSpec(),
     )

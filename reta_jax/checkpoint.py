@@ -1,6 +1,14 @@
-"""Checkpoints of a training run (Orbax): state, data position and resolved config."""
+"""Checkpoints of a training run (Orbax): state, data position and resolved config.
 
+Orbax makes a checkpoint appear whole or not at all, but it reads a flipped bit of an array as
+another number. So each holds the checksums of its files, and none is used that they do not fit.
+"""
+
+import json
+import os
+import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +18,35 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from data_pipeline.errors import InputError
+from reta_jax import parallel
 from reta_jax.state import TrainState
 from reta_jax.weights import config_to_dict
 
+FOLDER = "checkpoints"
+CHECKSUMS_FILE = "checksums.json"  # {file: [bytes, CRC-32]}
+CORRUPT_FOLDER = "corrupt_checkpoints"  # what could not be used, for a person to look at
+_BLOCK = 1 << 20
+
 
 class Checkpoints:
-    """State, data position and resolved config of a run, saved while training goes on."""
+    """State, data position and resolved config of a run, saved while training goes on.
+
+    Raises:
+      InputError: there are checkpoints, and all of them are damaged.
+    """
 
     def __init__(self, workdir: Path, config: ConfigDict):
         policies = ocp.training
         self._config = config_to_dict(config)
+        self._folder = workdir.absolute() / FOLDER
+        parallel.first_then_others(lambda: _set_corrupt_aside(self._folder))
+        # Orbax calls this "post finalization", but it comes last before the checkpoint's rename to
+        # its final name: the checksums are a part of the whole that appears.
+        context = ocp.Context()
+        context.asynchronous.post_finalization_callback = self._write_checksums
         self._checkpointer = policies.Checkpointer(
-            workdir.absolute() / "checkpoints",
+            self._folder,
+            context=context,
             save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.preservation_policies.AnyPreservationPolicy(
                 [
@@ -29,6 +54,7 @@ class Checkpoints:
                     policies.preservation_policies.EveryNSteps(config.train.keep_every),
                 ]
             ),
+            cleanup_tmp_directories=True,  # of a process that was killed while it saved
         )
 
     @property
@@ -57,13 +83,110 @@ class Checkpoints:
         """Waits for saves under way."""
         self._checkpointer.close()
 
+    def _write_checksums(self) -> None:
+        """On process 0 alone, in Orbax's thread."""
+        for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):  # one; older ones are removed
+            write_checksums(folder)
+
 
 def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
-    """EMA parameters and config of a run's latest checkpoint, as NumPy arrays."""
-    with ocp.training.Checkpointer(workdir.absolute() / "checkpoints") as checkpointer:
-        if checkpointer.latest is None:
-            raise InputError(f"no finished checkpoint in {workdir}: train first, or name another")
-        with warnings.catch_warnings():  # of the file's sharding: everything comes to the host here
-            warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
-            loaded = checkpointer.load_checkpointables(None, {"state": None, "config": None})
+    """EMA parameters and config of a run's latest good checkpoint, as NumPy arrays.
+
+    Raises:
+      InputError: there is none.
+    """
+    folder = workdir.absolute() / FOLDER
+    step, damages = _latest_good(folder)
+    if step is None:
+        raise InputError(f"no finished checkpoint in {workdir}: train first, or name another")
+    if damages:
+        _warn(f"taking step {step} of {workdir}: {_told(damages)}")
+    with ocp.training.Checkpointer(folder) as checkpointer, warnings.catch_warnings():
+        # Of the file's sharding: everything comes to the host here.
+        warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
+        loaded = checkpointer.load_checkpointables(step, {"state": None, "config": None})
     return jax.tree.map(np.asarray, loaded["state"]["ema"]), loaded["config"]
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Adds CHECKSUMS_FILE to a folder, of everything in its folders."""
+    sums = {
+        file.relative_to(checkpoint).as_posix(): _size_and_crc(file)
+        for folder in checkpoint.iterdir()
+        if folder.is_dir()  # Orbax still changes the files beside them
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    (checkpoint / CHECKSUMS_FILE).write_text(json.dumps(sums, indent=1) + "\n")
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, None if it is as it was written."""
+    try:
+        sums = json.loads((checkpoint / CHECKSUMS_FILE).read_text())
+        for name, (size, crc) in sums.items():
+            found = (checkpoint / name).stat().st_size
+            if found != size:
+                return f"{name} has {found} of {size} bytes"
+            if _size_and_crc(checkpoint / name)[1] != crc:
+                return f"{name} does not fit its checksum"
+        return None if sums else f"{CHECKSUMS_FILE} names no file"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).relative_to(checkpoint)} is missing"
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    except (ValueError, TypeError, AttributeError):
+        return f"{CHECKSUMS_FILE} is damaged"
+
+
+def _size_and_crc(file: Path) -> tuple[int, int]:
+    size = crc = 0
+    with file.open("rb", buffering=0) as stream:
+        while block := stream.read(_BLOCK):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return size, crc
+
+
+def _latest_good(folder: Path) -> tuple[int | None, dict[int, str]]:
+    """The latest step that is as it was written, and what is wrong with each later one.
+
+    Raises:
+      InputError: there are checkpoints, but no such step.
+    """
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    damages: dict[int, str] = {}
+    for step in sorted(steps, reverse=True):
+        damage = find_damage(folder / str(step))
+        if damage is None:
+            return step, damages
+        damages[step] = damage
+    if damages:
+        raise InputError(
+            f"no checkpoint in {folder} can be used ({_told(damages)}): bring one back from a "
+            "copy, or move the folder away to start from the first step"
+        )
+    return None, {}
+
+
+def _set_corrupt_aside(folder: Path) -> None:
+    """Moves what is newer than the latest good checkpoint out of the way, with a warning."""
+    good, damages = _latest_good(folder)
+    if not damages:
+        return
+    aside = folder.parent / CORRUPT_FOLDER
+    aside.mkdir(exist_ok=True)
+    for step in damages:
+        names = [str(step), *(f"{step}-{again}" for again in range(2, 1_000))]
+        free = next(aside / name for name in names if not (aside / name).exists())
+        os.replace(folder / str(step), free)
+    _warn(f"going back to step {good}: {_told(damages)}; moved to {aside}")
+
+
+def _told(damages: dict[int, str]) -> str:
+    return ", ".join(
+        f"the checkpoint of step {step} is damaged: {damages[step]}" for step in damages
+    )
+
+
+def _warn(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)

@@ -52,6 +52,8 @@ def paper() -> ConfigDict:
     config.train = ConfigDict(
         {
             "batch_size": 32,  # clips a step over all devices
+            "accumulate": 1,  # micro-batches that a device computes one after another in a step
+            "remat": "none",  # computed again for gradients: "none" | "experts" | "blocks"
             "expected_devices": 0,  # of the whole job; 0: any. Another number stops it at the start
             "frames": 5,  # frames a clip and step; the sync expert needs five
             "steps": 300_000,

@@ -1,284 +1,352 @@
-"""Judges a model on held-out identities: python -m reta_jax.evaluate --checkpoint DIR --data DIR
+"""Judges a model as the paper does: python -m reta_jax.evaluate --checkpoint DIR --data DIR
 
 Every clip of the split is rendered from its identity's portrait and its own voice. The other rows
-say what the judges make of perfection, of doing nothing, of coming late and of blur: a figure is
-worth what it makes of them. The judges (landmarks, emotion) are networks that no model is trained
-against. Figures come with the interval that 95 % of resampled sets of clips give.
+say what the judges make of perfection, of doing nothing, of another's voice, of coming late or
+early, and of blur: a figure is worth what it makes of them. The judges are networks that no model
+is trained against; one that was is named in bold. Figures come with the interval that 95 % of
+resampled sets of clips give, and with the protocol that they hold for (configs/protocols).
 
 Videos of any other system: python -m reta_jax.evaluate --videos GENERATED --reference REAL
+Again what a report says:   python -m reta_jax.evaluate --protocol OUT/protocol.yaml
+
+With --out DIR: report.json, report.md, protocol.yaml, and every judged clip, so that what was
+judged once is not judged again.
 """
 
 import argparse
-import functools
-import itertools
+import contextlib
+import dataclasses
 import json
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
-from scipy.ndimage import gaussian_filter
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import Progress
 
-from data_pipeline.emotions import EMOTIONS
+from data_pipeline.audio import SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
-from data_pipeline.face import FaceLandmarker
-from data_pipeline.loader import EvaluationClip, evaluation_clips
+from data_pipeline.face import FaceLandmarker, landmarker_model
+from data_pipeline.loader import EvaluationClip
+from data_pipeline.video import read_soundtrack
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
-from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
-from reta_jax.experts.load import load_expert
-from reta_jax.images import to_float
-from reta_jax.metrics.image import psnr, ssim
-from reta_jax.metrics.mouth import correlation, find_points, jitter, silent_frames
-from reta_jax.metrics.videos import Face, compare_faces, find_pairs, read_pairs
-from reta_jax.render import SHIPPED_WEIGHTS, Renderer
+from reta_jax.metrics.cache import (
+    VERSION,
+    ClipCache,
+    Judged,
+    clip_digests,
+    digest,
+    file_digest,
+    other_clip,
+    weights_digest,
+)
+from reta_jax.metrics.clips import emotion_name, judge_clip
+from reta_jax.metrics.judges import JUDGES, Judges, load_judges, objections
+from reta_jax.metrics.protocol import (
+    Protocol,
+    changed_versions,
+    check_same,
+    load_suite,
+    read_protocol,
+    versions,
+    write_protocol,
+)
+from reta_jax.metrics.rendering import (
+    cut,
+    render_clip,
+    through_codec,
+    waiting_clips,
+)
+from reta_jax.metrics.statistics import grouped
+from reta_jax.metrics.summary import judges_digests, speed, summarise
+from reta_jax.metrics.tables import markdown_report, markdown_table
+from reta_jax.metrics.videos import find_pairs, judge_pair, read_pairs
+from reta_jax.pretrained.reta import load_reta
+from reta_jax.render import (
+    SHIPPED_WEIGHTS,
+    Renderer,
+)
+from reta_jax.weights import config_to_dict
 
-JUDGES = SHIPPED_WEIGHTS.parent
-EMOTION_SIZE = 64  # what the emotion judge was trained on
-BLOCK = 25  # frames a judge looks at in one call: one compiled shape for clips of any length
-
-
-class Judges(NamedTuple):
-    """Functions of a video's uint8 frames (t, h, w, 3)."""
-
-    mouth: Callable[..., Float[np.ndarray, "t 20 2"]]  # and the face box (4,)
-    emotion: Callable[..., int]  # class of the clip
-
-
-def load_judges(folder: Path) -> Judges:
-    """The mouth and emotion judges under `folder` (trained by reta_jax.train_expert)."""
-    mouths, mouth_variables, _ = load_expert("landmark_net", str(folder / "landmark_net"), {})
-    feelings, feeling_variables, _ = load_expert("emotion_fan", str(folder / "emotion_fan"), {})
-
-    @jax.jit
-    def find_mouth(frames, box):
-        boxes = jnp.broadcast_to(box, (len(frames), 4))
-        return mouths.apply(mouth_variables, lower_face(to_float(frames), boxes, mouths.size))
-
-    @jax.jit
-    def feel(frames):
-        shape = (len(frames), EMOTION_SIZE, EMOTION_SIZE, 3)
-        small = jax.image.resize(to_float(frames), shape, "linear", antialias=True)
-        return feelings.apply(feeling_variables, small[None])[0][0]
-
-    def mouth(frames, box):
-        points = [find_mouth(block, box) for block in _blocks(frames)]
-        return np.concatenate(points)[: len(frames)]
-
-    def emotion(frames):
-        spread = np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)
-        return int(np.argmax(feel(frames[spread])))
-
-    return Judges(mouth, emotion)
-
-
-def judge_video(
-    judges: Judges, clip: EvaluationClip, frames: UInt8[np.ndarray, "t h w 3"]
-) -> dict[str, float]:
-    """Figures of one video against the truth of its clip."""
-    mouth = jnp.asarray(judges.mouth(frames, clip.sync_box))
-    boxes = jnp.broadcast_to(clip.sync_box, (len(frames), 4))
-    truth = into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes)
-    opening, true_opening = np.asarray(mouth_opening(mouth)), np.asarray(mouth_opening(truth))
-    figures = compare_pixels(frames, clip.frames) | {
-        "mouth_correlation": correlation(opening, true_opening),
-        "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
-        "mouth_landmark_distance": float(jnp.linalg.norm(mouth - truth, axis=-1).mean()),
-        "mouth_jitter": jitter(np.asarray(mouth)),
-    }
-    silent = silent_frames(clip.audio, len(frames))
-    if silent.sum() > 1:
-        figures["movement_in_silence"] = float(np.std(opening[silent]))
-    if clip.emotion >= 0:
-        figures["emotion_accuracy"] = float(judges.emotion(frames) == clip.emotion)
-    return figures
-
-
-def compare_pixels(
-    frames: UInt8[np.ndarray, "t h w 3"], truth: UInt8[np.ndarray, "t h w 3"]
-) -> dict[str, float]:
-    """PSNR in dB, 100 of equal frames, and SSIM."""
-    return {
-        "psnr": float(np.mean(np.minimum(_in_blocks(psnr, frames, truth), 100.0))),
-        "ssim": float(np.mean(_in_blocks(ssim, frames, truth))),
-    }
-
-
-LATE, BLUR = 3, 2.0  # frames; pixels at 64 px
-
-
-def comparisons(
-    frames: UInt8[np.ndarray, "t h w 3"], portrait: UInt8[np.ndarray, "h w 3"]
-) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
-    """Videos whose rank is known: perfection, and ways to fall short of it."""
-    sigma = BLUR * frames.shape[1] / 64
-    return {
-        "still portrait": np.repeat(portrait[None], len(frames), 0),
-        f"truth, {LATE} frames late": np.concatenate([frames[:1].repeat(LATE, 0), frames])[:-LATE],
-        "truth, blurred": gaussian_filter(frames, (0, sigma, sigma, 0)),
-        "truth": frames,
-    }
+CLIPS, REPORT, REPORT_TEXT, PROTOCOL = "clips", "report.json", "report.md", "protocol.yaml"
 
 
 def evaluate(
-    renderer: Renderer, judges: Judges, data: Path, split: str = "test", limit: int | None = None
+    renderer: Renderer,
+    judges: Judges,
+    data: Path,
+    split: str | None = None,
+    limit: int | None = None,
+    protocol: Protocol | None = None,
+    cache: Path | None = None,
+    config: dict[str, Any] | None = None,
+    expected: dict[str, str] | None = None,
+    show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Judges generated clips and, beside them, the `comparisons`.
+    """Judges a model on the clips of a split, beside the rows of reta_jax.metrics.rows.
+
+    Args:
+      data: folder of prepared records.
+      split, limit: override the protocol's split and its number of clips.
+      protocol: default `Protocol()`, which is configs/protocols/full.yaml.
+      cache: folder for judged clips; those that are there are not judged again.
+      config: of the model's training, to tell judges that it was trained against.
+      expected: SHA-256 by what it is of, as in a report; InputError if one differs.
 
     Returns:
       {"clips": n, "identities": n, "rows": {row: {figure: mean over clips}},
-       "intervals": {row: {figure: [low, high]}}, and of the generated clips
-       "by_emotion" and "by_identity": {which: {figure: mean}}}
+       "intervals": {row: {figure: [low, high]}}, of the generated clips "by_emotion" and
+       "by_identity": {which: {figure: mean}}, "speed", "judges", "objections", "notes",
+       "protocol", "protocol_sha256", "sha256": {what: digest}}
     """
-    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-    clips = []
-    for clip in itertools.islice(evaluation_clips(data, split, renderer.size), limit):
-        generated = renderer.render(clip.portrait, clip.audio)[: len(clip.frames)]
-        for name, frames in {
-            "generated": generated,
-            **comparisons(clip.frames, clip.portrait),
-        }.items():
-            rows[name].append(judge_video(judges, clip, frames))
-        clips.append((EMOTIONS[clip.emotion] if clip.emotion >= 0 else "", clip.identity))
-    emotions, identities = zip(*clips, strict=True)
-    return {
-        "split": split,
-        "clips": len(clips),
-        "identities": len(set(identities)),
-        "rows": {name: mean_figures(figures) for name, figures in rows.items()},
-        "intervals": {name: intervals(figures) for name, figures in rows.items()},
-        "by_emotion": _grouped(rows["generated"], emotions),
-        "by_identity": _grouped(rows["generated"], identities),
+    protocol = protocol or Protocol()
+    given = {"split": split, "clips": limit}
+    protocol = dataclasses.replace(protocol, **{k: v for k, v in given.items() if v is not None})
+    keys = clip_digests(data, protocol.split, protocol.clips)
+    model = model_digest(renderer)
+    sha256 = {"model": model, "data": digest(*keys), **judges_digests(judges)}
+    check_same(expected or {}, sha256)
+    seen = ClipCache(cache)
+    about = digest(VERSION, model, protocol.clip_sha256, json.dumps(judges.sha256))
+    known = [seen.get(digest(about, key)) for key in keys]
+    with _progress(len(keys), show_progress) as advance:
+        if not all(known):
+            renderer.render(np.zeros((renderer.size,) * 2 + (3,), np.uint8), _A_CHUNK)  # compiles
+            for i, clip, voice in waiting_clips(data, protocol, renderer.size, known):
+                known[i] = _judge(renderer, judges, protocol, cut(clip, protocol), voice)
+                seen.put(digest(about, keys[i]), known[i])
+                advance(i)
+    generated = [one.rows["generated"] for one in known]
+    return summarise(judges, protocol, known) | {
+        "identities": len({one.identity for one in known}),
+        "by_emotion": grouped(generated, [one.emotion for one in known]),
+        "by_identity": grouped(generated, [one.identity for one in known]),
+        "speed": speed(known),
+        "objections": objections(judges, config) if config else [],
+        "sha256": sha256,
     }
 
 
+_A_CHUNK = np.zeros(SAMPLES_PER_FRAME, np.float32)
+
+
+def model_digest(renderer: Renderer) -> str:
+    """SHA-256 of all that decides what a model renders."""
+    face = {"mean": renderer.morphable.mean, "expression": renderer.morphable.expression}
+    return digest(
+        weights_digest(renderer.params, face),
+        repr(renderer.reta),
+        renderer.size,
+        renderer.silence is None,
+    )
+
+
+def _judge(
+    renderer: Renderer,
+    judges: Judges,
+    protocol: Protocol,
+    clip: EvaluationClip,
+    other_voice: Float[np.ndarray, " n"] | None,
+) -> Judged:
+    made = render_clip(renderer, clip)
+    frames = through_codec(made.frames, clip.audio) if protocol.codec == "h264" else made.frames
+    rows, features, person = judge_clip(
+        judges, protocol, clip, frames, other_voice, made.p_exp, renderer.morphable
+    )
+    return Judged(
+        clip=clip.clip,
+        identity=clip.identity,
+        emotion=emotion_name(clip),
+        rows=rows,
+        features=features,
+        person=person,
+        frames=len(made.frames),
+        seconds=made.seconds,
+        latency=made.latency,
+    )
+
+
 def evaluate_videos(
-    generated: Path, reference: Path, landmarker: FaceLandmarker, limit: int | None = None
+    generated: Path,
+    reference: Path,
+    landmarker: FaceLandmarker,
+    limit: int | None = None,
+    judges: Judges = Judges(),
+    protocol: Protocol | None = None,
+    cache: Path | None = None,
+    landmarker_sha256: str = "",
+    expected: dict[str, str] | None = None,
+    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Judges videos of any system against the real ones of the same names.
+
+    Args:
+      judges: those of sync, identity and FID are asked, if they are there.
 
     Returns:
       as `evaluate`, with the videos' names for "by_clip"; the still portrait is the first frame.
     """
-    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
-    pairs = find_pairs(generated, reference)[:limit]
-    for _, face, real, video in read_pairs(pairs, landmarker):
-        known = comparisons(real.frames, real.frames[0])
-        known.pop("truth")  # its points are known already
-        faces = {name: Face(x, find_points(x, landmarker)) for name, x in known.items()}
-        for name, shown in {"generated": face, **faces, "truth": real}.items():
-            figures = compare_pixels(shown.frames, real.frames)
-            rows[name].append(figures | compare_faces(shown, real, video.audio))
-    return {
-        "clips": len(pairs),
-        "rows": {name: mean_figures(figures) for name, figures in rows.items()},
-        "intervals": {name: intervals(figures) for name, figures in rows.items()},
-        "by_clip": dict(zip((pair.name for pair in pairs), rows["generated"], strict=True)),
+    protocol = protocol or Protocol()
+    protocol = dataclasses.replace(protocol, clips=limit or protocol.clips)
+    pairs = find_pairs(generated, reference)[: protocol.clips]
+    made = [file_digest(pair.generated) for pair in pairs]
+    real = [file_digest(pair.real) for pair in pairs]
+    before = [other_clip(i, len(pairs)) for i in range(len(pairs))]  # whose voice is borrowed
+    sha256 = {"videos": digest(*made), "reference": digest(*real), **judges_digests(judges)}
+    if landmarker_sha256:
+        sha256["face_landmarker"] = landmarker_sha256
+    check_same(expected or {}, sha256)
+    seen = ClipCache(cache)
+    about = digest(VERSION, protocol.clip_sha256, json.dumps(judges.sha256), landmarker_sha256)
+    keys = [digest(about, made[i], real[i], real[before[i]]) for i in range(len(pairs))]
+    known = [seen.get(key) for key in keys]
+    waiting = [i for i, one in enumerate(known) if one is None]
+    read = read_pairs([pairs[i] for i in waiting], landmarker, protocol.frames)
+    with _progress(len(pairs), show_progress) as advance:
+        for i, (pair, face, truth, video) in zip(waiting, read, strict=True):
+            other = None
+            if len(pairs) > 1 and video.audio is not None:
+                other = read_soundtrack(pairs[before[i]].real, len(video.frames))
+            rows, features = judge_pair(
+                judges, protocol, face, truth, landmarker, video.audio, other
+            )
+            known[i] = Judged(pair.name, "", "", rows, features, np.zeros(0))
+            seen.put(keys[i], known[i])
+            advance(i)
+    return summarise(judges, protocol, known) | {
+        "by_clip": {one.clip: one.rows["generated"] for one in known},
+        "objections": [],
+        "sha256": sha256,
     }
 
 
-def _grouped(rows: list[dict[str, float]], groups: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Mean figures of each group that has a name."""
-    return {
-        name: mean_figures([row for row, group in zip(rows, groups, strict=True) if group == name])
-        for name in sorted(set(groups) - {""})
-    }
-
-
-def mean_figures(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each figure over the clips that have it."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-
-
-def intervals(rows: list[dict[str, float]], draws: int = 1_000) -> dict[str, list[float]]:
-    """Where the mean of each figure lies in 95 % of the sets of clips drawn from these (bootstrap).
-
-    Clips are drawn with replacement, the same ones for every figure and every row.
-    """
-    chosen = np.random.default_rng(0).integers(len(rows), size=(draws, len(rows)))
-    found = {}
-    for name in mean_figures(rows):
-        values = np.array([row.get(name, np.nan) for row in rows])
-        has_one = np.isfinite(values[chosen]).any(1)
-        means = np.nanmean(values[chosen[has_one]], axis=1)
-        found[name] = np.percentile(means, [2.5, 97.5]).tolist()
-    return found
-
-
-def markdown_table(rows: dict[str, dict[str, float]]) -> str:
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = ["| | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
-    lines.append("|---" * (len(names) + 1) + "|")
-    for title, row in rows.items():
-        cells = [f"{row[name]:.3f}" if name in row else "" for name in names]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _in_blocks(metric: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    compiled = _compiled(metric)
-    values = [compiled(x, y) for x, y in zip(_blocks(a), _blocks(b), strict=True)]
-    return np.concatenate(values)[: len(a)]
-
-
-@functools.cache
-def _compiled(metric: Any) -> Any:
-    return jax.jit(metric)
-
-
-def _blocks(frames: np.ndarray) -> list[np.ndarray]:
-    """Frames in blocks of one shape, the last one filled up with its last frame."""
-    missing = -len(frames) % BLOCK
-    filled = np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
-    return list(filled.reshape(-1, BLOCK, *frames.shape[1:]))
+@contextlib.contextmanager
+def _progress(total: int, is_shown: bool) -> Iterator[Callable[[int], None]]:
+    """Gives a function that says that a clip is done."""
+    with Progress(console=Console(stderr=True), disable=not is_shown) as progress:
+        task = progress.add_task("judging clips", total=total)
+        yield lambda i: progress.update(task, completed=i + 1)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.evaluate", description="Judges a model on held-out identities."
     )
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_argument_group("what is judged")
+    what.add_argument("--checkpoint", type=Path, help="weights or workdir; default: those shipped")
     what.add_argument("--data", type=Path, help="folder of prepared records to render and judge")
     what.add_argument("--videos", type=Path, help="folder of generated videos to judge as they are")
-    parser.add_argument("--reference", type=Path, help="folder of the real videos of these names")
-    parser.add_argument("--face-landmarker", type=Path, help="for --videos: MediaPipe's model")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--judges", type=Path, default=JUDGES, help="folder of judges' weights")
-    parser.add_argument("--limit", type=int, help="judge the first N clips only")
-    parser.add_argument("--out", type=Path, help="JSON to write")
+    what.add_argument("--reference", type=Path, help="folder of the real videos of these names")
+    how = parser.add_argument_group("how")
+    which = how.add_mutually_exclusive_group()
+    which.add_argument("--suite", choices=("paper", "full"), default="full", help="which figures")
+    which.add_argument("--protocol", type=Path, help="protocol file, or the one that a report left")
+    how.add_argument("--split", help="default: the protocol's")
+    how.add_argument("--limit", type=int, help="judge the first N clips only")
+    judges = parser.add_argument_group("judges")
+    judges.add_argument("--judges", type=Path, help="folder of our own; default: those shipped")
+    judges.add_argument("--emotion", type=Path, help="Emotion-FAN weights instead of the folder's")
+    judges.add_argument("--syncnet", type=Path, help="SyncNet v2; default weights/syncnet_v2")
+    judges.add_argument("--inception", type=Path, help="FID's; default weights/fid_inception")
+    judges.add_argument("--identity", help="identity_net weights, or MODULE:FUNCTION of your own")
+    judges.add_argument("--face-landmarker", type=Path, help="MediaPipe's model, for blinks too")
+    parser.add_argument("--out", type=Path, help="folder for report, protocol and judged clips")
     return parser.parse_args(argv)
+
+
+NETWORKS = ("emotion", "syncnet", "inception", "face_landmarker")
+PLACES = ("checkpoint", "data", "videos", "reference", "judges", "identity", *NETWORKS)
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
-        if arguments.out and not arguments.out.parent.is_dir():
-            raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
-        if arguments.limit is not None and arguments.limit < 1:
-            raise InputError(f"--limit {arguments.limit} leaves nothing to judge: give 1 or more")
-        report = _evaluate(arguments)
-        if arguments.out:
-            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(markdown_table(report["rows"]))
+        report = run(arguments)
+    if not arguments.out:
+        print(markdown_table(report["rows"]))
+        for line in (*(f"**{text}**" for text in report["objections"]), *report["notes"]):
+            print(line)
+        return
+    print(markdown_report(report), end="")
 
 
-def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.videos:
-        if not arguments.reference:
-            raise InputError("--videos needs --reference, the folder of the real videos")
-        landmarker = FaceLandmarker(arguments.face_landmarker)
-        return evaluate_videos(arguments.videos, arguments.reference, landmarker, arguments.limit)
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command does; writes the report if `--out` says where."""
+    protocol, recorded = load_suite(arguments.suite), {}
+    if arguments.protocol:
+        protocol, recorded = read_protocol(arguments.protocol)
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit {arguments.limit} leaves nothing to judge: give 1 or more")
+    changes = {"split": arguments.split, "clips": arguments.limit}
+    protocol = dataclasses.replace(protocol, **{k: v for k, v in changes.items() if v is not None})
+    given = {name: getattr(arguments, name) for name in PLACES}
+    given = {name: str(value) for name, value in given.items() if value is not None}
+    places = recorded.get("places", {}) | given
+    out = arguments.out
+    if out:
+        _make_folder(out)
+    expected = {k: v for k, v in recorded.get("sha256", {}).items() if _is_checked(k, given)}
+    report = _judge_places(places, protocol, expected, out and out / CLIPS)
+    run = {"places": places, "sha256": report["sha256"], "versions": versions()}
+    report["notes"] += changed_versions(recorded.get("versions", {}), run["versions"])
+    report |= {"places": places, "versions": run["versions"]}
+    if out:
+        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
+        (out / REPORT_TEXT).write_text(markdown_report(report))
+        write_protocol(out / PROTOCOL, protocol, run)
+    return report
+
+
+def _is_checked(what: str, given: dict[str, str]) -> bool:
+    """Another model or other videos may be judged by a recorded protocol; all else is as it was."""
+    replaced = {"model": "checkpoint", "videos": "videos"}
+    return replaced.get(what) not in given
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made a folder: {error.strerror}") from error
+
+
+def _judge_places(
+    places: dict[str, str], protocol: Protocol, expected: dict[str, str], cache: Path | None
+) -> dict[str, Any]:
+    """Judges the model or the videos that the places name."""
+    if ("data" in places) == ("videos" in places):
+        raise InputError("give --data to judge a model, or --videos to judge videos")
+    if "videos" in places and "reference" not in places:
+        raise InputError("--videos needs --reference, the folder of the real videos")
+    named = {name: Path(places[name]) for name in NETWORKS if name in places}
+    common = {"protocol": protocol, "cache": cache, "expected": expected, "show_progress": True}
+    folder, identity = Path(places.get("judges", JUDGES)), places.get("identity")
+    if "videos" in places:
+        # The project's own judges know the synthetic world only; MediaPipe finds the landmarks.
+        model = named.pop("face_landmarker", None)
+        judges = load_judges(folder, identity=identity, **named)
+        judges = Judges(
+            identity=judges.identity if identity else None,
+            sync=judges.sync,
+            inception=judges.inception,
+        )
+        return evaluate_videos(
+            Path(places["videos"]),
+            Path(places["reference"]),
+            FaceLandmarker(model),
+            judges=judges,
+            landmarker_sha256=file_digest(landmarker_model(model)) if model else "",
+            **common,
+        )
+    model = load_reta(places.get("checkpoint", SHIPPED_WEIGHTS))
     return evaluate(
-        Renderer.from_pretrained(arguments.checkpoint),
-        load_judges(arguments.judges),
-        arguments.data,
-        arguments.split,
-        arguments.limit,
+        Renderer(model.reta, model.params, model.morphable, model.config.model.size),
+        load_judges(folder, identity=identity, **named),
+        Path(places["data"]),
+        config=config_to_dict(model.config),
+        **common,
     )
 
 

@@ -1,10 +1,16 @@
 """One mesh over every device of every process, what is placed on it, and how processes agree."""
 
+import contextlib
 import itertools
+import json
 import os
-from collections.abc import Callable
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,7 +19,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from data_pipeline.errors import InputError
+from reta_jax import last_words
+from reta_jax.commands import sentences_for_errors
 
+T = TypeVar("T")
 AXIS = "data"
 # What launchers leave in the environment of a process that is one of several; jax then finds the
 # coordinator, the count and the number itself. Each of these alone says that there are several.
@@ -26,7 +35,10 @@ CLUSTER_VARIABLES = (
     "JAX_COORDINATOR_ADDRESS",
 )
 START_SECONDS = 300  # for all processes to appear
+PEER_SECONDS = 60  # without a sign of life, after which a process is taken for dead
+FAREWELL_SECONDS = 10  # for the others to fail too, if they do for the same reason
 MEETING_SECONDS = 3600  # for the slowest to compile a step, or to make the data
+_VERDICT_BYTES = 1 << 15  # what process 0 may have to say
 _meetings = itertools.count()
 
 
@@ -35,6 +47,8 @@ def join_cluster(
     coordinator: str | None = None,
     process_count: int | None = None,
     process_index: int | None = None,
+    start_seconds: int = START_SECONDS,
+    peer_seconds: int = PEER_SECONDS,
 ) -> None:
     """Makes this process one of a job's; to be called before anything asks for devices.
 
@@ -43,9 +57,13 @@ def join_cluster(
       coordinator: host:port of process 0, with the other two, where there is no known launcher.
       process_count: of the job.
       process_index: of this process.
+      start_seconds: for all processes to appear.
+      peer_seconds: without a sign of life, after which a process is taken for dead and the others
+        end with exit code 75; it cannot be seen earlier unless it is process 0.
 
     Raises:
-      InputError: the arguments are incomplete, or the other processes did not appear.
+      InputError: the arguments are incomplete, or wrong for this job. Where other processes do not
+        appear, JAX aborts; `last_words` makes a sentence and exit code 2 of it.
     """
     given = (coordinator, process_count, process_index)
     explicit = [value for value in given if value is not None]
@@ -54,11 +72,55 @@ def join_cluster(
     found = any(os.environ.get(name) for name in CLUSTER_VARIABLES)
     if mode == "off" or (mode == "auto" and not explicit and not found):
         return
+    last_words.listen()
     try:
-        jax.distributed.initialize(*given, initialization_timeout=START_SECONDS)
+        jax.distributed.initialize(
+            *given,
+            initialization_timeout=start_seconds,
+            heartbeat_timeout_seconds=peer_seconds,
+        )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the job's processes did not come together: {reason}") from error
+
+
+@contextlib.contextmanager
+def one_of_several(peer_seconds: int = PEER_SECONDS) -> Iterator[None]:
+    """Around a job's work: a process that fails leaves at once, or the others would wait for it.
+
+    What fails here because another process died says nothing of its own: who died is told by
+    `last_words`. Outside of a job this does nothing.
+    """
+    try:
+        with sentences_for_errors():
+            yield
+    except BaseException as error:
+        if not jax.distributed.is_initialized():
+            raise
+        code = error.code if isinstance(error, SystemExit) else 1
+        if code == 1:
+            if _is_of_a_collective(error):
+                time.sleep(1.5 * peer_seconds)  # within which JAX ends this process
+            traceback.print_exception(error)
+        _leave(code)
+
+
+def _is_of_a_collective(error: BaseException | None) -> bool:
+    if error is None:
+        return False
+    is_one = isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+    return is_one or _is_of_a_collective(error.__context__)
+
+
+def _leave(code: int) -> None:
+    """Ends this process without JAX's long wait for the others at a regular end."""
+    with contextlib.suppress(Exception):  # What all do wrong, each of them says.
+        get_barrier_sync_fn()(key="farewell", timeout_ms=1000 * FAREWELL_SECONDS)
+        if jax.process_index() == 0:  # Whoever still writes would take its end for a death.
+            time.sleep(2)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def meet() -> None:
@@ -79,20 +141,44 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
-def first_then_others(work: Callable[[], None]) -> None:
-    """Process 0 does the work while the others wait for it."""
+def first_then_others(work: Callable[[], T]) -> T:
+    """Process 0 does the work while the others wait for it.
+
+    Returns:
+      On every process what `work` returned, which has to be JSON.
+
+    Raises:
+      InputError: on every process, if `work` raised it.
+    """
+    if jax.process_count() == 1:
+        return work()
+    verdict = {}
     if jax.process_index() == 0:
-        work()
+        try:
+            verdict = {"returned": work()}
+        except InputError as error:
+            verdict = {"refused": str(error)[: _VERDICT_BYTES // 8]}
     meet()
+    text = np.frombuffer(json.dumps(verdict).encode().ljust(_VERDICT_BYTES), np.uint8)
+    verdict = json.loads(multihost_utils.broadcast_one_to_all(text).tobytes())
+    if "refused" in verdict:
+        raise InputError(verdict["refused"])
+    return verdict["returned"]
 
 
 def check_shared(folder: Path) -> None:
     """Raises InputError on a process that does not see the folder that process 0 sees."""
     mark = folder / ".shared"
-    first_then_others(mark.touch)
-    if any_process(not mark.exists()):
+    token = first_then_others(lambda: _leave_token(mark))
+    if any_process(not mark.exists() or mark.read_text() != token):
         raise InputError(f"{folder} is not one folder for all processes: give a shared one")
     first_then_others(lambda: mark.unlink(missing_ok=True))
+
+
+def _leave_token(mark: Path) -> str:
+    token = uuid.uuid4().hex  # a mark that another start left behind is not taken for this one's
+    mark.write_text(token)
+    return token
 
 
 def make_mesh() -> Mesh:

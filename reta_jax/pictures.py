@@ -8,6 +8,21 @@ HEADER_HEIGHT = 20
 FRAME_MARGIN = 2
 
 
+def _colour_wheel() -> np.ndarray:
+    """(55, 3) in [0, 1]: Baker et al., "A Database and Evaluation Methodology for Optical Flow".
+
+    Hues turn slowly where the eye tells them apart best.
+    """
+    red, yellow, green, cyan = (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1)
+    blue, magenta = (0, 0, 1), (1, 0, 1)
+    corners = np.array([red, yellow, green, cyan, blue, magenta, red])
+    places = np.cumsum([0, 15, 6, 4, 11, 13, 6])
+    return np.stack([np.interp(np.arange(55), places, channel) for channel in corners.T], -1)
+
+
+COLOUR_WHEEL = _colour_wheel()
+
+
 def model_row(
     portrait: np.ndarray,
     truth: np.ndarray,
@@ -51,12 +66,28 @@ def contact_sheet(rows: list[list[np.ndarray]], titles: list[str], tile: int = 1
 
 
 def flow_picture(flow: np.ndarray, full_scale: float = 0.15) -> np.ndarray:
-    """Colours a flow field (h, w, 2): hue is direction, saturation is length / `full_scale`."""
-    angle = np.arctan2(flow[..., 1], flow[..., 0])
-    length = np.clip(np.hypot(flow[..., 0], flow[..., 1]) / full_scale, 0, 1)
-    hue = ((angle + np.pi) / (2 * np.pi) * 179).astype(np.uint8)
-    hsv = np.stack([hue, (255 * length).astype(np.uint8), np.full_like(hue, 255)], -1)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    """Colours a flow field (h, w, 2; x right, y down) by the colour wheel of Middlebury.
+
+    Hue is direction (right red, down yellow, left cyan, up violet), saturation is length over
+    `full_scale`: no motion is white. What is longer is darkened by a quarter.
+    """
+    x, y = flow[..., 0] / full_scale, flow[..., 1] / full_scale
+    spoke = (np.arctan2(-y, -x) / np.pi + 1) / 2 * (len(COLOUR_WHEEL) - 1)
+    length = np.hypot(x, y)[..., None]
+    pure = np.stack(
+        [np.interp(spoke, np.arange(len(COLOUR_WHEEL)), channel) for channel in COLOUR_WHEEL.T], -1
+    )
+    shaded = np.where(length <= 1, 1 - length * (1 - pure), 0.75 * pure)
+    return np.round(255 * shaded).astype(np.uint8)
+
+
+def flow_key(size: int = 96) -> np.ndarray:
+    """The legend of `flow_picture`: each pixel has the colour of the flow to it from the centre.
+
+    The circle that touches the border is the full scale.
+    """
+    axis = np.linspace(-1, 1, size)
+    return flow_picture(np.stack(np.meshgrid(axis, axis), -1), full_scale=1.0)
 
 
 def mask_picture(mask: np.ndarray) -> np.ndarray:
@@ -64,10 +95,20 @@ def mask_picture(mask: np.ndarray) -> np.ndarray:
     return np.repeat((255 * np.clip(mask, 0, 1)).astype(np.uint8), 3, -1)
 
 
-def mesh_picture(vertices: np.ndarray, triangles: np.ndarray, size: int = 256) -> np.ndarray:
-    """Shades a mesh (v, 3; x right, y up, z to the camera) seen from the front."""
+def mesh_picture(
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    size: int = 256,
+    framed_by: np.ndarray | None = None,
+) -> np.ndarray:
+    """Shades a mesh (v, 3; x right, y up, z to the camera) seen from the front.
+
+    The picture shows the extent of the vertices `framed_by`, of the mesh itself without: meshes
+    that are compared need one frame.
+    """
     points = vertices[:, :2] * (1, -1)
-    low, high = points.min(0), points.max(0)
+    framing = (vertices if framed_by is None else framed_by)[:, :2] * (1, -1)
+    low, high = framing.min(0), framing.max(0)
     scale = 0.92 * size / (high - low).max()
     pixels = ((points - (low + high) / 2) * scale + size / 2).astype(np.float32)
     corners = vertices[triangles]

@@ -34,14 +34,19 @@ class Networks(flax.struct.PyTreeNode):
 
 
 def build_networks(config: ml_collections.ConfigDict, teacher_width: int) -> Networks:
-    model = config.model
+    model, remat = config.model, config.train.remat == "blocks"
+    reta = build_reta(model)
     return Networks(
-        reta=build_reta(model),
+        reta=reta.clone(
+            image_encoder=reta.image_encoder.clone(remat=remat),
+            generator=reta.generator.clone(remat=remat),
+        ),
         discriminator=Discriminator(
             size=model.size,
             channel_multiplier=model.channel_multiplier,
             minibatch_std_group=config.discriminator.minibatch_std_group,
             dtype=jnp.dtype(model.dtype),
+            remat=remat,
         ),
         # f_E starts at zero: a bias away from zero gives its cosine a finite gradient there.
         projection=nn.Dense(teacher_width, bias_init=nn.initializers.normal(0.02)),

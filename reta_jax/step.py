@@ -25,6 +25,8 @@ from reta_jax.ops.variance_mask import temporal_variance_mask
 from reta_jax.parallel import AXIS
 from reta_jax.state import Networks, TrainState, optimizers
 
+REMAT = ("none", "experts", "blocks")  # choices of train.remat
+GRADIENT_NORMS = "gradient_norms"
 SYNC_FRAMES = 5  # what the sync expert looks at, and so the shortest clip it can judge
 
 
@@ -57,7 +59,14 @@ class Rendered(NamedTuple):
 def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial: bool) -> Callable:
     """Builds `step(state, constants, batch) -> (state, metrics)` for one device of the mesh.
 
-    Without `adversarial`, the discriminator rests: training from scratch begins so.
+    Without `adversarial`, the discriminator rests: training from scratch begins so. A side whose
+    loss or gradient is not finite keeps its parameters and its optimizer's state, so that what
+    broke can be looked at. Metrics are scalars, but for GRADIENT_NORMS: for "params" (and
+    "d_params") the norm of every leaf's gradient, in the order of jax.tree.leaves.
+
+    With `train.accumulate`, both sides take the mean of gradients and metrics over micro-batches of
+    as many clips each. Losses that are means over clips come out as of the whole batch; EDS swaps
+    emotions, and the discriminator compares images of a group, within a micro-batch.
     """
     generator_tx, discriminator_tx = optimizers(config)
 
@@ -66,44 +75,113 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
         return jnp.minimum(config.train.ema_decay, (1.0 + step) / (10.0 + step))
 
     def step(state: TrainState, constants: Constants, raw: dict[str, Array]):
-        batch = to_device_batch(raw)
+        raw = micro_batches(raw, config.train.accumulate)
 
-        def generator_objective(params: Any):
-            terms, frames = generator_terms(
+        def generator_objective(params: Any, raw: dict[str, Array]):
+            batch = to_device_batch(raw)
+            terms, fake = generator_terms(
                 config, networks, params, state.d_params, constants, batch, adversarial
             )
-            total = jax.lax.pmean(total_loss(terms, config), AXIS)
-            return total, (terms, frames)
+            return total_loss(terms, config), (terms, fake)
 
-        (total, (terms, fake)), gradient = jax.value_and_grad(generator_objective, has_aux=True)(
-            state.params
+        total, terms, gradient, fake = mean_gradient(generator_objective, state.params, raw)
+        norms = {"params": leaf_norms(gradient)}
+        metrics = {"total": total, "grad_norm": jnp.linalg.norm(norms["params"])}
+        params, opt_state = descend(
+            generator_tx, gradient, state.opt_state, state.params, total + metrics["grad_norm"]
         )
-        updates, opt_state = generator_tx.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         ema = optax.incremental_update(params["reta"], state.ema, 1.0 - ema_decay(state.step))
-        metrics = {"total": total, "grad_norm": optax.tree.norm(gradient)}
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
 
         if adversarial:
 
-            def discriminator_objective(d_params: Any):
+            def discriminator_objective(d_params: Any, images: tuple[Array, Array]):
+                real, fake = images
                 d_terms = discriminator_terms(
-                    config, networks, d_params, batch.frames, fake, state.step
+                    config, networks, d_params, to_float(real), fake, state.step
                 )
-                return jax.lax.pmean(sum(d_terms.values()), AXIS), d_terms
+                return sum(d_terms.values()), (d_terms, None)
 
-            (_, d_terms), d_gradient = jax.value_and_grad(discriminator_objective, has_aux=True)(
-                state.d_params
+            d_total, d_terms, gradient, _ = mean_gradient(
+                discriminator_objective, state.d_params, (raw["frames"], fake)
             )
-            updates, d_opt_state = discriminator_tx.update(
-                d_gradient, state.d_opt_state, state.d_params
-            )
-            d_params = optax.apply_updates(state.d_params, updates)
+            norms["d_params"] = leaf_norms(gradient)
+            metrics["d_grad_norm"] = jnp.linalg.norm(norms["d_params"])
+            d_params, d_opt_state = descend(
+                discriminator_tx, gradient, state.d_opt_state, state.d_params,
+                d_total + metrics["d_grad_norm"],
+            )  # fmt: skip
             state = state.replace(d_params=d_params, d_opt_state=d_opt_state)
             terms = terms | d_terms
-        return state, metrics | jax.lax.pmean(terms, AXIS)
+        return state, metrics | terms | {GRADIENT_NORMS: norms}
 
     return step
+
+
+def micro_batches(raw: dict[str, Array], count: int) -> dict[str, Array]:
+    """A device's rows in `count` parts of neighbours: (b, ...) to (count, b / count, ...)."""
+    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), raw)
+
+
+def mean_gradient(
+    objective: Callable, params: Any, parts: Any
+) -> tuple[Array, dict[str, Array], Any, Any]:
+    """Loss, its terms and its gradient as means over micro-batches and devices.
+
+    The gradient is taken with respect to parameters that are marked as the device's own: it then
+    is of the device's clips alone, and is summed over devices once a step, not once a micro-batch.
+
+    Args:
+      objective: of (params, part), returns (loss, (terms, output)).
+      parts: a pytree whose leaves have the micro-batches along their first axis.
+
+    Returns:
+      Loss, terms, gradient, and the outputs of all micro-batches, stacked.
+    """
+    own = jax.lax.pcast(params, AXIS, to="varying")
+
+    def differentiate(part: Any):
+        (loss, (terms, output)), gradient = jax.value_and_grad(objective, has_aux=True)(own, part)
+        return (loss, terms, gradient), output
+
+    count = len(jax.tree.leaves(parts)[0])
+    if count == 1:
+        sums, outputs = differentiate(jax.tree.map(lambda x: x[0], parts))
+        outputs = jax.tree.map(lambda x: x[None], outputs)
+    else:
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(_own_zeros, jax.eval_shape(differentiate, first)[0])
+
+        def add(sums: Any, part: Any):
+            values, output = differentiate(part)
+            return jax.tree.map(jnp.add, sums, values), output
+
+        sums, outputs = jax.lax.scan(add, zeros, parts)
+    means = jax.lax.pmean(jax.tree.map(lambda x: x / count, sums), AXIS)
+    return *means, outputs
+
+
+def _own_zeros(like: jax.ShapeDtypeStruct) -> Array:
+    return jax.lax.pcast(jnp.zeros(like.shape, like.dtype), AXIS, to="varying")
+
+
+def leaf_norms(gradient: Any) -> Array:
+    """The norm of every leaf: (leaves,)."""
+    return jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(gradient)])
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    gradient: Any,
+    opt_state: Any,
+    params: Any,
+    witness: Array,
+) -> tuple[Any, Any]:
+    """Parameters and optimizer state after a step; as they were where `witness` is not finite."""
+    updates, after = optimizer.update(gradient, opt_state, params)
+    new = (optax.apply_updates(params, updates), after)
+    is_finite = jnp.isfinite(witness)
+    return jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, (params, opt_state))
 
 
 def to_device_batch(raw: dict[str, Array]) -> Batch:
@@ -162,9 +240,9 @@ def generator_terms(
     generated, real = rendered.output.frames.astype(jnp.float32), batch.frames
     terms = {"l1": losses.l1_loss(generated, real)}
     if weights.perceptual:
-        terms["perceptual"] = losses.perceptual_loss(
-            vgg_taps(config, experts, generated), vgg_taps(config, experts, real)
-        )
+        taps = vgg_taps(config, experts.perceive, real)
+        perceive = forgetful(config, experts.perceive)
+        terms["perceptual"] = losses.perceptual_loss(vgg_taps(config, perceive, generated), taps)
     if weights.motion:
         mask = motion_mask(config, networks.reta, params["reta"], real)
         terms["motion"] = losses.motion_loss(generated, real, mask)
@@ -176,7 +254,7 @@ def generator_terms(
         )
     if weights.sync:
         terms["sync"] = losses.sync_loss(
-            experts.embed_faces(generated[:, :SYNC_FRAMES], batch.sync_box),
+            forgetful(config, experts.embed_faces)(generated[:, :SYNC_FRAMES], batch.sync_box),
             experts.embed_voice(batch.mel),
         )
     if weights.prior and rendered.controls.p_exp is not None:
@@ -202,11 +280,12 @@ def emotion_terms(
     weights = losses.LossWeights(**config.loss)
     frames = min(config.train.emotion_frames, real.shape[1])
     real, generated, batch = real[:, :frames], generated[:, :frames], len(real)
+    teach = forgetful(config, experts.teach)
     f_v, logits = experts.teach(_flat(real))
     logits = logits.reshape(batch, frames, -1)
     terms = {}
     if weights.emotion_visual:
-        _, logits_generated = experts.teach(_flat(generated))
+        _, logits_generated = teach(_flat(generated))
         terms["emotion_visual"] = losses.emotion_visual_loss(
             logits, logits_generated.reshape(logits.shape)
         )
@@ -219,7 +298,7 @@ def emotion_terms(
         )
     if config.train.eds:
         crossed = cross_synthesis(networks.reta, params["reta"], rendered, frames)
-        _, logits_cross = experts.teach(_flat(crossed))
+        _, logits_cross = teach(_flat(crossed))
         terms["emotion_cross"] = losses.emotion_visual_loss(
             jnp.roll(logits, 1, axis=0), logits_cross.reshape(batch, frames, -1)
         )
@@ -243,11 +322,16 @@ def cross_synthesis(reta: RETA, params: Any, rendered: Rendered, count: int) -> 
 
 
 def vgg_taps(
-    config: ml_collections.ConfigDict, experts: Experts, frames: Array
+    config: ml_collections.ConfigDict, perceive: Callable, frames: Array
 ) -> list[tuple[Array, ...]]:
     """VGG-19 taps of every scale of the image pyramid (REFERENCE: LIA's perceptual loss)."""
     scales = tuple(config.train.perceptual_scales)
-    return [experts.perceive(images) for images in image_pyramid(_flat(frames), scales)]
+    return [perceive(images) for images in image_pyramid(_flat(frames), scales)]
+
+
+def forgetful(config: ml_collections.ConfigDict, expert: Callable) -> Callable:
+    """A frozen network of which nothing is kept for the gradient if `train.remat` says so."""
+    return expert if config.train.remat == "none" else jax.checkpoint(expert)
 
 
 def motion_mask(config: ml_collections.ConfigDict, reta: RETA, params: Any, real: Array) -> Array:

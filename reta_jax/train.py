@@ -5,6 +5,11 @@ and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves 
 
 On several hosts the launcher gives the same command to every process; SLURM, Open MPI, JobSet and
 TPU pods are recognised, elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
+When one of them dies, the others end with 75 too, within --peer_timeout seconds.
+
+--profile_steps 10:15 leaves a trace of these steps in workdir/profile. workdir/heartbeat says when
+each process last finished a step. Of a step whose loss is no number, workdir/nan_step_N keeps the
+batch, the losses and what the gradients were. launch/README.md says how to read all of it.
 """
 
 import functools
@@ -14,9 +19,10 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -26,14 +32,17 @@ from reta_jax import parallel
 from reta_jax.batches import open_batches
 from reta_jax.checkpoint import Checkpoints
 from reta_jax.commands import enable_compilation_cache, run_with_flags
+from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
+from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
+from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import save_reta
 from reta_jax.preview import make_preview
 from reta_jax.state import Networks, TrainState, build_networks, create_state
-from reta_jax.step import Constants, make_step
+from reta_jax.step import GRADIENT_NORMS, REMAT, Constants, make_step
 from reta_jax.weights import config_to_dict
 from reta_jax.writers import Writer
 
@@ -48,6 +57,17 @@ _DISTRIBUTED = flags.DEFINE_enum(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only say what the run would take (reta_jax.cost).")
+flags.DEFINE_alias("dry-run", "dry_run")
+_START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout", parallel.START_SECONDS, "Seconds for all processes to appear."
+)
+_PEER_TIMEOUT = flags.DEFINE_integer(
+    "peer_timeout", parallel.PEER_SECONDS, "Silent seconds after which a process is taken for dead."
+)
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", None, "First and last step to trace, e.g. 10:15."
+)
 AGREE_EVERY = 10  # steps between which processes do not ask each other whether to stop
 
 
@@ -55,8 +75,11 @@ class DivergenceError(RuntimeError):
     """A loss is no longer a number."""
 
 
-def run(config: ConfigDict, workdir: Path) -> bool:
+def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -> bool:
     """Trains until `train.steps` or `train.max_minutes`, or until asked to stop.
+
+    Args:
+      profile_steps: of which a trace is left in workdir/profile.
 
     Returns:
       True when this call's work is done, False when a signal stopped it early. Both leave a
@@ -64,7 +87,8 @@ def run(config: ConfigDict, workdir: Path) -> bool:
 
     Raises:
       InputError: bad config, data or weights.
-      DivergenceError: a loss became NaN or infinite; its name is in the message.
+      DivergenceError: a loss became NaN or infinite; its name is in the message, and the folder
+        where the step's batch is.
     """
     check_config(config)
     parallel.first_then_others(lambda: make_synthetic_data(config))
@@ -85,8 +109,9 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     try:
         with StopRequest() as stop:
             state, finished = loop(
-                config, networks, constants, mesh, state, batches, checkpoints, writer, stop
-            )
+                config, workdir, networks, constants, mesh, state, batches, checkpoints, writer,
+                stop, profile_steps,
+            )  # fmt: skip
         checkpoints.save(state, batches.get_state())
     finally:
         checkpoints.close()
@@ -100,15 +125,26 @@ def run(config: ConfigDict, workdir: Path) -> bool:
 def check_config(config: ConfigDict) -> None:
     """Refuses settings that cannot work, with the numbers."""
     devices, expected = jax.device_count(), config.train.expected_devices
-    batch = config.train.batch_size
+    batch, parts = config.train.batch_size, config.train.accumulate
     if expected and devices != expected:
         raise InputError(f"train.expected_devices={expected}, but the job has {devices} devices")
     if batch % devices:
         raise InputError(f"train.batch_size={batch} does not divide over {devices} devices")
-    if config.train.eds and config.model.emotion and batch // devices < 2:
+    if parts < 1 or (batch // devices) % parts:
         raise InputError(
-            f"train.eds swaps emotions within a device and needs 2 clips on each; "
-            f"train.batch_size={batch} gives {batch // devices} (set train.eds=False or raise it)"
+            f"train.accumulate={parts} does not divide the {batch // devices} clips of a device "
+            f"(train.batch_size={batch} over {devices} devices)"
+        )
+    clips = batch // devices // parts
+    if config.train.eds and config.model.emotion and clips < 2:
+        raise InputError(
+            f"train.eds swaps emotions among the clips that a device computes at once and needs "
+            f"2 clips on each; train.batch_size={batch} gives {clips} ({devices} devices, "
+            f"train.accumulate={parts}): set train.eds=False or raise it"
+        )
+    if config.train.remat not in REMAT:
+        raise InputError(
+            f"train.remat is {config.train.remat!r}; use {', '.join(map(repr, REMAT))}"
         )
     if config.loss.sync and config.train.frames < 5:
         raise InputError(f"loss.sync needs train.frames >= 5, not {config.train.frames}")
@@ -178,8 +214,18 @@ def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[s
     return known
 
 
+class Pending(NamedTuple):
+    """A step that nobody has looked at yet."""
+
+    step: int
+    metrics: dict[str, Any]  # on the devices
+    batch: dict[str, np.ndarray]  # as this process drew it
+    is_due: bool  # to be reported
+
+
 def loop(
     config: ConfigDict,
+    workdir: Path,
     networks: Networks,
     constants: Constants,
     mesh: Any,
@@ -188,6 +234,7 @@ def loop(
     checkpoints: Checkpoints,
     writer: Writer,
     stop: "StopRequest",
+    profile_steps: range | None,
 ) -> tuple[TrainState, bool]:
     """Steps, logs, previews and saves; returns the state and whether the work is finished."""
     train = config.train
@@ -197,102 +244,93 @@ def loop(
     }
     is_first = jax.process_index() == 0
     preview = make_preview(config, networks.reta, constants.morphable) if is_first else None
-    progress = Progress(train.steps, train.batch_size)
+    progress = Progress(train.steps, train.batch_size, Hosts(workdir / "heartbeat"))
     deadline = time.monotonic() + 60 * train.max_minutes if train.max_minutes else math.inf
     step = int(state.step)
-    due = last = None  # step and metrics: to be reported, and of the latest step
+    pending: Pending | None = None
     stopped = False
-    while step < train.steps and not stopped:
-        with progress.waiting_for_data():
-            batch = next(batches)
-        adversarial = bool(config.loss.adversarial) and step >= train.adversarial_start
-        state, metrics = steps[adversarial](state, constants, parallel.shard_batch(batch, mesh))
-        step += 1
-        if due is not None:  # read one step late, so that the device never waits for the host
-            report(progress, writer, *due)
-        last = (step, metrics)
-        due = last if step % train.log_every == 0 or step == 1 else None
-        if step % train.preview_every == 0:
-            if preview:
-                writer.picture(step, "preview", preview(state.ema))
-            parallel.meet()
-        if step % train.save_every == 0:
-            report(progress, writer, *last)  # first: what has diverged must not be saved
-            due = last = None
-            checkpoints.save(state, batches.get_state())
-        if jax.process_count() == 1 or step % AGREE_EVERY == 0:
-            stopped = parallel.any_process(stop.requested or time.monotonic() > deadline)
-    if last is not None:
-        report(progress, writer, *last)
+
+    def settle(pending: Pending) -> None:
+        """Looks at a step: stops the run if it broke, reports it if that is due."""
+        values, norms = read(progress, pending.metrics)
+        if not all(map(math.isfinite, values.values())):
+            diverge(config, workdir, pending, values, norms, state)
+        heartbeat.beat(pending.step)
+        if pending.is_due:
+            report(progress, writer, pending.step, values)
+
+    with (
+        Heartbeat(workdir / "heartbeat", step) as heartbeat,
+        Profile(workdir / "profile", profile_steps) as profile,
+    ):
+        while step < train.steps and not stopped:
+            with progress.waiting_for("data"):
+                batch = next(batches)
+            adversarial = bool(config.loss.adversarial) and step >= train.adversarial_start
+            step += 1
+            with profile.begin(step):
+                placed = parallel.shard_batch(batch, mesh)
+                state, metrics = steps[adversarial](state, constants, placed)
+            profile.end(step, metrics)
+            if pending is not None:  # one step late, so that the device never waits for the host
+                settle(pending)
+            is_due = step % train.log_every == 0 or step == 1
+            pending = Pending(step, metrics, batch, is_due)
+            if step % train.preview_every == 0:
+                with progress.waiting_for("pictures"):
+                    if preview:
+                        writer.picture(step, "preview", preview(state.ema))
+                    parallel.meet()
+            if step % train.save_every == 0:
+                settle(pending._replace(is_due=True))  # what has diverged must not be saved
+                pending = None
+                checkpoints.save(state, batches.get_state())
+            if jax.process_count() == 1 or step % AGREE_EVERY == 0:
+                with progress.waiting_for("processes"):
+                    wanted = stop.requested or time.monotonic() > deadline
+                    stopped = parallel.any_process(wanted)
+        if pending is not None:
+            settle(pending._replace(is_due=True))
     return state, step >= train.steps or not parallel.any_process(stop.requested)
 
 
-def report(progress: "Progress", writer: Writer, step: int, metrics: dict[str, jax.Array]) -> None:
-    """One line and one row of scalars; stops the run when a loss is not finite."""
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+def read(
+    progress: Progress, metrics: dict[str, Any]
+) -> tuple[dict[str, float], dict[str, jax.Array]]:
+    """A step's metrics, once the devices have them, and its gradients' norms, left there."""
+    norms = metrics.get(GRADIENT_NORMS, {})
+    with progress.waiting_for("devices"):
+        scalars = jax.device_get({k: v for k, v in metrics.items() if k != GRADIENT_NORMS})
+    return {name: float(value) for name, value in scalars.items()}, norms
+
+
+def diverge(
+    config: ConfigDict,
+    workdir: Path,
+    pending: Pending,
+    values: dict[str, float],
+    norms: dict[str, jax.Array],
+    state: TrainState,
+) -> None:
+    """Keeps what is left of a broken step, and raises DivergenceError."""
     broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise DivergenceError(
-            f"{', '.join(broken)} is not finite at step {step}; the last checkpoint is good: "
-            f"lower train.learning_rate, or start the adversarial loss later"
-        )
+    try:
+        folder = dump_step(workdir, pending.step, values, norms, pending.batch, state, config)
+        where = f"its batch, losses and gradients are in {folder}"
+    except (OSError, InputError) as error:
+        where = f"its batch could not be kept: {error}"
+    raise DivergenceError(
+        f"{', '.join(broken)} is not finite at step {pending.step}; {where}; the last checkpoint "
+        f"is good: lower train.learning_rate, or start the adversarial loss later"
+    )
+
+
+def report(progress: Progress, writer: Writer, step: int, values: dict[str, float]) -> None:
+    """One line and one row of scalars."""
     rates = progress.lap(step)
     writer.scalars(step, values | rates)
     losses = " ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
     progress.show(step, losses, rates)
-
-
-class Progress:
-    """Measures the rate and the share of time spent waiting for data."""
-
-    def __init__(self, steps: int, batch_size: int):
-        self._steps, self._batch_size = steps, batch_size
-        self._last_step: int | None = None
-        self._last_time = time.monotonic()
-        self._waited = 0.0
-
-    def waiting_for_data(self):
-        return _Stopwatch(self)
-
-    def add_wait(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def lap(self, step: int) -> dict[str, float]:
-        """Rates since the last lap; the first lap holds the compilation and has none."""
-        now = time.monotonic()
-        elapsed = now - self._last_time
-        rates: dict[str, float] = {}
-        if self._last_step is not None and step > self._last_step:
-            per_second = (step - self._last_step) / elapsed
-            rates = {
-                "clips_per_second": per_second * self._batch_size,
-                "data_wait_share": min(self._waited / elapsed, 1.0),
-                "eta_minutes": (self._steps - step) / per_second / 60,
-            }
-        self._last_step, self._last_time, self._waited = step, now, 0.0
-        return rates
-
-    def show(self, step: int, losses: str, rates: dict[str, float]) -> None:
-        if jax.process_index() != 0:
-            return
-        line = f"step {step}/{self._steps} | {losses}"
-        if rates:
-            line += (
-                f" | {rates['clips_per_second']:.1f} clips/s, data wait "
-                f"{100 * rates['data_wait_share']:.0f} %, ETA {rates['eta_minutes']:.1f} min"
-            )
-        print(line, flush=True)
-
-
-class _Stopwatch:
-    def __init__(self, progress: Progress):
-        self._progress = progress
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.add_wait(time.monotonic() - self._start)
 
 
 class StopRequest:
@@ -321,14 +359,19 @@ class StopRequest:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}")
-    parallel.join_cluster(
-        _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    )
-    config = _CONFIG.value
-    if config is None:
-        raise InputError("no experiment given: say --config configs/synthetic.py")
-    workdir = Path(_WORKDIR.value or f"runs/{config.name}")
-    if not run(config, workdir):
+    with parallel.one_of_several(_PEER_TIMEOUT.value):
+        parallel.join_cluster(
+            _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
+            _START_TIMEOUT.value, _PEER_TIMEOUT.value,
+        )  # fmt: skip
+        config = _CONFIG.value
+        if config is None:
+            raise InputError("no experiment given: say --config configs/synthetic.py")
+        if _DRY_RUN.value:
+            return dry_run(config)
+        workdir = Path(_WORKDIR.value or f"runs/{config.name}")
+        finished = run(config, workdir, parse_steps(_PROFILE_STEPS.value))
+    if not finished:
         print(f"stopped and saved; the same command goes on ({workdir})", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     print(f"done: weights in {workdir / 'weights'}")

@@ -2,15 +2,16 @@
 
     python -m reta_jax.train_expert --config configs/judges/synthetic.py:sync_expert
 
-Kinds: emotion_vit and emotion_fan (emotion of frames, of clips), sync_expert (Wav2Lip's in-sync
-classifier), landmark_net (the mouth's points). The folder of weights names kind, fields and
-held-out score.
+Tasks: emotion_vit and emotion_fan (emotion of frames, of clips), sync_expert (Wav2Lip's in-sync
+classifier), landmark_net (the mouth's points), face_net (all 68 points), identity_net (whose face).
+The folder of weights names kind, fields, the people it was trained on, its score on people it was
+not, and what else is to be known of it (reta_jax/metrics/diagnosis.py).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,28 +22,52 @@ from absl import flags
 from jaxtyping import Array
 from ml_collections import ConfigDict, config_flags
 
+from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
+from data_pipeline.records import list_clips
 from reta_jax.commands import enable_compilation_cache, run_with_flags
+from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.syncnet import SyncNetExpert, frames_to_input
 from reta_jax.images import to_float
 from reta_jax.losses import cosine_similarity
+from reta_jax.metrics.diagnosis import calibration_error, pairs_told_apart, sync_plateau
+from reta_jax.metrics.landmarks import eye_opening
 from reta_jax.weights import save_weights
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Expert, e.g. configs/judges/x.py:kind.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the weights; default config.out.")
 
-Loss = Callable[[nn.Module, Any, dict[str, Array], bool], tuple[Array, Array, Any]]
+NETWORKS = KINDS | {"identity_net": IdentityNet}
+DIAGNOSIS_BATCHES = 4  # times judge_batches
+TEMPERATURE = 0.1  # of identity_net's contrast
+
+
+class Outcome(NamedTuple):
+    """What a task makes of a batch."""
+
+    loss: Array
+    score: Array
+    stats: Any  # batch statistics after it
+    outputs: tuple[Array, Array] | None = None  # (values, labels) for the diagnosis
+
+
+Task = Callable[[nn.Module, Any, dict[str, Array], bool], Outcome]
 
 
 def run(config: ConfigDict, out: Path) -> float:
-    """Trains, judges on held-out identities, writes the weights; returns the held-out score."""
-    network = KINDS[config.kind](**config.fields)
-    loss = LOSSES[config.kind]
+    """Trains, judges on held-out identities, writes the weights; returns the held-out score.
+
+    Raises InputError if a judge would learn the people of the model that it is to judge.
+    """
+    people = trained_people(config.dirs)
+    check_apart(people, config.apart_from)
+    network, task = NETWORKS[config.kind](**config.fields), TASKS[config.task]
     variables = network.init(jax.random.key(config.seed), *example_inputs(config.kind))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, 50, config.steps)
+    warmup = min(50, config.steps // 2)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.02)
     )
@@ -55,8 +80,8 @@ def run(config: ConfigDict, out: Path) -> float:
         batch = _augment(batch, key)
 
         def objective(params: Any):
-            value, score, stats_new = loss(network, _variables(params, stats), batch, True)
-            return value, (score, stats_new)
+            outcome = task(network, _variables(params, stats), batch, True)
+            return outcome.loss, (outcome.score, outcome.stats)
 
         (value, (score, stats_new)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
@@ -64,54 +89,105 @@ def run(config: ConfigDict, out: Path) -> float:
 
     @jax.jit
     def judge(params: Any, stats: Any, batch: dict[str, Array]):
-        value, score, _ = loss(network, _variables(params, stats), _as_float(batch), False)
-        return value, score
+        outcome = task(network, _variables(params, stats), _as_float(batch), False)
+        return outcome._replace(stats=None)
 
-    def held_out() -> tuple[float, float]:
-        results = [judge(params, stats, next(test)) for _ in range(config.judge_batches)]
-        return tuple(float(x) for x in np.mean(jax.device_get(results), 0))
+    def held_out(batches: int) -> Outcome:
+        found = jax.device_get([judge(params, stats, next(test)) for _ in range(batches)])
+        loss, score = (np.mean([getattr(one, of) for one in found]) for of in ("loss", "score"))
+        return Outcome(loss, score, None, _joined(found))
 
     start, key = time.monotonic(), jax.random.key(config.seed + 1)
     for i in range(1, config.steps + 1):
         key, subkey = jax.random.split(key)
         params, stats, opt_state, value, score = step(params, stats, opt_state, next(train), subkey)
         if i % config.log_every == 0 or i == config.steps:
-            test_loss, test_score = held_out()
+            now = held_out(config.judge_batches)
             rate = i / (time.monotonic() - start)
             print(
-                f"{config.kind} step {i}/{config.steps} | loss {float(value):.4f} score "
-                f"{float(score):.3f} | held out: loss {test_loss:.4f} score {test_score:.3f} | "
+                f"{config.task} step {i}/{config.steps} | loss {float(value):.4f} score "
+                f"{float(score):.3f} | held out: loss {now.loss:.4f} score {now.score:.3f} | "
                 f"{rate:.1f} steps/s, ETA {(config.steps - i) / rate / 60:.1f} min",
                 flush=True,
             )
+            warning = sync_plateau(float(value), float(now.loss), i)
+            if warning and config.task == "sync_expert" and i >= config.steps / 4:
+                print(f"warning: {warning}", flush=True)
+    now = held_out(DIAGNOSIS_BATCHES * config.judge_batches)
     train.close()
     test.close()
+    diagnosis = diagnose(config.task, float(value), now, config.steps)
+    for name, figure in diagnosis.items():
+        print(f"on people it was not trained on: {name.replace('_', ' ')}: {figure}")
     description = {
         "kind": config.kind,
         "fields": config.fields.to_dict(),
-        "held_out_score": test_score,
+        "held_out_score": float(now.score),
+        "diagnosis": diagnosis,
         "data": list(config.dirs),
+        "people": people,
+        "image_size": config.image_size,
         "steps": config.steps,
     }
+    if config.task.startswith("emotion"):
+        description["labels"] = list(EMOTIONS)
     save_weights(out, _variables(params, stats), description, config.store_dtype)
-    return test_score
+    return float(now.score)
 
 
-def emotion_frames_loss(network, variables, batch, train):
+def trained_people(dirs: Sequence[str]) -> list[str]:
+    """Identities of the training split of data sets."""
+    return sorted({row["identity"] for dir in dirs for row in list_clips(dir, "train")})
+
+
+def check_apart(people: Sequence[str], dirs: Sequence[str]) -> None:
+    """Raises InputError if people are in the training split of one of `dirs` (if it is there)."""
+    known = trained_people([dir for dir in dirs if Path(dir).is_dir()])
+    shared = sorted(set(people) & set(known))
+    if shared:
+        raise InputError(
+            f"{len(shared)} people of the judge's data are those that the model is trained on "
+            f"({', '.join(shared[:3])}): make other people for it (--seed of data_pipeline.prepare "
+            "synthetic), or name other data in config.dirs"
+        )
+
+
+def diagnose(task: str, train_loss: float, held_out: Outcome, steps: int) -> dict[str, Any]:
+    """What is to be known of a network, from pairs or clips of people it was not trained on."""
+    if held_out.outputs is None:
+        return {}
+    values, labels = held_out.outputs
+    if task.startswith("emotion"):
+        probabilities = np.asarray(jax.nn.softmax(values))
+        accuracy = (probabilities.argmax(1) == labels).mean()
+        return {
+            "accuracy": float(accuracy),
+            "mean_confidence": float(probabilities.max(1).mean()),
+            "calibration_error": calibration_error(probabilities, labels),
+        }
+    found = pairs_told_apart(values, labels)
+    if task == "identity_net":
+        return {name: found[name] for name in found if name == "auc"}
+    warning = sync_plateau(train_loss, float(held_out.loss), steps)
+    return found | ({"warning": warning} if warning else {})
+
+
+def emotion_frames(network, variables, batch, train) -> Outcome:
     """Cross-entropy of single frames against the clip's label; score is accuracy."""
     frames = batch["frames"]
     labels = jnp.repeat(batch["emotion"], frames.shape[1])
     _, logits = network.apply(variables, frames.reshape(-1, *frames.shape[2:]))
-    return *_classify(logits, labels), {}
+    return Outcome(*_classify(logits, labels), {}, (logits, labels))
 
 
-def emotion_clip_loss(network, variables, batch, train):
+def emotion_clips(network, variables, batch, train) -> Outcome:
     """Cross-entropy of whole windows against the clip's label; score is accuracy."""
     (logits, _), stats = _apply(network, variables, train, batch["frames"])
-    return *_classify(logits, batch["emotion"]), stats
+    labels = batch["emotion"]
+    return Outcome(*_classify(logits, labels), stats, (logits, labels))
 
 
-def sync_expert_loss(network, variables, batch, train):
+def sync_pairs(network, variables, batch, train) -> Outcome:
     """Binary cross-entropy on the cosine, half of the pairs out of step; score is accuracy.
 
     Chance is 0.69 and 0.5.
@@ -126,25 +202,56 @@ def sync_expert_loss(network, variables, batch, train):
     labels = jnp.arange(len(cosine)) < len(cosine) // 2
     loss = -jnp.where(labels, jnp.log(cosine), jnp.log1p(-cosine)).mean()
     own, other = jnp.split(cosine, 2)
-    return loss, (own > other).mean(), stats
+    return Outcome(loss, (own > other).mean(), stats, (cosine, labels))
 
 
-def landmark_loss(network, variables, batch, train):
+def mouth_points(network, variables, batch, train) -> Outcome:
     """Mean distance to the mouth's true points; score is the correlation of its opening."""
     frames, box = batch["frames"][:, 0], batch["sync_box"]
     points = network.apply(variables, lower_face(frames, box, network.size))
     truth = into_lower_face(batch["landmarks"][:, 0, MOUTH], box)
-    distance = jnp.sqrt(((points - truth) ** 2).sum(-1) + 1e-8).mean()
     score = jnp.corrcoef(mouth_opening(points), mouth_opening(truth))[0, 1]
-    return distance, score, {}
+    return Outcome(_mean_distance(points, truth), score, {})
 
 
-LOSSES: dict[str, Loss] = {
-    "emotion_vit": emotion_frames_loss,
-    "emotion_fan": emotion_clip_loss,
-    "sync_expert": sync_expert_loss,
-    "landmark_net": landmark_loss,
+def face_points(network, variables, batch, train) -> Outcome:
+    """Mean distance to the face's true points; score is the correlation of the eyes' opening.
+
+    Eyes count four times: they are the smallest, and blinks are read off them.
+    """
+    points, truth = network.apply(variables, batch["frames"][:, 0]), batch["landmarks"][:, 0]
+    eyes = slice(36, 48)
+    loss = _mean_distance(points, truth) + _mean_distance(points[:, eyes], truth[:, eyes])
+    return Outcome(loss, jnp.corrcoef(eye_opening(points), eye_opening(truth))[0, 1], {})
+
+
+def same_person(network, variables, batch, train) -> Outcome:
+    """Contrast of each frame with everybody's portrait; score is how often the nearest is right.
+
+    -log (sum over portraits of the same person of softmax(cosine / 0.1)).
+    """
+    frames = network.apply(variables, batch["frames"][:, 0])
+    portraits = network.apply(variables, batch["portrait"])
+    is_same = batch["identity"][:, None] == batch["identity"][None, :]
+    cosine = frames @ portraits.T
+    shares = jax.nn.log_softmax(cosine / TEMPERATURE)
+    loss = -jax.nn.logsumexp(jnp.where(is_same, shares, -jnp.inf), axis=1).mean()
+    nearest = jnp.take_along_axis(is_same, cosine.argmax(1)[:, None], 1)
+    return Outcome(loss, nearest.mean(), {}, (cosine.reshape(-1), is_same.reshape(-1)))
+
+
+TASKS: dict[str, Task] = {
+    "emotion_vit": emotion_frames,
+    "emotion_fan": emotion_clips,
+    "sync_expert": sync_pairs,
+    "landmark_net": mouth_points,
+    "face_net": face_points,
+    "identity_net": same_person,
 }
+
+
+def _mean_distance(points: Array, truth: Array) -> Array:
+    return jnp.sqrt(((points - truth) ** 2).sum(-1) + 1e-8).mean()
 
 
 def _apply(network, variables, train, *args, **kwargs):
@@ -160,17 +267,25 @@ def _classify(logits: Array, labels: Array) -> tuple[Array, Array]:
     return loss, (logits.argmax(-1) == labels).mean()
 
 
+def _joined(found: list[Outcome]) -> tuple[np.ndarray, np.ndarray] | None:
+    if found[0].outputs is None:
+        return None
+    values, labels = zip(*(one.outputs for one in found), strict=True)
+    return np.concatenate(values), np.concatenate(labels)
+
+
 def _variables(params: Any, stats: Any) -> dict[str, Any]:
     return {"params": params, "batch_stats": stats} if stats else {"params": params}
 
 
 def _as_float(batch: dict[str, Array]) -> dict[str, Array]:
-    return batch | {"frames": to_float(batch["frames"])}
+    return batch | {name: to_float(batch[name]) for name in ("frames", "portrait")}
 
 
 def _augment(batch: dict[str, Array], key: Array) -> dict[str, Array]:
     """Brightness, contrast and noise, one draw a clip: judges must not live on a light's colour."""
-    frames = to_float(batch["frames"])
+    batch = _as_float(batch)
+    frames = batch["frames"]
     keys = jax.random.split(key, 3)
     draw = lambda k, spread: spread * jax.random.normal(k, (len(frames), 1, 1, 1, 3))
     frames = frames * (1 + draw(keys[0], 0.1)) + draw(keys[1], 0.05)
@@ -180,7 +295,10 @@ def _augment(batch: dict[str, Array], key: Array) -> dict[str, Array]:
 
 def _batches(config: ConfigDict, split: str):
     window = WindowSpec(
-        frames=config.frames, size=config.image_size, shifted_mel=config.kind == "sync_expert"
+        frames=config.frames,
+        size=config.image_size,
+        portrait="identity" if config.task == "identity_net" else "clip",
+        shifted_mel=config.task == "sync_expert",
     )
     sources = dict.fromkeys(config.dirs, 1.0)
     return training_batches(sources, split, config.batch_size, window, seed=config.seed)

@@ -1,16 +1,22 @@
-"""Folders of weights: what is read is what was written, and anything else is refused by name."""
+"""Weights and checkpoints: what is read is what was written; anything else is refused by name."""
 
 import json
 import os
+import re
+import shutil
+import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import hdtf, synthetic
 from data_pipeline.errors import InputError
-from reta_jax.checkpoint import latest_ema
+from reta_jax.checkpoint import Checkpoints, find_damage, latest_ema
 from reta_jax.config import paper
+from reta_jax.state import TrainState
 from reta_jax.weights import (
     FORMAT,
     check_params,
@@ -224,3 +230,178 @@ def test_a_failed_replacement_keeps_what_was_there(folder, params, monkeypatch):
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished checkpoint"):
         latest_ema(tmp_path)
+
+
+# Checkpoints of a run.
+
+
+def make_state(step: int) -> TrainState:
+    draw = np.random.default_rng(step).standard_normal
+    params = {"kernel": jnp.asarray(draw((64, 64)), jnp.float32), "bias": jnp.zeros(8)}
+    empty = dict(opt_state={}, d_params={}, d_opt_state={})
+    return TrainState(
+        step=jnp.array(step, jnp.int32), params=params, ema=jax.tree.map(jnp.copy, params), **empty
+    )
+
+
+def open_checkpoints(workdir, keep=3) -> Checkpoints:
+    config = synthetic.get_config("smoke")
+    config.train.keep_checkpoints = keep
+    return Checkpoints(workdir, config)
+
+
+def save_steps(workdir, *steps, keep=3):
+    checkpoints = open_checkpoints(workdir, keep)
+    for step in steps:
+        checkpoints.save(make_state(step), {"global_next_index": 10 * step})
+    checkpoints.close()
+
+
+def go_on(workdir) -> int:
+    """The step that a new start goes on from, checked to be that step's in all its parts."""
+    checkpoints = open_checkpoints(workdir)
+    step = checkpoints.latest_step
+    expected = make_state(step)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), expected
+    )
+    state, data_state = checkpoints.restore(abstract)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert data_state == {"global_next_index": 10 * step}
+    return step
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A working folder with the checkpoints of steps 3 and 6."""
+    save_steps(tmp_path, 3, 6)
+    return tmp_path
+
+
+def arrays_file(checkpoint):
+    """The file that holds the numbers of the state."""
+    return max(checkpoint.rglob("*"), key=lambda path: path.is_file() * path.stat().st_size)
+
+
+def test_a_good_checkpoint_is_taken_without_a_word(run, capsys):
+    assert go_on(run) == 6
+    assert entries(run) == ["checkpoints"] and entries(run / "checkpoints") == ["3", "6"]
+    ema, _ = latest_ema(run)
+    np.testing.assert_array_equal(ema["kernel"], make_state(6).ema["kernel"])
+    assert capsys.readouterr().err == ""
+
+
+def test_checksums_are_of_every_file_of_the_contents(run):
+    sums = json.loads((run / "checkpoints/6/checksums.json").read_text())
+    files = [path for path in (run / "checkpoints/6").glob("*/**/*") if path.is_file()]
+    assert sums.keys() == {str(path.relative_to(run / "checkpoints/6")) for path in files}
+    assert {name.split("/")[0] for name in sums} == {"state", "data", "config"}
+    file = arrays_file(run / "checkpoints/6")
+    size, crc = sums[str(file.relative_to(run / "checkpoints/6"))]
+    assert (size, crc) == (file.stat().st_size, zlib.crc32(file.read_bytes())) and size > 16_384
+
+
+def truncate(checkpoint):
+    file = arrays_file(checkpoint)
+    file.write_bytes(file.read_bytes()[:100])
+    return "has 100 of [0-9]+ bytes"
+
+
+def lose_numbers(checkpoint):
+    arrays_file(checkpoint).unlink()
+    return "is missing"
+
+
+def lose_data(checkpoint):
+    shutil.rmtree(checkpoint / "data")
+    return "data/.* is missing"
+
+
+def lose_checksums(checkpoint):
+    (checkpoint / "checksums.json").unlink()
+    return "checksums.json is missing"
+
+
+def break_checksums(checkpoint):
+    (checkpoint / "checksums.json").write_text("{")
+    return "checksums.json is damaged"
+
+
+def flip_numbers(checkpoint):
+    """The harm that a load would not notice: most bits of an array are only another number."""
+    flip(arrays_file(checkpoint), 9_000)
+    return "does not fit its checksum"
+
+
+def flip_data_position(checkpoint):
+    flip(max((checkpoint / "data/d").iterdir()), 40)
+    return "data/.* does not fit its checksum"
+
+
+def leave_empty(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+    return "checksums.json is missing"
+
+
+DAMAGES = [
+    truncate, lose_numbers, lose_data, lose_checksums, break_checksums, flip_numbers,
+    flip_data_position, leave_empty,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(run, capsys, damage):
+    reason = damage(run / "checkpoints/6")
+    ema, _ = latest_ema(run)  # a reader takes the one before too, and moves nothing
+    np.testing.assert_array_equal(ema["kernel"], make_state(3).ema["kernel"])
+    assert entries(run / "checkpoints") == ["3", "6"]
+    (line,) = capsys.readouterr().err.splitlines()
+    told = f"the checkpoint of step 6 is damaged: .*{reason}"
+    assert re.fullmatch(f"warning: taking step 3 of {run}: {told}", line)
+
+    left = sorted(path.name for path in (run / "checkpoints/6").rglob("*"))
+    assert go_on(run) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    aside = run / "corrupt_checkpoints"
+    assert re.fullmatch(f"warning: going back to step 3: {told}; moved to {aside}", line)
+    assert sorted(path.name for path in (aside / "6").rglob("*")) == left
+
+    save_steps(run, 6)
+    assert go_on(run) == 6
+
+
+def test_the_same_step_may_be_damaged_again(run):
+    for _ in range(2):
+        lose_data(run / "checkpoints/6")
+        assert go_on(run) == 3
+        save_steps(run, 6)
+    assert entries(run / "corrupt_checkpoints") == ["6", "6-2"]
+
+
+def test_without_a_good_checkpoint_nothing_starts_and_nothing_is_moved(run):
+    flip_numbers(run / "checkpoints/6"), truncate(run / "checkpoints/3")
+    for attempt in (open_checkpoints, open_checkpoints, latest_ema):
+        with pytest.raises(InputError) as caught:
+            attempt(run)
+        told = r"can be used \(.*step 6 is damaged.*checksum, .*step 3 is damaged.*bytes\)"
+        assert re.search(told, str(caught.value))
+        assert entries(run / "checkpoints") == ["3", "6"]
+
+
+def test_what_a_killed_save_left_is_not_a_checkpoint_and_goes(run):
+    left = run / "checkpoints/7.orbax-checkpoint-tmp"
+    shutil.copytree(run / "checkpoints/6", left)
+    (left / "checksums.json").unlink()
+    assert go_on(run) == 6
+    save_steps(run, 7)
+    assert entries(run / "checkpoints") == ["3", "6", "7"]
+    assert go_on(run) == 7
+
+
+def test_the_checksums_of_what_is_kept_are_kept(tmp_path):
+    save_steps(tmp_path, 1, 2, 3, 4, keep=2)
+    assert entries(tmp_path / "checkpoints") == ["3", "4"]
+    for step in ("3", "4"):
+        assert find_damage(tmp_path / "checkpoints" / step) is None

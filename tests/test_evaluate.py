@@ -8,22 +8,27 @@ import numpy as np
 import pytest
 
 from data_pipeline.emotions import EMOTIONS
+from data_pipeline.errors import InputError
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import evaluate as judging
-from reta_jax.evaluate import (
-    BLOCK,
-    evaluate,
-    judge_video,
-    load_judges,
-    main,
-    markdown_table,
-    mean_figures,
-)
+from reta_jax.evaluate import evaluate, load_judges, main, markdown_table
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.experts.landmark_net import MOUTH, LandmarkNet, into_lower_face, lower_face
+from reta_jax.experts.load import example_inputs
+from reta_jax.experts.syncnet import SyncNetV2
 from reta_jax.images import to_float
+from reta_jax.metrics import clips as clip_figures
+from reta_jax.metrics.blocks import BLOCK, in_blocks
+from reta_jax.metrics.clips import judge_clip
 from reta_jax.metrics.image import psnr
+from reta_jax.metrics.judges import JUDGES, Judge, objections
+from reta_jax.metrics.protocol import Protocol, load_suite, read_protocol
+from reta_jax.metrics.rendering import coefficients, cut, through_codec
+from reta_jax.metrics.rows import OTHER_VOICE
+from reta_jax.metrics.sync import Sync, judge_sync
+from reta_jax.metrics.tables import markdown_report
+from reta_jax.models.morphable import builtin_morphable
 from reta_jax.render import Renderer
 from reta_jax.weights import save_weights
 from tests.tiny import save_tiny_model
@@ -36,9 +41,12 @@ FIGURES = {
     "mouth_opening_error",
     "mouth_landmark_distance",
     "mouth_jitter",
+    "voice_correlation",
     "emotion_accuracy",
 }
-ROWS = {"generated", "still portrait", "truth, 3 frames late", "truth, blurred", "truth"}
+SOMETIMES = {"movement_in_silence", "lip_vertex_error_mm2", "lip_vertex_distance_mm"}
+LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
+ROWS = {"generated", "still portrait", LATE, EARLY, "truth, blurred", "truth", OTHER_VOICE}
 MOUTH_FIELDS = {"size": 16, "width": 8}
 FEELING_FIELDS = {"width": 4, "classes": 8}
 
@@ -95,12 +103,20 @@ def test_the_report_has_every_row_and_figure(report, data):
     assert report["identities"] == len({clip.identity for clip in clips})
     assert set(report["rows"]) == set(report["intervals"]) == ROWS
     for name, row in report["rows"].items():
-        assert set(row) - {"movement_in_silence"} == FIGURES
+        assert set(row) - SOMETIMES == FIGURES
         assert np.isfinite(list(row.values())).all()
         for figure, (low, high) in report["intervals"][name].items():
             assert low - 1e-6 <= row[figure] <= high + 1e-6
     assert set(report["by_emotion"]) == {EMOTIONS[clip.emotion] for clip in clips}
     assert set(report["by_identity"]) == {clip.identity for clip in clips}
+    assert report["speed"]["frames_per_second"] > 0
+    assert report["judges"]["mouth"]["network"] == "landmark_net"
+    assert any("SyncNet" in note for note in report["notes"])
+    assert report["rows"]["truth"]["lip_vertex_error_mm2"] == 0
+    assert report["rows"]["generated"]["lip_vertex_error_mm2"] > 1  # a mesh of random weights
+    assert "**it was its teacher.**" in markdown_report(
+        report | {"objections": ["it was its teacher"]}
+    )
     assert report == json.loads(json.dumps(report))
 
 
@@ -111,51 +127,130 @@ def test_truth_is_perfect_and_doing_nothing_is_not(report):
     assert report["rows"]["generated"]["psnr"] < still["psnr"]  # random weights
 
 
-def test_every_figure_ranks_what_is_known(tmp_path):
-    """By the judges that come with the project, on a clip large enough for them."""
-    judges = load_judges(judging.JUDGES)
-    prepare_synthetic(tmp_path, identities=2, clips_per_identity=1, seconds=2, size=96, workers=1)
-    (clip,) = evaluation_clips(tmp_path, "test")
-    rows = {
-        name: judge_video(judges, clip, v)
-        for name, v in judging.comparisons(clip.frames, clip.portrait).items()
-    }
-    truth, late, blurred, still = (
-        rows[name] for name in ("truth", "truth, 3 frames late", "truth, blurred", "still portrait")
+@pytest.fixture(scope="module")
+def person(tmp_path_factory):
+    """A clip large enough for the judges that come with the project, and somebody else's."""
+    folder = tmp_path_factory.mktemp("person")
+    prepare_synthetic(folder, identities=2, clips_per_identity=1, seconds=2, size=96, workers=1)
+    return *evaluation_clips(folder, "test"), *evaluation_clips(folder, "train")
+
+
+@pytest.fixture(scope="module")
+def known(person):
+    """Every row of that clip, by the shipped judges and by two whose networks are known."""
+    clip, other = person
+    judges = load_judges(JUDGES)._replace(
+        inception=Judge("pixels", "", lambda x: x.reshape(len(x), -1)[:, ::999].astype(float)),
+        sync=Judge("loudness", "", lambda frames, audio, boxes: by_lips(clip, frames, audio)),
     )
-    for figure in ("psnr", "ssim", "mouth_correlation"):
-        assert truth[figure] > max(row[figure] for row in (late, blurred, still)), figure
-    for figure in ("mouth_opening_error", "mouth_landmark_distance"):
-        assert truth[figure] < min(late[figure], still[figure]), figure
-    assert truth["mouth_correlation"] > 0.9 > late["mouth_correlation"] > still["mouth_correlation"]
+    rows, features, _ = judge_clip(
+        judges,
+        Protocol(),
+        clip,
+        np.roll(clip.frames, 12, axis=0),  # lips that move, to another's rhythm
+        other.audio,
+        np.roll(clip.coefficients, 12, axis=0),
+        builtin_morphable(8),
+    )
+    return rows, features
+
+
+def by_lips(clip, frames, audio) -> Sync:
+    """A judge of synchrony that knows the clip: is it this voice, and how late are the lips?"""
+    error = [np.abs(frames - np.roll(clip.frames, k, 0).astype(float)).mean() for k in range(-5, 6)]
+    is_own = np.array_equal(audio, clip.audio)
+    return Sync(8.0 if is_own else 1.0, 6.0, 5 - int(np.argmin(error)), np.zeros(31))
+
+
+@pytest.mark.parametrize(
+    ("figure", "better"),  # 1 is best of all at the truth, -1 least of all
+    [
+        ("psnr", 1),
+        ("ssim", 1),
+        ("mouth_correlation", 1),
+        ("mouth_opening_error", -1),
+        ("mouth_landmark_distance", -1),
+        ("lip_vertex_error_mm2", -1),
+        ("lip_vertex_distance_mm", -1),
+        ("face_landmark_distance", -1),
+        ("lip_landmark_error_mm2", -1),
+        ("lip_landmark_distance_mm", -1),
+        ("identity_similarity", 1),
+    ],
+)
+def test_every_figure_ranks_what_is_known(known, figure, better):
+    rows, _ = known
+    worse = [name for name in ("still portrait", LATE, EARLY, "generated") if figure in rows[name]]
+    assert len(worse) >= 2
+    for name in worse:
+        assert better * (rows["truth"][figure] - rows[name][figure]) > 0, name
+
+
+def test_figures_know_their_extremes(known):
+    rows, _ = known
+    truth, still = rows["truth"], rows["still portrait"]
+    assert (truth["psnr"], truth["ssim"], truth["lip_vertex_error_mm2"]) == (100.0, 1.0, 0.0)
+    assert (
+        truth["mouth_correlation"] > 0.9 > rows[LATE]["mouth_correlation"] > 0.1
+        and still["mouth_correlation"] == still["voice_correlation"] == 0.0
+    )
     assert still["mouth_jitter"] == 0 < truth["mouth_jitter"]
+    assert still["head_motion"] < 1e-6 < truth["head_motion"]
+    assert truth["psnr"] > rows["truth, blurred"]["psnr"] and rows["truth, blurred"]["ssim"] < 1
 
 
-def test_intervals_shrink_with_clips_and_hold_the_mean():
-    """Of a normal figure they are 1.96 standard errors either side; some clips lack one."""
-    values = np.random.default_rng(0).normal(20, 2, 400)
-    rows = [
-        {"psnr": float(x)} | ({"emotion_accuracy": 1.0} if i == 0 else {})
-        for i, x in enumerate(values)
-    ]
-    found = judging.intervals(rows)
-    expected = values.mean() + 1.96 * values.std() / 20 * np.array([-1, 1])
-    np.testing.assert_allclose(found["psnr"], expected, atol=0.05)
-    assert found["emotion_accuracy"] == [1.0, 1.0]
+def test_another_voice_shows_in_what_hears_it_alone(known):
+    rows, _ = known
+    own, other = rows["truth"], rows[OTHER_VOICE]
+    assert own["voice_correlation"] > other["voice_correlation"] + 0.1
+    assert own["sync_c"] > other["sync_c"] and own["psnr"] == other["psnr"]
 
 
-def test_a_mouth_that_does_not_move_correlates_with_nothing(report, judges, clip):
-    assert report["rows"]["still portrait"]["mouth_correlation"] == 0.0
-    still = np.repeat(clip.portrait[None], len(clip.frames), 0)
-    assert judge_video(judges, clip, still)["mouth_opening_error"] > 0
+def test_a_shift_shows_in_the_offset(known):
+    rows, _ = known
+    assert (rows["truth"]["sync_offset"], rows["truth"]["sync_offset_whole"]) == (0, 0)
+    assert rows[LATE]["sync_offset"] == -rows[EARLY]["sync_offset"] == -3
+
+
+def test_features_are_of_frames_that_are_spread(known, person):
+    _, features = known
+    assert set(features) == set(clip_figures.FID_ROWS)
+    expected = person[0].frames[np.linspace(0, 49, 25).round().astype(int)]
+    np.testing.assert_array_equal(features["truth"], expected.reshape(25, -1)[:, ::999])
+    assert (features["still portrait"] == features["still portrait"][:1]).all()
+
+
+def test_the_fid_stands_in_every_row_that_has_it(weights, judges, data):
+    pixels = lambda x: x[:, ::9, ::9].reshape(len(x), -1).astype(float)
+    judges = judges._replace(inception=Judge("pixels", "", pixels))
+    report = evaluate(
+        Renderer.from_pretrained(weights), judges, data, protocol=Protocol(figures=("fid",))
+    )
+    fid = {name: row["fid"] for name, row in report["rows"].items() if "fid" in row}
+    assert set(fid) == set(clip_figures.FID_ROWS)
+    assert abs(fid["truth"]) < 1e-6 < fid["truth, blurred"] < fid["generated"]
+    assert any("FID of 50 frames" in note for note in report["notes"])
+
+
+def only_truth(judges, clip, protocol=None):
+    """Figures of the truth of a clip as a model's output."""
+    rows, _, _ = judge_clip(judges, protocol or Protocol(), clip, clip.frames)
+    return rows["generated"]
+
+
+def test_a_mouth_that_does_not_move_correlates_with_nothing(report):
+    still = report["rows"]["still portrait"]
+    assert still["mouth_correlation"] == 0.0 < still["mouth_opening_error"]
 
 
 def test_a_perfect_judge_of_the_mouth_finds_the_truth(judges, clip):
     """The truth's landmarks are brought to where the judge's points are."""
     boxes = jnp.broadcast_to(clip.sync_box, (len(clip.frames), 4))
     points = np.asarray(into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes))
-    figures = judge_video(judges._replace(mouth=lambda frames, box: points), clip, clip.frames)
-    assert figures["mouth_landmark_distance"] == figures["mouth_opening_error"] == 0
+    always = lambda frames, box: np.resize(points, (len(frames), 20, 2))
+    figures = only_truth(judges._replace(mouth=judges.mouth._replace(look=always)), clip)
+    np.testing.assert_allclose(figures["mouth_landmark_distance"], 0, atol=1e-7)
+    np.testing.assert_allclose(figures["mouth_opening_error"], 0, atol=1e-7)
     np.testing.assert_allclose(figures["mouth_correlation"], 1, rtol=1e-5)
     assert 0 < points[..., 0].mean() < 1 and 0 < points[..., 1].mean() < 1
 
@@ -172,30 +267,104 @@ def mouths(mouth_variables, clip):
 @pytest.mark.parametrize("frames", [1, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_blocks_do_not_show(judges, mouths, clip, frames):
     video = clip.frames[:frames]
-    found = judges.mouth(video, clip.sync_box)
+    found = judges.mouth.look(video, clip.sync_box)
     assert found.shape == (frames, 20, 2)
     np.testing.assert_allclose(found, mouths[:frames], atol=1e-5)
     other = np.roll(video, 1, 2)
-    figures = judging._in_blocks(psnr, video, other)
+    figures = in_blocks(clip_figures._psnr, video, other)
     np.testing.assert_allclose(figures, psnr(jnp.asarray(video), jnp.asarray(other)), rtol=1e-6)
-    assert judges.emotion(video) in range(len(EMOTIONS))
+    assert judges.emotion.look(video) in range(len(EMOTIONS))
 
 
 def test_clips_of_unknown_emotion_are_not_judged_by_it(judges, clip):
-    figures = judge_video(judges, clip._replace(emotion=-1), clip.frames)
-    assert set(figures) - {"movement_in_silence"} == FIGURES - {"emotion_accuracy"}
+    assert "emotion_accuracy" not in only_truth(judges, clip._replace(emotion=-1))
 
 
 def test_the_emotion_figure_is_that_the_judge_agrees(judges, clip):
-    seen = judges.emotion(clip.frames)
-    agreeing = judge_video(judges, clip._replace(emotion=seen), clip.frames)
-    differing = judge_video(judges, clip._replace(emotion=(seen + 1) % 8), clip.frames)
+    seen = judges.emotion.look(clip.frames)
+    agreeing = only_truth(judges, clip._replace(emotion=seen))
+    differing = only_truth(judges, clip._replace(emotion=(seen + 1) % 8))
     assert (agreeing["emotion_accuracy"], differing["emotion_accuracy"]) == (1.0, 0.0)
 
 
-def test_means_are_over_the_clips_that_have_the_figure():
-    rows = [{"psnr": 20.0}, {"psnr": 30.0, "emotion_accuracy": 1.0}]
-    assert mean_figures(rows) == {"psnr": 25.0, "emotion_accuracy": 1.0}
+def test_the_mesh_is_that_of_the_voice(weights, clip):
+    """p_exp of every frame, whole chunks of the same audio windows as the frames."""
+    renderer = Renderer.from_pretrained(weights)
+    found = coefficients(renderer, clip)
+    assert found.shape[1:] == (64,) and len(found) >= len(clip.frames)
+    again = coefficients(renderer, clip._replace(audio=clip.audio[: 640 * 20]))
+    np.testing.assert_allclose(found[:8], again[:8], atol=1e-6)  # its window ends at 12
+    assert np.std(found, 0).max() > 0
+
+
+def test_the_sync_judge_looks_at_both_crops(judges_folder, tmp_path, clip):
+    fields = {"channel_multiplier": 1 / 32}
+    variables = random_variables(SyncNetV2(**fields), *example_inputs("syncnet_v2"))
+    folder = tmp_path / "syncnet_v2"
+    save_weights(folder, variables, {"kind": "syncnet_v2", "fields": fields})
+    judges = load_judges(judges_folder, syncnet=folder)
+    short = cut(clip, Protocol(frames=8))
+    figures = only_truth(judges, short, Protocol(figures=("sync",)))
+    for suffix, box in (("", short.sync_box), ("_whole", None)):
+        expected = judge_sync(SyncNetV2(**fields), variables, short.frames, short.audio, box)
+        assert figures[f"sync_offset{suffix}"] == expected.offset
+        np.testing.assert_allclose(figures[f"sync_d{suffix}"], expected.distance, rtol=1e-4)
+        np.testing.assert_allclose(figures[f"sync_c{suffix}"], expected.confidence, atol=1e-4)
+    assert figures["sync_d"] != figures["sync_d_whole"] and len(figures) == 6
+
+
+def test_anybodys_identity_network_may_judge(judges_folder, clip, monkeypatch):
+    monkeypatch.setattr(judging, "colours", lambda x: 3.0 * x.mean((1, 2)), raising=False)
+    with pytest.raises(InputError, match="no identity network at"):
+        load_judges(judges_folder, identity="reta_jax.evaluate:missing")
+    look = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
+    np.testing.assert_allclose(np.linalg.norm(look(clip.frames), axis=1), 1, rtol=1e-6)
+    monkeypatch.setattr(judging, "colours", lambda x: x.mean(), raising=False)
+    wrong = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
+    with pytest.raises(InputError, match="not \\(t, d\\)"):
+        wrong(clip.frames)
+
+
+def test_a_protocol_cuts_and_chooses_the_portrait(clip):
+    short = cut(clip, Protocol(frames=7, source="own"))
+    assert len(short.frames) == len(short.landmarks) == 7 and len(short.audio) == 7 * 640
+    np.testing.assert_array_equal(short.portrait, clip.frames[0])
+    assert len(cut(clip, Protocol()).frames) == len(clip.frames)
+
+
+def test_a_codec_changes_little_and_loses_no_frame(clip):
+    shown = through_codec(clip.frames, clip.audio)
+    assert shown.shape == clip.frames.shape and not np.array_equal(shown, clip.frames)
+    assert float(psnr(jnp.asarray(shown), jnp.asarray(clip.frames)).mean()) > 25
+
+
+def test_a_judge_that_taught_is_named(judges_folder, judges):
+    config = {
+        "experts": {
+            "teacher": {"weights": str(judges_folder / "emotion_fan")},
+            "sync": {"weights": "nowhere"},
+            "vgg": {"weights": "random"},
+        },
+        "loss": {"emotion": 1.0, "sync": 1.0, "perceptual": 1.0},
+        "data": {"dirs": ["nowhere"]},
+    }
+    (sentence,) = objections(judges, config)
+    assert "emotion judge" in sentence and "trained against" in sentence
+    assert not objections(judges, config | {"loss": config["loss"] | {"emotion": 0.0}})
+    published = {"source": "x", "files": [{"sha256": judges.mouth.files[0]}]}
+    found = objections(judges, config | {"provenance": [published]})
+    assert len(found) == 2 and "mouth judge" in found[0]
+
+
+def test_a_judge_that_knows_the_models_people_is_named(judges, data):
+    config = {
+        "experts": {name: {"weights": "random"} for name in ("teacher", "sync", "vgg")},
+        "loss": {"emotion": 0.0, "sync": 0.0, "perceptual": 0.0},
+        "data": {"dirs": [str(data)]},
+    }
+    people = ("somebody", "synthetic_0_00000")
+    (sentence,) = objections(judges._replace(face=judges.mouth._replace(people=people)), config)
+    assert "face judge" in sentence and "1 of the people" in sentence
 
 
 def test_the_table_is_markdown():
@@ -208,25 +377,73 @@ def test_the_table_is_markdown():
     ]
 
 
-def test_the_command_writes_a_report(weights, judges_folder, data, tmp_path, capsys):
-    arguments = {"checkpoint": weights, "data": data, "judges": judges_folder, "limit": 1}
-    arguments["out"] = tmp_path / "report.json"
-    main([f"--{name}={value}" for name, value in arguments.items()])
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["clips"] == 1
-    assert capsys.readouterr().out == markdown_table(report["rows"]) + "\n"
+@pytest.fixture
+def commands(weights, judges_folder, data):
+    return [f"--checkpoint={weights}", f"--data={data}", f"--judges={judges_folder}"]
+
+
+def test_the_command_writes_a_report_that_can_be_made_again(commands, tmp_path, capsys):
+    main([*commands, "--suite=paper", "--limit=1", f"--out={tmp_path / 'a'}"])
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    text = (tmp_path / "a" / "report.md").read_text()
+    assert report["clips"] == 1 and capsys.readouterr().out == text
+    assert markdown_table(report["rows"]) in text and report["protocol_sha256"] in text
+    protocol, run = read_protocol(tmp_path / "a" / "protocol.yaml")
+    assert protocol.sha256 == report["protocol_sha256"] != load_suite("paper").sha256
+    assert set(report["rows"]["truth"]) <= {
+        "psnr", "ssim", "emotion_accuracy", "lip_vertex_error_mm2", "lip_vertex_distance_mm",
+    }  # fmt: skip
+
+    main([f"--protocol={tmp_path / 'a' / 'protocol.yaml'}", f"--out={tmp_path / 'b'}"])
+    again = json.loads((tmp_path / "b" / "report.json").read_text())
+    unlike = {"speed"}
+    assert {k: v for k, v in again.items() if k not in unlike} == {
+        k: v for k, v in report.items() if k not in unlike
+    }
+    assert run["sha256"] == again["sha256"]
+
+
+def test_a_second_run_judges_nothing(commands, tmp_path, monkeypatch):
+    main([*commands, f"--out={tmp_path}"])
+    first = json.loads((tmp_path / "report.json").read_text())
+    monkeypatch.setattr(judging, "render_clip", lambda *_: pytest.fail("it renders again"))
+    main([*commands, f"--out={tmp_path}"])
+    second = json.loads((tmp_path / "report.json").read_text())
+    peak = [report["speed"].pop("peak_memory_gb") for report in (first, second)]
+    assert first == second and min(peak) > 0
+    (tmp_path / "clips" / sorted(p.name for p in (tmp_path / "clips").iterdir())[0]).write_bytes(
+        b"cut off"
+    )
+    with pytest.raises(pytest.fail.Exception, match="renders again"):
+        main([*commands, f"--out={tmp_path}"])
+
+
+def test_a_recorded_protocol_refuses_other_data(commands, tmp_path, capsys):
+    main([*commands, "--limit=1", f"--out={tmp_path}"])
+    path = tmp_path / "protocol.yaml"
+    text = path.read_text()
+    sha256 = read_protocol(path)[1]["sha256"]["data"]
+    path.write_text(text.replace(sha256, "0" * 64))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([f"--protocol={path}"])
+    assert "data: not what the protocol was run with" in capsys.readouterr().err
 
 
 def test_the_command_refuses_in_a_sentence(weights, judges_folder, data, tmp_path, capsys):
     good = {"checkpoint": weights, "data": data, "judges": judges_folder, "split": "test"}
-    good["out"] = tmp_path / "report.json"
+    good["out"] = tmp_path / "report"
+    (tmp_path / "file").write_text("no protocol")
     for wrong, what in (
         ({"checkpoint": tmp_path / "missing"}, "there is no folder"),
         ({"judges": tmp_path / "missing"}, "no weights for landmark_net"),
         ({"data": tmp_path / "missing"}, "missing"),
         ({"split": "validation"}, "validation"),
         ({"limit": 0}, "nothing to judge"),
-        ({"out": tmp_path / "missing" / "report.json", "limit": 1}, "missing"),
+        ({"out": tmp_path / "file" / "inside", "limit": 1}, "cannot be made a folder"),
+        ({"protocol": tmp_path / "file"}, "is no protocol"),
+        ({"identity": "nowhere:nothing"}, "no identity network"),
+        ({"videos": tmp_path}, "--videos"),
     ):
         with pytest.raises(SystemExit) as caught:
             main([f"--{name}={value}" for name, value in (good | wrong).items()])
@@ -234,4 +451,4 @@ def test_the_command_refuses_in_a_sentence(weights, judges_folder, data, tmp_pat
         assert caught.value.code == 2 and not printed.out
         (sentence,) = printed.err.splitlines()
         assert sentence.startswith("error: ") and what in sentence
-        assert not (tmp_path / "report.json").exists()
+        assert not (tmp_path / "report" / "report.json").exists()

@@ -1,10 +1,20 @@
-"""The launch files: well formed, and every one ends in a command that exists."""
+"""The launch files: well formed, and every one ends in a command that exists.
+
+Scripts by shellcheck and by running them dry; SLURM's by stand-ins for its commands; the Dockerfile
+by hadolint; YAML by the published schema of a Kubernetes Job, and of JobSet and SkyPilot by the
+fields that their versions of 2026 have.
+"""
 
 import os
 import re
+import socket
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from absl import flags
@@ -14,6 +24,16 @@ from reta_jax import train
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
 ARGUMENTS = ["--config", "configs/hdtf.py", "--workdir", "/shared/run"]
+
+
+KUBERNETES = "1.33"
+
+
+def tool(name: str, *arguments: str) -> None:
+    """Runs a linter that came with the `dev` extra."""
+    program = Path(sysconfig.get_path("scripts")) / name
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def dry_run(script: Path, *arguments: str, **variables: str) -> list[str]:
@@ -32,6 +52,7 @@ def test_scripts_parse(script):
     done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert os.access(script, os.X_OK)
+    tool("shellcheck", str(script))
 
 
 @pytest.mark.parametrize(
@@ -60,9 +81,235 @@ def test_every_shard_of_an_array_is_prepared():
     assert "data_pipeline.prepare hdtf --raw=a --out=b --shard 3/16" in line
 
 
+# SLURM, by stand-ins
+
+SRUN = """#!/bin/bash
+# Two tasks on this machine, as srun starts them: its own options, then the command.
+while [[ $1 == --* ]]; do shift; done
+code=0
+for task in 0 1; do
+    SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
+    pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+exit $code
+"""
+JOIN = """#!/bin/bash
+# In place of the training: the way into a cluster alone.
+exec {python} - "$@" <<'END'
+import sys
+from reta_jax import parallel
+
+parallel.join_cluster("auto")
+import jax
+
+total = sum(parallel.any_process(index == jax.process_index()) for index in range(2))
+print("task", jax.process_index(), "of", jax.process_count(), total, *sys.argv[1:], flush=True)
+parallel.meet()
+END
+"""
+SCONTROL = '#!/bin/sh\necho scontrol "$@"\n'
+
+
+def run_batch_script(folder: Path, python: str) -> tuple[int, list[str]]:
+    """train.sbatch where `python` is the script given: its exit code and what it printed."""
+    for name, text in (("srun", SRUN), ("python", python), ("scontrol", SCONTROL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_FLAGS", "SLURM"))}
+    environment |= {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHON": str(folder / "python"),
+        "PYTHONPATH": str(LAUNCH.parent),
+        "JAX_PLATFORMS": "cpu",
+        "SLURM_JOB_ID": str(_free_job()),
+    }
+    # A CPU build of XLA knows no flag of NCCL's and would end: the script adds it for GPUs.
+    script = (LAUNCH / "slurm/train.sbatch").read_text().replace("export XLA_FLAGS", "XLA_FLAGS")
+    done = subprocess.run(
+        ["bash", "-c", script, "train.sbatch", *ARGUMENTS],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
+    return done.returncode, sorted(lines)
+
+
+def _free_job() -> int:
+    """A job whose number gives a port that is free: jax takes 61440 + number % 4096."""
+    for job in range(os.getpid() % 4096, 8192):
+        with socket.socket() as free:
+            if free.connect_ex(("localhost", 61440 + job % 4096)):
+                return job
+    raise RuntimeError("no free port")
+
+
+def test_tasks_of_a_slurm_job_find_each_other(tmp_path):
+    """Through train.sbatch, by jax's own detection; each hears the other in a collective."""
+    code, lines = run_batch_script(tmp_path, JOIN.format(python=sys.executable))
+    arguments = "-m reta_jax.train " + " ".join(ARGUMENTS)
+    assert (code, lines) == (0, [f"task {i} of 2 2 {arguments}" for i in range(2)])
+
+
+def test_a_saved_slurm_job_is_queued_again(tmp_path):
+    code, lines = run_batch_script(tmp_path, "#!/bin/sh\nexit 75\n")
+    assert code == 75 and re.fullmatch(r"scontrol requeue \d+", lines[0])
+    code, lines = run_batch_script(tmp_path, "#!/bin/sh\nexit 2\n")
+    assert (code, lines) == (2, [])
+
+
+# YAML
+
+
 @pytest.mark.parametrize("file", sorted(LAUNCH.rglob("*.yaml")), ids=lambda path: path.name)
 def test_yaml_is_well_formed_and_its_flags_exist(file):
     assert isinstance(yaml.safe_load(file.read_text()), dict)
     used = set(re.findall(r"--(coordinator|num_processes|process_id|workdir)\b", file.read_text()))
     defined = {flag.name for flag in flags.FLAGS.flags_by_module_dict()[train.__name__]}
     assert len(used) == 4 and used <= defined
+
+
+def closed(**properties) -> dict:
+    """The schema of an object with these fields and no others; `_x` is one that must be there."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name[1:] for name in properties if name.startswith("_")],
+        "properties": {name.lstrip("_"): value for name, value in properties.items()},
+    }
+
+
+TEXT, COUNT, FLAG, ANY = (
+    {"type": "string"},
+    {"type": "integer", "minimum": 0},
+    {"type": "boolean"},
+    {},
+)
+NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
+JOBSET = closed(
+    _apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
+    _kind={"const": "JobSet"},
+    _metadata=closed(
+        _name=NAME, namespace=NAME, labels={"type": "object", "additionalProperties": TEXT},
+        annotations={"type": "object", "additionalProperties": TEXT},
+    ),
+    _spec=closed(
+        _replicatedJobs={
+            "type": "array",
+            "minItems": 1,
+            "items": closed(
+                _name=NAME, replicas=COUNT, groupName=TEXT, dependsOn=ANY,
+                _template={"type": "object"},  # of a Job: judged by its own schema
+            ),
+        },
+        network=closed(enableDNSHostnames=FLAG, subdomain=NAME, publishNotReadyAddresses=FLAG),
+        successPolicy=ANY, startupPolicy=ANY, coordinator=ANY, suspend=FLAG, managedBy=TEXT,
+        failurePolicy=closed(
+            maxRestarts=COUNT, rules=ANY, restartStrategy={"enum": ["Recreate", "BlockingRecreate"]}
+        ),
+        ttlSecondsAfterFinished=COUNT,
+    ),
+)  # fmt: skip
+SKYPILOT = closed(
+    name=TEXT, workdir=TEXT, num_nodes=COUNT, setup=TEXT, _run=TEXT,
+    resources=closed(
+        infra=TEXT, accelerators=TEXT, use_spot=FLAG, disk_size=COUNT, cpus=ANY, memory=ANY,
+        instance_type=TEXT, image_id=TEXT, job_recovery=ANY, ports=ANY,
+    ),
+    file_mounts={
+        "type": "object",
+        "additionalProperties": closed(
+            name=TEXT, source=TEXT, store=TEXT, persistent=FLAG,
+            mode={"enum": ["MOUNT", "COPY", "MOUNT_CACHED"]},
+        ),
+    },
+    envs={"type": "object", "additionalProperties": TEXT},
+)  # fmt: skip
+
+
+def load(name: str) -> dict:
+    return yaml.safe_load((LAUNCH / name).read_text())
+
+
+def job_of(jobset: dict) -> dict:
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": replicated["name"]}}
+    return job | replicated["template"]
+
+
+def test_the_jobset_has_fields_that_exist():
+    jobset = load("kubernetes/jobset.yaml")
+    jsonschema.validate(jobset, JOBSET)
+    kubernetes_validate.validate(job_of(jobset), KUBERNETES, strict=True)
+
+
+def test_wrong_fields_of_a_jobset_are_seen():
+    jobset = load("kubernetes/jobset.yaml")
+    jobset["spec"]["failurePolicy"]["maxRestart"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(jobset, JOBSET)
+    job = job_of(jobset)
+    job["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, KUBERNETES, strict=True)
+
+
+def test_the_jobset_agrees_with_itself():
+    """Its numbers of hosts and devices, its names, its volumes, and the way back after a stop."""
+    jobset = load("kubernetes/jobset.yaml")
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    arguments = dict(argument.lstrip("-").split("=", 1) for argument in container["args"])
+    hosts = job["completions"]
+    assert job["parallelism"] == hosts == int(arguments["num_processes"])
+    assert job["completionMode"] == "Indexed" and replicated["replicas"] == 1
+    name = jobset["metadata"]["name"]
+    assert arguments["coordinator"].split(":")[0] == f"{name}-{replicated['name']}-0-0.{name}"
+    devices = hosts * container["resources"]["limits"]["nvidia.com/gpu"]
+    assert int(arguments["config.train.expected_devices"]) == devices
+    volumes = {volume["name"] for volume in job["template"]["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    # A pod that leaves with 75 fails its job at once, and the set is made anew.
+    assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
+
+
+def test_the_skypilot_task_has_fields_that_exist():
+    task = load("skypilot/train.yaml")
+    jsonschema.validate(task, SKYPILOT)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(task | {"numnodes": 2}, SKYPILOT)
+
+
+@pytest.mark.parametrize("part", ["setup", "run"])
+def test_scripts_inside_the_skypilot_task_are_sound(part, tmp_path):
+    script = tmp_path / "part.sh"
+    script.write_text("#!/bin/bash\n" + load("skypilot/train.yaml")[part])
+    tool("shellcheck", str(script))
+
+
+# The image
+
+
+def test_the_image_is_sound_and_runs_as_nobody_special():
+    tool("hadolint", str(LAUNCH / "Dockerfile"))
+    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+    stages = [i for i, line in enumerate(lines) if line.startswith("FROM ")]
+    assert len(stages) == 2 and len({lines[i].split()[1] for i in stages}) == 1  # one Python
+    last = lines[stages[-1] :]
+    (user,) = (line.split()[1] for line in last if line.startswith("USER "))
+    assert int(user) > 0
+    copied = [line for line in last if line.startswith("COPY ")]
+    assert copied and all("--from=install" in line for line in copied)
+
+
+def test_what_the_image_copies_is_not_a_workplace():
+    """Data, environments and runs of the checkout stay out of the image's layers."""
+    ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().split()
+    assert {".git", ".venv", "data", "runs", "demo*"} <= set(ignored)
+
+
+def test_the_table_names_every_file():
+    table = (LAUNCH / "README.md").read_text()
+    for file in [*SCRIPTS, *LAUNCH.rglob("*.yaml"), LAUNCH / "Dockerfile"]:
+        assert f"launch/{file.relative_to(LAUNCH)}" in table

@@ -6,10 +6,12 @@ import numpy as np
 
 from data_pipeline.face_basis import load_face_basis
 from reta_jax.pictures import (
+    COLOUR_WHEEL,
     COLUMNS,
     FRAME_MARGIN,
     HEADER_HEIGHT,
     contact_sheet,
+    flow_key,
     flow_picture,
     mask_picture,
     mesh_picture,
@@ -38,25 +40,43 @@ def test_a_contact_sheet_is_a_grid_of_tiles():
     assert (header[:, :step] < 128).any() and (header[:, step:] < 128).any()  # titles
 
 
-def test_flow_is_white_at_rest_and_coloured_by_direction():
+# Red to yellow in 15 steps, to green in 6, to cyan in 4, to blue in 11, to magenta in 13, and 6
+# back: left is step 27, up 40.5, right 0, down 13.5.
+DIRECTIONS = {
+    (1, 0): (255, 0, 0),
+    (0, 1): (255, 255 * 13.5 / 15, 0),
+    (-1, 0): (0, 255 * (1 - 2 / 11), 255),
+    (0, -1): (255 * 4.5 / 13, 0, 255),
+}
+
+
+def test_flow_has_the_colours_of_middlebury():
     flow = np.zeros((3, 5, 2), np.float32)
-    directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]
-    for column, direction in enumerate(directions, 1):
+    for column, direction in enumerate(DIRECTIONS, 1):
         flow[0, column] = 0.15 * np.array(direction)
         flow[1, column] = 0.075 * np.array(direction)
         flow[2, column] = 9 * np.array(direction)
     picture = flow_picture(flow)
     assert picture.shape == (3, 5, 3) and picture.dtype == np.uint8
-    assert (picture[:, 0] == 255).all()
-    hue = [[colorsys.rgb_to_hsv(*(rgb / 255.0))[0] for rgb in row] for row in picture[:, 1:]]
-    for a, b in ((0, 1), (2, 3)):  # opposite directions, opposite colours
-        apart = abs(hue[0][a] - hue[0][b])
-        assert min(apart, 1 - apart) > 0.45
-    np.testing.assert_allclose(hue[1], hue[0], atol=0.02)
-    saturation = [[colorsys.rgb_to_hsv(*(rgb / 255.0))[1] for rgb in row] for row in picture]
-    np.testing.assert_allclose(
-        np.array(saturation)[:, 1:], [[1] * 4, [0.5] * 4, [1] * 4], atol=0.02
-    )
+    assert (picture[:, 0] == 255).all()  # at rest
+    pure = np.array(list(DIRECTIONS.values()))
+    for row, expected in enumerate((pure, (255 + pure) / 2, 0.75 * pure)):
+        np.testing.assert_allclose(picture[row, 1:], expected, atol=1)
+
+
+def test_the_wheel_has_every_hue_once():
+    assert COLOUR_WHEEL.shape == (55, 3)
+    hue = np.array([colorsys.rgb_to_hsv(*colour)[0] for colour in COLOUR_WHEEL])
+    assert hue[0] == 0 and (np.diff(hue) > 0).all() and 1 - hue[-1] < 0.05
+    assert (COLOUR_WHEEL.max(1) == 1).all() and (COLOUR_WHEEL.min(1) == 0).all()
+
+
+def test_the_key_points_where_it_is():
+    key = flow_key(41)
+    assert key.shape == (41, 41, 3) and (key[20, 20] == 255).all()
+    edges = {(1, 0): (20, 40), (0, 1): (40, 20), (-1, 0): (20, 0), (0, -1): (0, 20)}
+    for direction, (row, column) in edges.items():
+        np.testing.assert_allclose(key[row, column], DIRECTIONS[direction], atol=1)
 
 
 def test_masks_are_grey():
@@ -74,6 +94,16 @@ def test_a_mesh_is_seen_from_the_front():
     assert abs(longest - 0.92 * 96) < 4  # it fills the picture, centred
     assert abs(rows.mean() - 47.5) < 2 and abs(columns.mean() - 47.5) < 2
     assert drawn.mean() > 0.3 and np.unique(picture[drawn]).size > 20  # shaded
+
+
+def test_meshes_in_one_frame_keep_their_size():
+    basis = load_face_basis()
+    small = basis.mean.mean(0) + 0.5 * (basis.mean - basis.mean.mean(0))
+    own, framed = (
+        np.ptp(np.flatnonzero((mesh_picture(small, basis.triangles, 96, frame) < 250).any((1, 2))))
+        for frame in (None, basis.mean)
+    )
+    assert abs(own - 2 * framed) <= 4
 
 
 def test_the_nearer_triangle_covers_the_farther():

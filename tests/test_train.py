@@ -21,6 +21,7 @@ from reta_jax import train
 from reta_jax.checkpoint import latest_ema
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.state import create_state
+from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device_batch
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -265,28 +266,111 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, cache, tmp_path):
     assert (tmp_path / "run/weights/params.safetensors").is_file()
 
 
-@pytest.mark.filterwarnings("ignore:Sharding info not provided")
-@pytest.mark.parametrize("log_every", [1, 2])
-def test_a_loss_that_is_no_number_is_named_and_never_saved(data, tmp_path, monkeypatch, log_every):
-    """The third of four steps diverges; what is saved before it stays the latest checkpoint."""
+# What it tells of itself.
+
+
+def broken_at(broken_step):
+    """In place of make_step: nothing is learned, and one step spoils everything."""
 
     def make_step(config, networks, adversarial):
         def step(state, constants, batch):
-            is_bad = state.step == 2
-            nan = jnp.where(is_bad, jnp.nan, 0.0)
+            nan = jnp.where(state.step == broken_step - 1, jnp.nan, 0.0)
             params = jax.tree.map(lambda x: x + nan, state.params)
             metrics = {"l1": jnp.ones(()), "sync": 1.0 + nan, "total": 2.0 + nan}
-            return state.replace(step=state.step + 1, params=params), metrics
+            norms = {"params": leaf_norms(params).at[1:].set(1.0)}
+            new = state.replace(step=state.step + 1, params=params)
+            return new, metrics | {GRADIENT_NORMS: norms}
 
         return step
 
-    monkeypatch.setattr(train, "make_step", make_step)
-    config = light_config(data, steps=6, save_every=1, preview_every=100, log_every=log_every)
-    with pytest.raises(train.DivergenceError, match="^sync, total is not finite at step [34];"):
+    return make_step
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_loss_that_is_no_number_is_named_and_never_saved(data, tmp_path, monkeypatch, log_every):
+    """The third of six steps diverges; what is saved before it stays the latest checkpoint."""
+    monkeypatch.setattr(train, "make_step", broken_at(3))
+    recorders = []
+
+    def open_batches(config):
+        recorders.append(Recorder(original(config)))
+        return recorders[0]
+
+    original = train.open_batches
+    monkeypatch.setattr(train, "open_batches", open_batches)
+    save_every = 2 if log_every == 4 else 1
+    config = light_config(
+        data, steps=6, save_every=save_every, preview_every=100, log_every=log_every
+    )
+    run = tmp_path / "run"
+    with pytest.raises(train.DivergenceError) as raised:
+        train.run(config, run)
+    message = str(raised.value)
+    assert message.startswith("sync, total is not finite at step 3; ") and str(run) in message
+    assert saved_steps(run)[-1] == 2
+    assert all(np.isfinite(value).all() for value in latest_state(run).values())
+    assert not (run / "weights").exists()
+
+    folder = run / "nan_step_3"
+    found = json.loads((folder / "report.json").read_text())
+    assert found["losses"] == {"l1": 1.0, "sync": "nan", "total": "nan"}
+    assert found["not_finite"]["losses"] == ["sync", "total"]
+    (first, *_) = found["gradient_norms"]
+    assert found["not_finite"]["gradients"] == [first] and first.startswith("params/projection/")
+    assert first in found["not_finite"]["parameters"]
+    batch, drawn = np.load(folder / "batch_0.npz"), recorders[0].drawn
+    assert set(batch) == set(drawn[2])
+    for name in batch:
+        np.testing.assert_array_equal(batch[name], drawn[2][name])
+    assert not np.array_equal(drawn[1]["audio"], drawn[2]["audio"])
+    beat = json.loads((run / "heartbeat/0.json").read_text())
+    assert (beat["step"], beat["state"]) == (2, "failed: DivergenceError")
+
+
+@pytest.mark.slow
+def test_what_is_left_of_a_broken_step_breaks_again(data, cache, tmp_path):
+    """A learning rate beyond all measure: the parameters of step 2 give no picture."""
+    config = light_config(data, steps=6, batch_size=2, save_every=100, preview_every=100)
+    config.train.update({"learning_rate": 1e30, "warmup_steps": 0, "adversarial_start": 100})
+    with pytest.raises(train.DivergenceError, match="l1.* is not finite at step 2"):
         train.run(config, tmp_path / "run")
-    assert saved_steps(tmp_path / "run")[-1] == 2
-    assert all(np.isfinite(value).all() for value in latest_state(tmp_path / "run").values())
-    assert not (tmp_path / "run/weights").exists()
+    folder = tmp_path / "run/nan_step_2"
+    found = json.loads((folder / "report.json").read_text())
+    assert found["not_finite"]["parameters"] == []
+    assert "l1" in found["not_finite"]["losses"] and found["not_finite"]["gradients"]
+
+    weights, values = load_weights(folder / "weights")
+    config = config_from_dict(values)
+    networks = train.build_networks(config, config.model.style_dim)
+    experts, _ = train.load_experts(config)
+    constants = train.Constants(experts, builtin_morphable(config.model.uv_resolution))
+
+    @jax.jit
+    def l1(params, raw):
+        terms, _ = generator_terms(
+            config, networks, params, weights["d_params"], constants, to_device_batch(raw), False
+        )
+        return terms["l1"]
+
+    batch = dict(np.load(folder / "batch_0.npz"))
+    assert not np.isfinite(l1(weights["params"], batch))
+    assert np.isfinite(l1(jax.tree.map(np.zeros_like, weights["params"]), batch))
+
+
+def test_heartbeat_rates_and_a_trace_of_the_steps_that_are_asked_for(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "make_step", broken_at(100))
+    config = light_config(data, steps=5, save_every=100, preview_every=100, log_every=2)
+    run = tmp_path / "run"
+    assert train.run(config, run, profile_steps=range(2, 4))
+    beat = json.loads((run / "heartbeat/0.json").read_text())
+    assert (beat["step"], beat["state"]) == (5, "left")
+    (trace,) = (run / "profile/0").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1_000
+    found = rows(run)
+    assert [row["step"] for row in found] == [1, 2, 4, 5]
+    assert "step_seconds" not in found[0] and found[2]["step_seconds"] > 0
+    assert not (run / "nan_step_5").exists()
 
 
 # How it refuses.
@@ -299,6 +383,7 @@ BAD_ARGUMENTS = {
     "config_file": (["--config=configs/nowhere.py"], "configs/nowhere.py"),
     "flag": ([SYNTHETIC, "--stepz=3"], "stepz"),
     "argument": ([SYNTHETIC, "more"], "unexpected argument 'more'"),
+    "steps": ([SYNTHETIC, "--profile_steps=15:10"], "--profile_steps is '15:10': give the first"),
 }
 # The command line of every child; all children share what takes long, the imports.
 FORKS = """
@@ -374,10 +459,16 @@ def test_the_sync_expert_needs_five_frames():
     [
         ("train", {"frames": 11}, "train.frames=11 exceeds model.window.chunk=10"),
         ("train", {"batch_size": 1}, "train.batch_size=1 gives 1"),
+        ("train", {"batch_size": 4, "accumulate": 3},
+         r"train.accumulate=3 does not divide the 4 clips of a device .*batch_size=4 over 1 dev"),
+        ("train", {"accumulate": 0}, "train.accumulate=0 does not divide"),
+        ("train", {"batch_size": 4, "accumulate": 4},
+         r"2 clips on each; train.batch_size=4 gives 1 \(1 devices, train.accumulate=4\)"),
+        ("train", {"remat": "all"}, "train.remat is 'all'; use 'none', 'experts', 'blocks'"),
         ("train", {"steps": 1, "warmup_steps": 1, "decay": True}, "train.steps=1 .*warmup_steps=1"),
         ("data", {"weights": (0.5, 0.5)}, "data.dirs.*data.weights"),
     ],
-)
+)  # fmt: skip
 def test_settings_that_cannot_work_are_refused_with_their_numbers(section, changes, sentence):
     config = get_config("smoke")
     config[section].update(changes)

@@ -35,6 +35,9 @@ def ssim(a: UInt8[Array, "*n h w c"], b: UInt8[Array, "*n h w c"]) -> Float[Arra
 
 
 def _box_sum(x: Int[Array, "*n h w c"]) -> Int[Array, "*n i j c"]:
-    """Sum over every 7x7 window that lies inside the image."""
-    window = (1,) * (x.ndim - 3) + (SSIM_WINDOW, SSIM_WINDOW, 1)
-    return jax.lax.reduce_window(x, 0, jax.lax.add, window, (1,) * x.ndim, "VALID")
+    """Sum over every 7x7 window that lies inside the image: of columns, then of rows."""
+    for axis in (-3, -2):
+        window = [1] * x.ndim
+        window[axis] = SSIM_WINDOW
+        x = jax.lax.reduce_window(x, 0, jax.lax.add, window, (1,) * x.ndim, "VALID")
+    return x

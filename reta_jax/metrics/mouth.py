@@ -17,8 +17,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
 from data_pipeline.video import read_video
 from reta_jax.commands import sentences_for_errors
+from reta_jax.metrics.landmarks import eye_distance
 
-UPPER_LIP, LOWER_LIP, EYES = 62, 66, (36, 45)  # iBUG points
+UPPER_LIP, LOWER_LIP = 62, 66  # iBUG points
 SIDE = 256  # what the landmarker sees: it misses faces of a few dozen pixels
 QUIETEST_DB = -60.0
 SILENT_DB = -50.0
@@ -40,12 +41,6 @@ def find_points(
         if faces := landmarker.detect(frame):
             points[i] = faces[0] / scale
     return points
-
-
-def eye_distance(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
-    """Between the outer eye corners."""
-    left, right = (points[:, eye] for eye in EYES)
-    return np.linalg.norm(right - left, axis=-1)
 
 
 def opening(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:

@@ -15,10 +15,11 @@ class Discriminator(nn.Module):
     channel_multiplier: float = 1.0
     minibatch_std_group: int = 4
     dtype: DTypeLike = jnp.float32
+    remat: bool = False  # blocks are computed again for their gradient
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
-        trunk = Trunk(self.size, self.channel_multiplier, self.dtype, name="trunk")
+        trunk = Trunk(self.size, self.channel_multiplier, self.dtype, self.remat, name="trunk")
         x = trunk(images)[-1].astype(jnp.float32)
         width = x.shape[-1]
         x = append_minibatch_std(x, self.minibatch_std_group)

@@ -63,6 +63,7 @@ class Generator(nn.Module):
     rgb_from: what the colours are read off, see above.
     polyphase: the up-convolution's form, with equal results: in four phases, or as one dilated
       convolution. Four phases are faster on CPU.
+    remat: a level is computed again for its gradient instead of being kept.
     """
 
     size: int = 256
@@ -73,6 +74,7 @@ class Generator(nn.Module):
     rgb_from: RGBFrom = "warped"
     polyphase: bool = False
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -99,8 +101,9 @@ class Generator(nn.Module):
         x = StyledConv(width, self.modulation, dtype=self.dtype, name="conv")(x, early)
         frames = raw = None
         maps = []
+        level_type = nn.remat(Level) if self.remat else Level
         for resolution, texture in zip(levels, textures, strict=True):
-            level = Level(
+            level = level_type(
                 features=channels(resolution, self.channel_multiplier),
                 modulation=self.modulation,
                 rgb_from=self.rgb_from,

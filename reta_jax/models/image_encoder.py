@@ -15,12 +15,13 @@ class ImageEncoder(nn.Module):
     style_dim: int = 512
     channel_multiplier: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: bool = False  # blocks are computed again for their gradient
 
     @nn.compact
     def __call__(
         self, image: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b {self.style_dim}"], tuple[Float[Array, "b _ _ _"], ...]]:
-        trunk = Trunk(self.size, self.channel_multiplier, self.dtype, name="trunk")
+        trunk = Trunk(self.size, self.channel_multiplier, self.dtype, self.remat, name="trunk")
         *textures, last = trunk(image)
         head = EqualConv(self.style_dim, 4, activate=False, dtype=self.dtype, name="head")
         style = head(last)[:, 0, 0].astype(jnp.float32)

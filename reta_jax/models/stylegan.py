@@ -91,11 +91,15 @@ class DownBlock(nn.Module):
 
 
 class Trunk(nn.Module):
-    """RGB image to feature maps of every resolution from size^2 down to 4^2, finest first."""
+    """RGB image to feature maps of every resolution from size^2 down to 4^2, finest first.
+
+    remat: a block is computed again for its gradient instead of being kept.
+    """
 
     size: int
     channel_multiplier: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
@@ -103,7 +107,8 @@ class Trunk(nn.Module):
             raise ValueError(f"images are {image.shape[1:3]}, the network is for {self.size}^2")
         width = channels(self.size, self.channel_multiplier)
         maps = [EqualConv(width, 1, dtype=self.dtype, name="from_rgb")(image)]
+        block = nn.remat(DownBlock) if self.remat else DownBlock
         for resolution in reversed((4, *resolutions(self.size)[:-1])):
             width = channels(resolution, self.channel_multiplier)
-            maps.append(DownBlock(width, self.dtype, name=f"down_{resolution}")(maps[-1]))
+            maps.append(block(width, self.dtype, name=f"down_{resolution}")(maps[-1]))
         return maps

@@ -10,15 +10,26 @@ networks mix them:
 
 So the "identity" grid magnifies by w / (w - 1) about the centre: the border samples half a pixel
 outside, and a corner keeps a quarter of its value. The published weights expect exactly that.
+
+Each point reads the 2x2 pixels around it. That has three forms of equal results, chosen by the
+platform that the program is compiled for (docs/scaling.md has the figures):
+
+    windows, on CPU and GPU: a gather of a 2x2 window a point, and a scatter of as many.
+    rows, on TPU: four gathers and scatters of a pixel each. A TPU has both in hardware, while a
+        window's scatter becomes a loop of as many turns as there are points.
+    dense, on TPU, for maps of up to 32 x 32: a matrix product with a weight for every pixel of the
+        map, most of them zero. Nothing is gathered.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.lax import GatherDimensionNumbers, GatherScatterMode, ScatterDimensionNumbers
 from jaxtyping import Array, Float
 
+DENSE_PIXELS = 32 * 32  # of a map: up to here TPUs take the dense form
 IN_BOUNDS = GatherScatterMode.PROMISE_IN_BOUNDS
 # A (2, 2, c) window of an (h, w, c) map for each (row, column).
 GATHER = GatherDimensionNumbers((1, 2, 3), collapsed_slice_dims=(), start_index_map=(0, 1))
@@ -66,22 +77,9 @@ def _windows(points: Array, h: int, w: int) -> _Windows:
     return _Windows(corner, weights[:, 0], weights[:, 1], jnp.where(inside, size / 2, 0))
 
 
-def _pixels(features: Array, corner: Array) -> Float[Array, "n 2 2 c"]:
-    padded = jnp.pad(features, ((1, 1), (1, 1), (0, 0)))
-    size = (2, 2, features.shape[-1])
-    return jax.lax.gather(padded, corner, GATHER, size, mode=IN_BOUNDS).astype(jnp.float32)
-
-
 @jax.custom_vjp
 def _sample(features: Float[Array, "h w c"], points: Float[Array, "n 2"]) -> Float[Array, "n c"]:
-    windows = _windows(points, *features.shape[:2])
-    pixels = _pixels(features, windows.corner)
-    sampled = sum(
-        (windows.rows[:, i] * windows.columns[:, j])[:, None] * pixels[:, i, j]
-        for i in (0, 1)
-        for j in (0, 1)
-    )
-    return sampled.astype(features.dtype)
+    return _by_platform("forward", features, points)
 
 
 def _sample_forward(features: Array, points: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -89,23 +87,166 @@ def _sample_forward(features: Array, points: Array) -> tuple[Array, tuple[Array,
 
 
 def _sample_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    return _by_platform("backward", *residuals, cotangent)
+
+
+_sample.defvjp(_sample_forward, _sample_backward)
+
+
+def _by_platform(direction: str, features: Array, *arrays: Array) -> Any:
+    on_tpu = DENSE if features.shape[0] * features.shape[1] <= DENSE_PIXELS else ROWS
+    return jax.lax.platform_dependent(
+        features, *arrays, tpu=getattr(on_tpu, direction), default=getattr(WINDOWS, direction)
+    )
+
+
+class Form(NamedTuple):
+    """How to sample; all are equal.
+
+    forward: of features (h, w, c) and points (n, 2), the samples (n, c).
+    backward: of features, points and the samples' cotangent, the cotangents of both.
+    """
+
+    forward: Callable[[Array, Array], Array]
+    backward: Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+def _mix(windows: _Windows, pixels: Float[Array, "n 2 2 c"]) -> Float[Array, "n c"]:
+    """Weighs the four pixels of each point."""
+    return sum(
+        (windows.rows[:, i] * windows.columns[:, j])[:, None] * pixels[:, i, j]
+        for i in (0, 1)
+        for j in (0, 1)
+    )
+
+
+def _slope(windows: _Windows, along: Float[Array, "n 2 2"]) -> Float[Array, "n 2"]:
+    """Cotangent of the points, from each pixel's product with the cotangent of the sample."""
+    d_y = jnp.sum(windows.columns * (along[:, 1] - along[:, 0]), -1) * windows.slopes[:, 0]
+    d_x = jnp.sum(windows.rows * (along[:, :, 1] - along[:, :, 0]), -1) * windows.slopes[:, 1]
+    return jnp.stack([d_x, d_y], -1)
+
+
+def _bordered(features: Float[Array, "h w c"]) -> Float[Array, "_ _ c"]:
+    return jnp.pad(features, ((1, 1), (1, 1), (0, 0)))
+
+
+# Windows
+
+
+def _gather_windows(features: Array, corner: Array) -> Float[Array, "n 2 2 c"]:
+    size = (2, 2, features.shape[-1])
+    found = jax.lax.gather(_bordered(features), corner, GATHER, size, mode=IN_BOUNDS)
+    return found.astype(jnp.float32)
+
+
+def _windows_forward(features: Array, points: Array) -> Array:
+    windows = _windows(points, *features.shape[:2])
+    return _mix(windows, _gather_windows(features, windows.corner)).astype(features.dtype)
+
+
+def _windows_backward(features: Array, points: Array, cotangent: Array) -> tuple[Array, Array]:
     """Scatter-adds the cotangent to the windows, and differentiates their weights.
 
     One 2x2 window a point: three to four times as fast on CPU as a row for each of four corners.
     """
-    features, points = residuals
     h, w, c = features.shape
-    corner, rows, columns, slopes = _windows(points, h, w)
+    windows = _windows(points, h, w)
     cotangent = cotangent.astype(jnp.float32)
 
-    shares = (rows[:, :, None] * columns[:, None])[..., None] * cotangent[:, None, None]
+    shares = (windows.rows[:, :, None] * windows.columns[:, None])[..., None]
+    shares = shares * cotangent[:, None, None]
     padded = jnp.zeros((h + 2, w + 2, c), jnp.float32)
-    padded = jax.lax.scatter_add(padded, corner, shares, SCATTER, mode=IN_BOUNDS)
+    padded = jax.lax.scatter_add(padded, windows.corner, shares, SCATTER, mode=IN_BOUNDS)
 
-    along = jnp.einsum("nijc,nc->nij", _pixels(features, corner), cotangent)
-    d_y = jnp.sum(columns * (along[:, 1] - along[:, 0]), -1) * slopes[:, 0]
-    d_x = jnp.sum(rows * (along[:, :, 1] - along[:, :, 0]), -1) * slopes[:, 1]
-    return padded[1:-1, 1:-1].astype(features.dtype), jnp.stack([d_x, d_y], -1)
+    along = jnp.einsum("nijc,nc->nij", _gather_windows(features, windows.corner), cotangent)
+    return padded[1:-1, 1:-1].astype(features.dtype), _slope(windows, along)
 
 
-_sample.defvjp(_sample_forward, _sample_backward)
+WINDOWS = Form(_windows_forward, _windows_backward)
+
+
+# Rows: the bordered map as a list of pixels
+
+
+def _places(windows: _Windows, w: int) -> list[list[Array]]:
+    """Where in the list the four pixels of each point are."""
+    row, column = windows.corner[:, 0], windows.corner[:, 1]
+    return [[(row + i) * (w + 2) + column + j for j in (0, 1)] for i in (0, 1)]
+
+
+def _take_rows(features: Array, windows: _Windows) -> Float[Array, "n 2 2 c"]:
+    h, w, c = features.shape
+    pixels = _bordered(features).reshape(-1, c)
+    take = lambda place: pixels.at[place].get(mode="promise_in_bounds").astype(jnp.float32)
+    return jnp.stack([jnp.stack(list(map(take, row)), 1) for row in _places(windows, w)], 1)
+
+
+def _rows_forward(features: Array, points: Array) -> Array:
+    windows = _windows(points, *features.shape[:2])
+    return _mix(windows, _take_rows(features, windows)).astype(features.dtype)
+
+
+def _rows_backward(features: Array, points: Array, cotangent: Array) -> tuple[Array, Array]:
+    h, w, c = features.shape
+    windows = _windows(points, h, w)
+    cotangent = cotangent.astype(jnp.float32)
+    pixels = jnp.zeros(((h + 2) * (w + 2), c), jnp.float32)
+    for i, row in enumerate(_places(windows, w)):
+        for j, place in enumerate(row):
+            share = (windows.rows[:, i] * windows.columns[:, j])[:, None] * cotangent
+            pixels = pixels.at[place].add(share, mode="promise_in_bounds")
+    d_features = pixels.reshape(h + 2, w + 2, c)[1:-1, 1:-1].astype(features.dtype)
+    along = jnp.einsum("nijc,nc->nij", _take_rows(features, windows), cotangent)
+    return d_features, _slope(windows, along)
+
+
+ROWS = Form(_rows_forward, _rows_backward)
+
+
+# Dense: a weight for every pixel
+
+
+def _spread(corner: Array, weights: Float[Array, "n 2"], size: int) -> Float[Array, "n {size}"]:
+    """The two weights of an axis at their places among all its pixels; the border falls away."""
+    place = corner[:, None] - 1
+    pixels = jnp.arange(size)[None]
+    return jnp.where(pixels == place, weights[:, :1], 0) + jnp.where(
+        pixels == place + 1, weights[:, 1:], 0
+    )
+
+
+def _axes(windows: _Windows, h: int, w: int) -> tuple[Array, Array]:
+    rows = _spread(windows.corner[:, 0], windows.rows, h)
+    return rows, _spread(windows.corner[:, 1], windows.columns, w)
+
+
+def _product(equation: str, a: Array, b: Array, dtype: Any) -> Array:
+    """In the type of the features, summed in float32: of float32 nothing is rounded away."""
+    a, b = a.astype(dtype), b.astype(dtype)
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _dense_forward(features: Array, points: Array) -> Array:
+    h, w, _ = features.shape
+    rows, columns = _axes(_windows(points, h, w), h, w)
+    weights = rows[:, :, None] * columns[:, None]
+    return _product("nhw,hwc->nc", weights, features, features.dtype).astype(features.dtype)
+
+
+def _dense_backward(features: Array, points: Array, cotangent: Array) -> tuple[Array, Array]:
+    h, w, _ = features.shape
+    windows = _windows(points, h, w)
+    rows, columns = _axes(windows, h, w)
+    weights = rows[:, :, None] * columns[:, None]
+    d_features = _product("nhw,nc->hwc", weights, cotangent, features.dtype)
+    along = _product("nc,hwc->nhw", cotangent, features, features.dtype)
+    rise = jnp.array([[[-1.0, 1.0]]]) * windows.slopes[:, :, None]  # of the weights of both axes
+    rises = _axes(windows._replace(rows=rise[:, 0], columns=rise[:, 1]), h, w)
+    d_y = jnp.sum(along * (rises[0][:, :, None] * columns[:, None]), (1, 2))
+    d_x = jnp.sum(along * (rows[:, :, None] * rises[1][:, None]), (1, 2))
+    return d_features.astype(features.dtype), jnp.stack([d_x, d_y], -1)
+
+
+DENSE = Form(_dense_forward, _dense_backward)

@@ -9,6 +9,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
 from data_pipeline.video import VideoWriter
 from reta_jax import evaluate as judging
+from reta_jax.metrics.judges import Judge, Judges
+from reta_jax.metrics.mouth import correlation
+from reta_jax.metrics.sync import Sync
 from reta_jax.metrics.videos import Face, compare_faces, find_pairs
 
 FRAMES, SIDE = 30, 256
@@ -40,10 +43,15 @@ def track(levels: np.ndarray) -> np.ndarray:
     return np.stack([face(level) for level in levels]).astype(np.float64)
 
 
-def save(path, levels, side: int = SIDE):
+def save(path, levels, side: int = SIDE, sound: int | None = None):
+    """A video of grey frames, silent or as loud as the mouth of `openings(sound)` is open."""
     frames = np.repeat(levels.astype(np.uint8), side * side * 3).reshape(-1, side, side, 3)
+    voice = np.zeros(FRAMES * 640, np.float32)
+    if sound is not None:
+        tone = np.sin(np.arange(640) * 2 * np.pi * 10 / 640)
+        voice = np.outer(openings(sound) / 400, tone).ravel().astype(np.float32)
     path.parent.mkdir(exist_ok=True)
-    with VideoWriter(path, side, np.zeros(FRAMES * 640, np.float32)) as video:
+    with VideoWriter(path, side, voice) as video:
         video.write(frames)
 
 
@@ -82,14 +90,15 @@ def test_the_command_judges_videos_of_another_size(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(judging, "FaceLandmarker", GreyFace)
     save(tmp_path / "real" / "a.mp4", openings())
     save(tmp_path / "made" / "a.mp4", 0.8 * openings(), side=128)
-    out = tmp_path / "report.json"
+    out = tmp_path / "out"
     judging.main(
         [f"--videos={tmp_path / 'made'}", f"--reference={tmp_path / 'real'}", f"--out={out}"]
     )
-    report = json.loads(out.read_text())
+    report = json.loads((out / "report.json").read_text())
     rows = report["rows"]
     assert set(rows) == {
-        "generated", "still portrait", "truth, 3 frames late", "truth, blurred", "truth",
+        "generated", "still portrait", "truth, 3 frames late", "truth, 3 frames early",
+        "truth, blurred", "truth",
     }  # fmt: skip
     assert (
         rows["generated"]["mouth_correlation"]
@@ -98,8 +107,41 @@ def test_the_command_judges_videos_of_another_size(tmp_path, monkeypatch, capsys
     )
     assert rows["truth"]["psnr"] == 100 > rows["generated"]["psnr"]
     assert rows["still portrait"]["mouth_correlation"] == 0
+    assert rows["truth"]["face_landmark_distance"] == 0 < rows["generated"]["head_motion"] + 1
     assert set(report["by_clip"]) == {"a"}
+    monkeypatch.setattr(judging, "judge_pair", lambda *_: pytest.fail("it judges again"))
+    judging.main([f"--protocol={out / 'protocol.yaml'}", f"--out={out}"])
+    assert json.loads((out / "report.json").read_text())["rows"] == rows
     assert "mouth correlation" in capsys.readouterr().out
+
+
+def test_judges_that_are_named_look_at_videos(tmp_path):
+    """Another's voice and a shift show to a judge of synchrony that knows the voice."""
+    for i, seed in enumerate((1, 2)):
+        save(tmp_path / "real" / f"{i}.mp4", openings(seed), sound=seed)
+        save(tmp_path / "made" / f"{i}.mp4", 0.8 * openings(seed), sound=seed)
+
+    def sync(frames, audio, box):
+        gap = frames.mean((1, 2, 3))
+        volume = np.abs(audio).reshape(FRAMES, -1).mean(1)
+        fits = [correlation(gap, np.roll(volume, k)) for k in range(-5, 6)]
+        return Sync(max(fits), 0.0, int(np.argmax(fits)) - 5, np.zeros(31))
+
+    judges = Judges(
+        sync=Judge("known", "", sync),
+        inception=Judge("grey", "", lambda x: x.mean((1, 2))),
+        identity=Judge("one", "", lambda x: np.ones((len(x), 1), np.float32)),
+    )
+    report = judging.evaluate_videos(
+        tmp_path / "made", tmp_path / "real", GreyFace(), judges=judges
+    )
+    rows = report["rows"]
+    assert rows["truth"]["sync_c"] > 0.9 > rows["truth, another's voice"]["sync_c"]
+    assert abs(rows["truth, 3 frames late"]["sync_offset"]) == 3
+    assert rows["truth"]["fid"] < 1e-6 < rows["generated"]["fid"]
+    assert rows["generated"]["identity_similarity"] == 1
+    assert rows["truth"]["voice_correlation"] > 0.8
+    assert rows["truth, another's voice"]["voice_correlation"] < 0.6
 
 
 def test_pairs_have_the_same_name(tmp_path):

@@ -130,6 +130,26 @@ def test_coordinates_that_are_no_numbers_read_zero(features):
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.parametrize("form", [warp.ROWS, warp.DENSE], ids=["rows", "dense"])
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-7)])
+def test_other_forms_are_equal(form, dtype, tolerance):
+    """Those that TPUs take, with their gradients: inside, outside, at pixels, at no number."""
+    random = np.random.default_rng(7)
+    features = jnp.asarray(random.normal(size=(6, 9, 5)), dtype)
+    points = random.uniform(-1.5, 1.5, (80, 2))
+    points[:9] = centres(6, 9)[2]  # exactly at pixels, where the slope jumps
+    points[9:11] = np.nan, np.inf
+    points = jnp.asarray(points, jnp.float32)
+    cotangent = jnp.asarray(random.normal(size=(80, 5)), dtype)
+    ours = form.forward(features, points), *form.backward(features, points, cotangent)
+    windows = warp.WINDOWS
+    theirs = windows.forward(features, points), *windows.backward(features, points, cotangent)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        np.testing.assert_allclose(a, b, atol=tolerance * max(1, np.abs(b).max()))
+
+
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, PartitionSpec as P

@@ -1,0 +1,25 @@
+"""Networks over videos of any length, in blocks of one compiled shape."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BLOCK = 25  # frames in one call
+
+
+def in_blocks(function: Callable[..., Any], *videos: np.ndarray) -> np.ndarray:
+    """What a compiled function of (block, ...) arrays makes of videos of the same length.
+
+    The last block is filled up with its last frame. All blocks are handed out before the first
+    result is waited for.
+    """
+    results = [function(*blocks) for blocks in zip(*map(blocks_of, videos), strict=True)]
+    return np.concatenate(results)[: len(videos[0])]
+
+
+def blocks_of(frames: np.ndarray) -> list[np.ndarray]:
+    """Frames in blocks of BLOCK, the last one filled up with its last frame."""
+    missing = -len(frames) % BLOCK
+    filled = np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
+    return list(filled.reshape(-1, BLOCK, *frames.shape[1:]))

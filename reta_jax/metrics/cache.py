@@ -1,0 +1,125 @@
+"""Judged clips on disk, so that a second look at the same thing costs nothing."""
+
+import collections
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipeline.emotions import EMOTIONS
+from data_pipeline.records import list_clips, open_records
+from reta_jax.metrics.statistics import Figures
+from reta_jax.weights import flatten
+
+VERSION = 1  # of the figures' definitions: raised when one changes
+
+
+class Judged(NamedTuple):
+    """What is kept of a clip."""
+
+    clip: str
+    identity: str
+    emotion: str  # empty if unknown
+    rows: dict[str, Figures]
+    features: dict[str, Float[np.ndarray, "n d"]]  # for the FID, by row; empty without it
+    person: Float[np.ndarray, " d"]  # mean identity vector of the truth; empty without a judge
+    frames: int = 0
+    seconds: float = 0.0  # that rendering took
+    latency: float = 0.0  # seconds to the first frames
+
+
+class ClipCache:
+    """A folder of judged clips by key; None keeps nothing."""
+
+    def __init__(self, folder: Path | None):
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str) -> Judged | None:
+        path = self._folder and self._folder / f"{key}.npz"
+        if not path or not path.is_file():
+            return None
+        try:
+            with np.load(path) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, zipfile.BadZipFile):  # cut off: judged again
+            return None
+        facts, person = json.loads(str(arrays.pop("facts"))), arrays.pop("person")
+        return Judged(**facts, features=arrays, person=person)
+
+    def put(self, key: str, judged: Judged) -> None:
+        """Kept whole or not at all."""
+        if self._folder is None:
+            return
+        facts = judged._asdict()
+        arrays = {"person": facts.pop("person"), **facts.pop("features")}
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            np.savez(file, facts=json.dumps(facts), **arrays)
+        os.replace(file.name, self._folder / f"{key}.npz")
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of texts and bytes."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else str(part).encode())
+        found.update(b"\0")
+    return found.hexdigest()
+
+
+def weights_digest(*trees: Mapping[str, Any]) -> str:
+    """SHA-256 of all numbers of nested dicts."""
+    found = hashlib.sha256()
+    for tree in trees:
+        for path, leaf in flatten(tree).items():
+            found.update(path.encode())
+            found.update(np.ascontiguousarray(leaf))
+    return found.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def clip_digests(data: Path, split: str, count: int | None) -> list[str]:
+    """SHA-256 of what judging each of the first clips of a split depends on.
+
+    That is its own record, the neutral ones of its identity (the portrait may be theirs), and the
+    one whose voice it borrows.
+    """
+    rows, records = list_clips(data, split), open_records(data, split)
+    record_digest = functools.cache(lambda index: _digest_of(records[index]))
+    neutral = collections.defaultdict(list)
+    for index, row in enumerate(rows):
+        if row["emotion"] == EMOTIONS.index("neutral"):
+            neutral[row["identity"]].append(index)
+    count = min(len(rows), count or len(rows))
+    return [
+        digest(*map(record_digest, (i, other_clip(i, len(rows)), *neutral[rows[i]["identity"]])))
+        for i in range(count)
+    ]
+
+
+def other_clip(index: int, count: int) -> int:
+    """The clip whose voice clip `index` of `count` borrows: the one before it."""
+    return (index - 1) % count
+
+
+def _digest_of(record: dict[str, Any]) -> str:
+    numbers = ("audio", "landmarks", "sync_box", "coefficients", "emotion")
+    return digest(
+        *record["frames"],
+        *(np.asarray(record[name]).tobytes() for name in numbers),
+        record["identity"],
+        record["clip"],
+    )

@@ -1,0 +1,213 @@
+"""Figures of one prepared clip: what the judges see in each of its rows, against the truth."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from data_pipeline.emotions import EMOTIONS
+from data_pipeline.loader import EvaluationClip
+from reta_jax.experts.landmark_net import MOUTH, into_lower_face, mouth_opening
+from reta_jax.metrics.blocks import in_blocks
+from reta_jax.metrics.image import psnr, ssim
+from reta_jax.metrics.judges import MEDIAPIPE, Judges
+from reta_jax.metrics.landmarks import (
+    blinks_per_minute,
+    eye_distance,
+    eye_opening,
+    head_motion,
+    lip_landmark_error,
+    shape_distance,
+)
+from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
+from reta_jax.metrics.mouth import correlation, jitter, loudness, silent_frames
+from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, rows, videos
+from reta_jax.metrics.statistics import Figures
+from reta_jax.models.morphable import MorphableModel, builtin_morphable
+
+FID_ROWS = ("generated", "still portrait", "truth, blurred", "truth")  # the others show as much
+EQUAL = 100.0  # dB, said of equal pictures
+_psnr, _ssim = jax.jit(psnr), jax.jit(ssim)
+
+
+class Video(NamedTuple):
+    """A video and what the judges see in its frames; None where there is no such judge."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    mouth: Float[np.ndarray, "t 20 2"] | None = None
+    face: Float[np.ndarray, "t 68 2"] | None = None
+    person: Float[np.ndarray, "t d"] | None = None
+    lips: Float[np.ndarray, "t l 3"] | None = None  # of the mesh, in mm
+
+    def at(self, frames: Int[np.ndarray, " t"]) -> "Video":
+        return Video(*(None if x is None else x[frames] for x in self))
+
+
+def look(
+    judges: Judges, protocol: Protocol, shown: dict[str, UInt8[np.ndarray, "t h w 3"]], box
+) -> dict[str, Video]:
+    """What the judges see in a clip's videos: one call each for all of them."""
+    ends = np.cumsum([len(frames) for frames in shown.values()])[:-1]
+    together = np.concatenate(list(shown.values()))
+    seen: list[list[np.ndarray] | None] = []
+    for group, judge, more in (
+        ("mouth", judges.mouth, (box,)),
+        ("face", judges.face, ()),
+        ("identity", judges.identity, ()),
+    ):
+        wanted = judge is not None and group in protocol.figures
+        seen.append(np.split(judge.look(together, *more), ends) if wanted else None)
+    return {
+        name: Video(frames, *(None if found is None else found[i] for found in seen))
+        for i, (name, frames) in enumerate(shown.items())
+    }
+
+
+def judge_clip(
+    judges: Judges,
+    protocol: Protocol,
+    clip: EvaluationClip,
+    generated: UInt8[np.ndarray, "t h w 3"],
+    other_voice: Float[np.ndarray, " n"] | None = None,
+    p_exp: Float[np.ndarray, "t 64"] | None = None,
+    morphable: MorphableModel | None = None,
+) -> tuple[dict[str, Figures], dict[str, Float[np.ndarray, "f d"]], Float[np.ndarray, " k"]]:
+    """Figures of every row of a clip, features for the FID by row, and the truth's identity.
+
+    Args:
+      generated: as many frames as the clip has.
+      other_voice: of another clip, for the row that has the wrong sound.
+      p_exp: the coefficients that the model took from the voice, if it has the built-in 3DMM.
+    """
+    seen = look(judges, protocol, videos(generated, clip.frames, clip.portrait), clip.sync_box)
+    if p_exp is not None and morphable is not None and clip.coefficients.any():
+        for name, coefficients in (
+            (GENERATED, p_exp),
+            (TRUTH, clip.coefficients),
+            (PORTRAIT, np.zeros_like(clip.coefficients[:1])),
+        ):
+            seen[name] = seen[name]._replace(lips=lip_mesh(morphable, coefficients))
+    figures, features = {}, {}
+    for name, row in rows(len(clip.frames), clip.audio, other_voice).items():
+        video = seen[row.video].at(row.at)
+        figures[name] = measure(judges, protocol, clip, video, row, seen[TRUTH])
+        if judges.inception and name in FID_ROWS and "fid" in protocol.figures:
+            features[name] = fid_features(judges.inception.look, protocol, video.frames)
+    person = seen[TRUTH].person
+    return figures, features, np.zeros(0) if person is None else person.mean(0)
+
+
+def measure(
+    judges: Judges,
+    protocol: Protocol,
+    clip: EvaluationClip,
+    video: Video,
+    row: Row,
+    truth: Video,
+) -> Figures:
+    """Figures of one row."""
+    figures: Figures = {}
+    if "image" in protocol.figures:
+        figures |= compare_pixels(video.frames, truth.frames)
+    if video.mouth is not None:
+        figures |= compare_mouths(clip, video.mouth, row.audio)
+    if video.face is not None:
+        sees_lids = judges.face.network == MEDIAPIPE  # face_net overlooks most blinks at 64 px
+        figures |= compare_faces(video.face, clip.landmarks, sees_lids)
+    if video.person is not None and truth.person is not None:
+        figures["identity_similarity"] = float((video.person * truth.person).sum(1).mean())
+    if video.lips is not None and truth.lips is not None and "mesh" in protocol.figures:
+        figures |= lip_vertex_error(video.lips, truth.lips)
+    if judges.emotion and "emotion" in protocol.figures and clip.emotion >= 0:
+        figures["emotion_accuracy"] = float(judges.emotion.look(video.frames) == clip.emotion)
+    if judges.sync and "sync" in protocol.figures:
+        figures |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, clip.sync_box)
+    return figures
+
+
+def fid_features(
+    look: Callable, protocol: Protocol, frames: UInt8[np.ndarray, "t h w 3"]
+) -> Float[np.ndarray, "f d"]:
+    """Of `fid_frames` frames, evenly spread; a still picture is looked at once."""
+    spread = np.linspace(0, len(frames) - 1, min(protocol.fid_frames, len(frames)))
+    chosen = frames[spread.round().astype(int)]
+    if (chosen == chosen[:1]).all():
+        return np.repeat(look(chosen[:1]), len(chosen), 0)
+    return look(chosen)
+
+
+def compare_pixels(
+    frames: UInt8[np.ndarray, "t h w 3"], truth: UInt8[np.ndarray, "t h w 3"]
+) -> Figures:
+    """PSNR in dB, 100 of equal frames, and SSIM."""
+    if np.array_equal(frames, truth):
+        return {"psnr": EQUAL, "ssim": 1.0}
+    return {
+        "psnr": float(np.minimum(in_blocks(_psnr, frames, truth), EQUAL).mean()),
+        "ssim": float(in_blocks(_ssim, frames, truth).mean()),
+    }
+
+
+def compare_mouths(
+    clip: EvaluationClip, mouth: Float[np.ndarray, "t 20 2"], audio: Float[np.ndarray, " n"]
+) -> Figures:
+    """Lips against the true ones and against the voice, in heights of the judge's picture."""
+    boxes = jnp.broadcast_to(clip.sync_box, (len(mouth), 4))
+    truth = into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes)
+    openings = mouth_opening(jnp.asarray(mouth)), mouth_opening(truth)
+    opening, true_opening = (np.asarray(gap) for gap in openings)
+    figures = {
+        "mouth_correlation": correlation(opening, true_opening),
+        "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
+        "mouth_landmark_distance": float(np.linalg.norm(mouth - np.asarray(truth), axis=-1).mean()),
+        "mouth_jitter": jitter(mouth),
+        "voice_correlation": correlation(opening, loudness(audio, len(mouth))),
+    }
+    silent = silent_frames(audio, len(mouth))
+    if silent.sum() > 1:
+        figures["movement_in_silence"] = float(np.std(opening[silent]))
+    return figures
+
+
+def compare_faces(
+    face: Float[np.ndarray, "t 68 2"], truth: Float[np.ndarray, "t 68 2"], sees_lids: bool
+) -> Figures:
+    """Shape against the true one, in distances of the eyes, and what head and eyes do."""
+    seen = np.isfinite(face[:, 0, 0])
+    figures = {"faces_seen": float(seen.mean())}
+    if seen.sum() < 3:
+        return figures
+    unit = float(eye_distance(truth).mean())
+    figures["face_landmark_distance"] = shape_distance(face[seen], truth[seen]) / unit
+    figures |= lip_landmark_error(face[seen], truth[seen])
+    figures["head_motion"] = head_motion(face[seen])
+    if sees_lids:
+        figures["blinks_per_minute"] = blinks_per_minute(np.asarray(eye_opening(face)))
+    return figures
+
+
+def judge_crops(look: Callable, protocol: Protocol, frames, audio, boxes) -> Figures:
+    """Sync_c, Sync_d and the offset's size, in the crops that the protocol names."""
+    figures = {}
+    for i, crop in enumerate(protocol.sync_crops):
+        sync = look(frames, audio, boxes if crop == "pipeline" else None)
+        suffix = f"_{crop}" if i else ""
+        figures |= {
+            f"sync_c{suffix}": sync.confidence,
+            f"sync_d{suffix}": sync.distance,
+            f"sync_offset{suffix}": float(sync.offset),
+        }
+    return figures
+
+
+def emotion_name(clip: EvaluationClip) -> str:
+    return EMOTIONS[clip.emotion] if clip.emotion >= 0 else ""
+
+
+def has_known_mesh(morphable: MorphableModel) -> bool:
+    """Whether a model's 3DMM is the one that the synthetic world's coefficients are of."""
+    return morphable.names == builtin_morphable(4).names

@@ -1,0 +1,278 @@
+"""The networks that judge: where they come from, whom they know, and whether they may judge at all.
+
+A judge that a model was trained against says how well the model pleases it, not how good it is.
+"""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from data_pipeline.emotions import EMOTIONS
+from data_pipeline.errors import InputError
+from data_pipeline.face import FaceLandmarker, landmarker_model
+from data_pipeline.records import list_clips
+from reta_jax.experts.identity_net import IdentityNet
+from reta_jax.experts.inception import FIDInception
+from reta_jax.experts.landmark_net import lower_face
+from reta_jax.experts.load import load_expert
+from reta_jax.images import to_float
+from reta_jax.metrics.blocks import BLOCK, in_blocks
+from reta_jax.metrics.cache import digest, file_digest, weights_digest
+from reta_jax.metrics.mouth import find_points
+from reta_jax.metrics.sync import Sync, judge_sync
+from reta_jax.pretrained.load import load
+from reta_jax.render import SHIPPED_WEIGHTS
+from reta_jax.weights import PARAMS_FILE, check_params
+
+JUDGES = SHIPPED_WEIGHTS.parent
+IMPORTED = Path("weights")  # where reta_jax.pretrained puts what it imports
+FAN_SIZE, OWN_SIZE = 224, 64  # pixels of the published Emotion-FAN, and of ours
+FID_BLOCK = 10
+MEDIAPIPE = "MediaPipe face landmarker"
+
+Frames = UInt8[np.ndarray, "t h w 3"]
+
+
+class Judge(NamedTuple):
+    """A frozen network as a function of a video's uint8 frames."""
+
+    network: str
+    source: str  # as the user named it
+    look: Callable[..., Any]
+    sha256: str = ""  # of its weights
+    files: tuple[str, ...] = ()  # SHA-256 of the files that they come from
+    people: tuple[str, ...] = ()  # whom it was trained on, if it is known
+    held_out_score: float | None = None
+
+
+class Judges(NamedTuple):
+    """None where no weights are at hand: its figures are left out, and the report says so."""
+
+    mouth: Judge | None = None  # frames and face box (4,) to (t, 20, 2) in the lower face
+    emotion: Judge | None = None  # frames to an index into EMOTIONS
+    face: Judge | None = None  # frames to (t, 68, 2) in [0, 1], NaN where there is no face
+    identity: Judge | None = None  # frames to unit vectors (t, d)
+    sync: Judge | None = None  # frames, voice and boxes or None to `Sync`
+    inception: Judge | None = None  # frames to (t, 2048)
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        return {name: judge.sha256 for name, judge in self._asdict().items() if judge}
+
+
+def load_judges(
+    folder: Path = JUDGES,
+    emotion: Path | None = None,
+    identity: str | None = None,
+    syncnet: Path | None = None,
+    inception: Path | None = None,
+    face_landmarker: Path | None = None,
+) -> Judges:
+    """The judges under `folder` (of reta_jax.train_expert), and those that are named.
+
+    Args:
+      folder: landmark_net and emotion_fan must be there; face_net and identity_net may.
+      emotion: an Emotion-FAN instead of the folder's.
+      identity: a folder as of identity_net, or MODULE:FUNCTION of anybody's network, which takes
+        uint8 frames (t, h, w, 3) and gives vectors (t, d).
+      syncnet: SyncNet v2; default weights/syncnet_v2, if it was imported there.
+      inception: the FID's Inception; default weights/fid_inception, likewise.
+      face_landmarker: MediaPipe's model, instead of face_net: it also sees blinks.
+
+    Raises:
+      InputError: named weights are missing or of another kind.
+    """
+    own = lambda name: str(folder / name) if (folder / name).is_dir() else None
+    imported = lambda name: IMPORTED / name if (IMPORTED / name).is_dir() else None
+    face, who = own("face_net"), identity or own("identity_net")
+    syncnet, inception = syncnet or imported("syncnet_v2"), inception or imported("fid_inception")
+    return Judges(
+        mouth=_mouth(folder / "landmark_net"),
+        emotion=_emotion(emotion or folder / "emotion_fan"),
+        face=_mediapipe(face_landmarker) if face_landmarker else _face(face) if face else None,
+        identity=None if who is None else _function(who) if ":" in who else _identity(who),
+        sync=_sync(syncnet) if syncnet else None,
+        inception=_inception(inception) if inception else None,
+    )
+
+
+def _mouth(source: Path) -> Judge:
+    network, variables, about = _load("landmark_net", source)
+
+    @jax.jit
+    def find(variables, box, frames):
+        boxes = jnp.broadcast_to(box, (len(frames), 4))
+        return network.apply(variables, lower_face(to_float(frames), boxes, network.size))
+
+    look = lambda frames, box: in_blocks(functools.partial(find, variables, box), frames)
+    return about._replace(look=look)
+
+
+def _face(source: str) -> Judge:
+    network, variables, about = _load("landmark_net", source)
+    return about._replace(look=functools.partial(in_blocks, _on_pictures(network, variables)))
+
+
+def _on_pictures(network: nn.Module, variables: Any) -> Callable[[Frames], Any]:
+    """A compiled network of uint8 pictures; its weights are arguments, not constants, of it."""
+    find = jax.jit(lambda variables, frames: network.apply(variables, to_float(frames)))
+    return functools.partial(find, variables)
+
+
+def _mediapipe(model: Path) -> Judge:
+    landmarker = FaceLandmarker(model)
+
+    def look(frames: Frames) -> Float[np.ndarray, "t 68 2"]:
+        return find_points(frames, landmarker) / frames.shape[2:0:-1]
+
+    return Judge(MEDIAPIPE, str(model), look, file_digest(landmarker_model(model)))
+
+
+def _identity(source: str) -> Judge:
+    loaded = load("identity_net", source)
+    network = IdentityNet(**loaded.config["fields"])
+    expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    check_params(loaded.variables, expected, source)
+    about = _about("identity_net", source, loaded.variables)
+    find = _on_pictures(network, loaded.variables)
+    return about._replace(look=functools.partial(in_blocks, find))
+
+
+def _function(source: str) -> Judge:
+    """Anybody's identity network, by MODULE:FUNCTION."""
+    module, name = source.split(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+        code = inspect.getsourcefile(found)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise InputError(f"no identity network at {source}: {error}") from error
+
+    def look(frames: Frames) -> Float[np.ndarray, "t d"]:
+        vectors = np.asarray(found(frames), np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(frames):
+            raise InputError(f"{source} made {vectors.shape} of {len(frames)} frames, not (t, d)")
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    return Judge(name, source, look, file_digest(Path(code)) if code else digest(source))
+
+
+def _emotion(source: Path) -> Judge:
+    network, variables, about = _load("emotion_fan", source)
+    config = load("emotion_fan", str(source)).config
+    size = config.get("image_size", FAN_SIZE if config.get("provenance") else OWN_SIZE)
+    labels = [EMOTIONS.index(label) for label in config.get("labels", EMOTIONS)]
+
+    @jax.jit
+    def feel(variables, frames):
+        shape = (len(frames), size, size, 3)
+        small = jax.image.resize(to_float(frames), shape, "linear", antialias=True)
+        return network.apply(variables, small[None])[0][0]
+
+    def look(frames: Frames) -> int:
+        spread = np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)
+        return labels[int(np.argmax(feel(variables, frames[spread])))]
+
+    return about._replace(look=look)
+
+
+def _sync(source: Path) -> Judge:
+    network, variables, about = _load("syncnet_v2", source)
+
+    def look(frames: Frames, audio: Float[np.ndarray, " n"], boxes: np.ndarray | None) -> Sync:
+        return judge_sync(network, variables, frames, audio, boxes)
+
+    return about._replace(look=look)
+
+
+def _inception(source: Path) -> Judge:
+    loaded = load("fid_inception", str(source))
+    find = _on_pictures(FIDInception(), loaded.variables)
+
+    def look(frames: Frames) -> Float[np.ndarray, "t 2048"]:
+        blocks = [frames[i : i + FID_BLOCK] for i in range(0, len(frames), FID_BLOCK)]
+        full = [np.resize(block, (FID_BLOCK, *block.shape[1:])) for block in blocks]
+        return np.concatenate([find(block) for block in full])[: len(frames)]
+
+    return _about("fid_inception", source, loaded.variables)._replace(look=look)
+
+
+def _load(kind: str, source: str | Path) -> tuple[nn.Module, Any, Judge]:
+    network, variables, provenance = load_expert(kind, str(source), {})
+    return network, variables, _about(kind, source, variables, provenance)
+
+
+def _about(
+    kind: str, source: str | Path, variables: Any, provenance: Sequence[dict[str, Any]] = ()
+) -> Judge:
+    loaded = load(kind, str(source))
+    records = [*provenance, *loaded.provenance]
+    own = Path(source) / PARAMS_FILE
+    files = {file["sha256"] for record in records for file in record["files"]}
+    return Judge(
+        network=kind,
+        source=str(source),
+        look=lambda *_: None,
+        sha256=weights_digest(variables),
+        files=tuple(sorted(files | ({file_digest(own)} if own.is_file() else set()))),
+        people=tuple(loaded.config.get("people", ())),
+        held_out_score=loaded.config.get("held_out_score"),
+    )
+
+
+TEACHERS = {"teacher": "emotion", "sync": "sync", "vgg": "perceptual"}  # expert: its loss
+
+
+def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]:
+    """Why a judge's word on the model of this config is worth less, a sentence each.
+
+    Its weights are those of a network the model was trained against, or it was trained on the
+    people that the model was trained on.
+    """
+    teachers = _teachers_files(config)
+    people = _people(config)
+    found = []
+    for name, judge in judges._asdict().items():
+        if judge is None:
+            continue
+        if taught := [teacher for teacher, files in teachers.items() if files & set(judge.files)]:
+            found.append(
+                f"the {name} judge ({judge.source}) is a network that the model was trained "
+                f"against ({', '.join(taught)}): its figures say how well the model pleases it"
+            )
+        if shared := people & set(judge.people):
+            found.append(
+                f"the {name} judge was trained on {len(shared)} of the people that the model was "
+                f"trained on ({min(shared)}, …)"
+            )
+    return found
+
+
+def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
+    """SHA-256 of the files of each network that a loss of the config uses, where they can be had.
+
+    The record of published files names no loss: it stands for all.
+    """
+    found = {}
+    for expert, loss in TEACHERS.items():
+        path = Path(config["experts"][expert]["weights"]) / PARAMS_FILE
+        if config["loss"][loss] and path.is_file():
+            found[f"experts.{expert}"] = {file_digest(path)}
+    for record in config.get("provenance", ()):
+        found[record["source"]] = {file["sha256"] for file in record["files"]}
+    return found
+
+
+def _people(config: ConfigDict | dict[str, Any]) -> set[str]:
+    """Whom the model was trained on, as far as its data is at hand."""
+    dirs = [dir for dir in config["data"]["dirs"] if (Path(dir) / "records").is_dir()]
+    return {row["identity"] for dir in dirs for row in list_clips(dir, "train")}

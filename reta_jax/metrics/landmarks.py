@@ -1,0 +1,84 @@
+"""Figures of the 68 iBUG points of a face over time, in any unit: what it does, not how it looks.
+
+Lengths come in distances of the outer eye corners, so that the picture's size does not matter.
+"""
+
+import numpy as np
+import scipy.ndimage
+from jaxtyping import Array, Float
+
+from data_pipeline.audio import FPS
+
+OUTER_CORNERS = (36, 45)
+STEADY = (27, 28, 29, 30, 36, 39, 42, 45)  # the bridge of the nose and the eyes' corners
+LIDS = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47))
+LIPS = slice(48, 68)
+CORNERS_MM = 90.0  # between an adult's outer eye corners, about
+SHUT = 0.6  # of the eyes' usual opening
+LONGEST_BLINK = 12  # frames: eyes that are shut for longer rest
+
+
+def eye_distance(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
+    """Between the outer eye corners."""
+    left, right = (points[:, corner] for corner in OUTER_CORNERS)
+    return np.linalg.norm(right - left, axis=-1)
+
+
+def eye_opening(points: Float[Array, "t 68 2"] | Float[np.ndarray, "t 68 2"]):
+    """Height of the eyes over their width (the eye aspect ratio), mean of both: (t,).
+
+    (|p1 - p5| + |p2 - p4|) / (2 |p0 - p3|), with p0 to p5 around an eye.
+    """
+    openings = []
+    for p0, p1, p2, p3, p4, p5 in LIDS:
+        length = lambda a, b: (((points[:, a] - points[:, b]) ** 2).sum(-1) + 1e-12) ** 0.5
+        openings.append((length(p1, p5) + length(p2, p4)) / (2 * length(p0, p3)))
+    return sum(openings) / 2
+
+
+def blinks_per_minute(opening: Float[np.ndarray, " t"]) -> float:
+    """How often the eyes shut below 0.6 of their median opening and open again, 12 frames at most.
+
+    Times without a face (NaN) count for nothing.
+    """
+    seen = np.isfinite(opening)
+    if not seen.any():
+        return 0.0
+    is_shut = np.where(seen, opening, np.inf) < SHUT * np.median(opening[seen])
+    runs, count = scipy.ndimage.label(is_shut)
+    blinks = (np.bincount(runs, minlength=count + 1)[1:] <= LONGEST_BLINK).sum()
+    return float(blinks * 60 * FPS / seen.sum())
+
+
+def head_motion(points: Float[np.ndarray, "t 68 2"]) -> float:
+    """How far the head strays: root mean square of its steady points' way from their mean place.
+
+    sqrt(mean_t |c_t - mean c|^2) / eye distance, with c_t the centre of nose bridge and eye
+    corners.
+    """
+    centre = points[:, STEADY].mean(1)
+    away = np.square(centre - centre.mean(0)).sum(-1)
+    return float(np.sqrt(away.mean()) / eye_distance(points).mean())
+
+
+def shape_distance(a: Float[np.ndarray, "t k 2"], b: Float[np.ndarray, "t k 2"]) -> float:
+    """Mean distance of points about their own mean (the field's LMD): of shape, not of place."""
+    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+    return float(np.linalg.norm(a - b, axis=-1).mean())
+
+
+def lip_landmark_error(
+    points: Float[np.ndarray, "t 68 2"], truth: Float[np.ndarray, "t 68 2"]
+) -> dict[str, float]:
+    """The lip vertex error of pictures: of the lip point that is farthest off in each frame.
+
+    Points are about the centre of the steady ones, in mm if the true face's outer eye corners are
+    90 mm apart: mean_t max_v |d|^2 and mean_t max_v |d|. What turns away from the camera is lost.
+    """
+    lips, true_lips = (x[:, LIPS] - x[:, STEADY].mean(1, keepdims=True) for x in (points, truth))
+    worst = np.linalg.norm(lips - true_lips, axis=-1).max(1)
+    worst = worst * (CORNERS_MM / float(eye_distance(truth).mean()))
+    return {
+        "lip_landmark_error_mm2": float(np.square(worst).mean()),
+        "lip_landmark_distance_mm": float(worst.mean()),
+    }

@@ -1,0 +1,127 @@
+"""What a figure means: a protocol in YAML (configs/protocols), and the file that a report leaves.
+
+The hash covers every field of the protocol; `run`, which a report's own protocol.yaml has besides,
+says on what it was run: places, and the hashes of what was there.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipeline.errors import InputError
+
+SUITES = Path(__file__).parents[2] / "configs" / "protocols"
+GROUPS = ("image", "fid", "sync", "emotion", "mesh", "mouth", "face", "identity")
+SYNC_CROPS = ("pipeline", "whole")
+PACKAGES = ("jax", "flax", "numpy", "scipy", "opencv-python-headless", "av", "mediapipe")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Which clips are judged, as what, by which figures. Raises InputError for what is unknown."""
+
+    name: str = "full"
+    split: str = "test"
+    clips: int | None = None  # the first so many; None: all
+    frames: int | None = None  # of each clip, the first so many; None: all
+    source: str = "neutral"  # portrait: first frame of a neutral clip, or of the clip itself: own
+    codec: str = "none"  # h264: videos are judged as an mp4 player shows them
+    figures: tuple[str, ...] = GROUPS
+    sync_crops: tuple[str, ...] = SYNC_CROPS  # the first one's figures have the plain names
+    fid_frames: int = 25  # of each clip, evenly spread
+    seed: int = 0  # of the bootstrap
+
+    def __post_init__(self):
+        for field, allowed in (
+            ("source", ("neutral", "own")),
+            ("codec", ("none", "h264")),
+            ("figures", GROUPS),
+            ("sync_crops", SYNC_CROPS),
+        ):
+            value = getattr(self, field)
+            given = value if isinstance(value, tuple) else (value,)
+            if wrong := [repr(one) for one in given if one not in allowed]:
+                raise InputError(
+                    f"protocol: {field} has no {', '.join(wrong)}; take {', '.join(allowed)}"
+                )
+        for field in ("clips", "frames", "fid_frames"):
+            value = getattr(self, field)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"protocol: {field} {value!r} leaves nothing to judge: give 1 up")
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def clip_sha256(self) -> str:
+        """Of what decides a single clip's figures: the same whichever clips are chosen."""
+        about_clips = dataclasses.replace(self, name="", split="", clips=None, seed=0)
+        return about_clips.sha256
+
+    def as_dict(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def read_protocol(path: Path) -> tuple[Protocol, dict[str, Any]]:
+    """A protocol file: the protocol, and what it was run on (empty if it is a bare protocol).
+
+    Raises InputError for an unreadable file or an unknown field, by name.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the protocol {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is no protocol: it must be fields and values")
+    run = values.pop("run", {})
+    unknown = set(values) - {field.name for field in dataclasses.fields(Protocol)}
+    if unknown:
+        raise InputError(f"{path}: a protocol has no field {', '.join(sorted(unknown))}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Protocol(**values), run
+
+
+def load_suite(name: str) -> Protocol:
+    """ "paper" or "full", from configs/protocols."""
+    return read_protocol(SUITES / f"{name}.yaml")[0]
+
+
+def write_protocol(path: Path, protocol: Protocol, run: dict[str, Any]) -> None:
+    text = yaml.safe_dump(protocol.as_dict() | {"run": run}, sort_keys=False)
+    path.write_text(f"# {protocol.sha256}\n{text}")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def check_same(expected: dict[str, str], found: dict[str, str]) -> None:
+    """Raises InputError if weights or data have another SHA-256 than a recorded run's."""
+    changed = [what for what, sha256 in expected.items() if found.get(what) != sha256]
+    if changed:
+        raise InputError(
+            f"{', '.join(changed)}: not what the protocol was run with (by SHA-256), so figures "
+            "would not be comparable; give the same, or take `run` out of the file"
+        )
+
+
+def changed_versions(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    return [
+        f"{package} is {found.get(package)}, the protocol was run with {version}"
+        for package, version in expected.items()
+        if found.get(package) != version
+    ]

@@ -1,0 +1,58 @@
+"""The rows of every table: what is judged, and what is known about how it should come out.
+
+A figure is worth what it makes of perfection, of doing nothing, of the wrong voice, of coming late
+or early, and of blur.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from scipy.ndimage import gaussian_filter
+
+SHIFT = 3  # frames
+BLUR = 2.0  # pixels at 64 px
+GENERATED, TRUTH, BLURRED, PORTRAIT = "generated", "truth", "blurred", "portrait"  # videos
+OTHER_VOICE = "truth, another's voice"
+
+
+class Row(NamedTuple):
+    """A video made of the frames of one that is looked at anyway, and its sound."""
+
+    video: str
+    at: Int[np.ndarray, " t"]  # which of its frames are shown
+    audio: Float[np.ndarray, " n"]
+
+
+def rows(
+    frames: int, audio: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"] | None
+) -> dict[str, Row]:
+    """The rows of a clip; `other` is another clip's voice, None if there is no sound."""
+    at = np.arange(frames)
+    still = np.zeros(frames, int)
+    known = {
+        "generated": Row(GENERATED, at, audio),
+        "still portrait": Row(PORTRAIT, still, audio),
+        f"truth, {SHIFT} frames late": Row(TRUTH, np.maximum(at - SHIFT, 0), audio),
+        f"truth, {SHIFT} frames early": Row(TRUTH, np.minimum(at + SHIFT, frames - 1), audio),
+        "truth, blurred": Row(BLURRED, at, audio),
+        "truth": Row(TRUTH, at, audio),
+    }
+    if other is not None:
+        known[OTHER_VOICE] = Row(TRUTH, at, np.resize(other, len(audio)))
+    return known
+
+
+def videos(
+    generated: UInt8[np.ndarray, "t h w 3"],
+    truth: UInt8[np.ndarray, "t h w 3"],
+    portrait: UInt8[np.ndarray, "h w 3"],
+) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
+    """What the rows are made of: each is looked at once."""
+    sigma = BLUR * truth.shape[1] / 64
+    return {
+        GENERATED: generated,
+        TRUTH: truth,
+        BLURRED: gaussian_filter(truth, (0, sigma, sigma, 0)),
+        PORTRAIT: portrait[None],
+    }

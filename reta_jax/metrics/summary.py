@@ -1,0 +1,108 @@
+"""Judged clips to a report: means, intervals, the FID of all, and what could not be judged."""
+
+import resource
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from reta_jax.metrics.cache import Judged
+from reta_jax.metrics.frechet import frechet_distance, moments
+from reta_jax.metrics.judges import JUDGES, Judge, Judges
+from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.statistics import Figures, intervals, mean_figures
+
+
+def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[str, Any]:
+    """What both kinds of evaluation say."""
+    rows: dict[str, list[Figures]] = defaultdict(list)
+    for one in known:
+        for name, figures in one.rows.items():
+            rows[name].append(figures)
+    means = {name: mean_figures(figures) for name, figures in rows.items()}
+    notes = _notes(judges, protocol, known)
+    if "truth" in known[0].features:
+        features = {row: [one.features[row] for one in known] for row in known[0].features}
+        reference = moments(np.concatenate(features["truth"]))
+        for name, found in features.items():
+            means[name]["fid"] = frechet_distance(moments(np.concatenate(found)), reference)
+        notes.append(f"FID of {reference.count} frames a row: it falls with their number")
+        if reference.count <= reference.mean.size:
+            notes.append(
+                f"these are no more than its {reference.mean.size} features: covariances are "
+                "singular, and the FID says little"
+            )
+    return {
+        "split": protocol.split,
+        "clips": len(known),
+        "rows": means,
+        "intervals": {name: intervals(figures, protocol.seed) for name, figures in rows.items()},
+        "judges": {
+            name: {
+                "network": judge.network,
+                "source": judge.source,
+                "sha256": judge.sha256,
+                "held_out_score": judge.held_out_score,
+            }
+            for name, judge in judges._asdict().items()
+            if judge
+        },
+        "notes": notes,
+        "protocol": protocol.as_dict(),
+        "protocol_sha256": protocol.sha256,
+    }
+
+
+MISSING = {
+    "sync": "Sync_c and Sync_d are not judged: no SyncNet v2 is at hand (python -m "
+    "reta_jax.pretrained import syncnet_v2 FILE, or --syncnet DIR)",
+    "fid": "FID is not judged: no Inception is at hand (python -m reta_jax.pretrained import "
+    "fid_inception FILE, or --inception DIR)",
+    "identity": "identity is not judged: no network is at hand (--identity DIR, or MODULE:FUNCTION "
+    "of your own)",
+}
+
+
+def _notes(judges: Judges, protocol: Protocol, known: list[Judged]) -> list[str]:
+    has = {"sync": judges.sync, "fid": judges.inception, "identity": judges.identity}
+    notes = [MISSING[group] for group in MISSING if group in protocol.figures and not has[group]]
+    own = [name for name, judge in judges._asdict().items() if judge and _is_own(judge)]
+    if own and any(one.identity and not one.identity.startswith("synthetic_") for one in known):
+        notes.append(
+            f"the {', '.join(own)} judges know the synthetic world only: look at the truth's row "
+            "before you believe them here, or name others (--emotion, --identity, --judges)"
+        )
+    people: dict[str, list[np.ndarray]] = defaultdict(list)
+    for one in known:
+        if one.person.size:
+            people[one.identity].append(one.person)
+    if len(people) > 1:
+        means = np.stack([np.mean(vectors, 0) for vectors in people.values()])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        others = (means @ means.T)[~np.eye(len(means), dtype=bool)]
+        notes.append(
+            f"identity_similarity between different people of this set: {others.mean():.3f}, at "
+            f"most {others.max():.3f}"
+        )
+    return notes
+
+
+def _is_own(judge: Judge) -> bool:
+    return Path(judge.source).resolve().parent == JUDGES.resolve()
+
+
+def speed(known: list[Judged]) -> Figures:
+    """Of rendering alone; the peak is the device's, or the process' where it has no memory."""
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return {
+        "frames_per_second": sum(one.frames for one in known) / sum(one.seconds for one in known),
+        "milliseconds_to_first_frames": 1e3 * float(np.median([one.latency for one in known])),
+        "peak_memory_gb": peak / 1e9,
+    }
+
+
+def judges_digests(judges: Judges) -> dict[str, str]:
+    return {f"{name} judge": sha256 for name, sha256 in judges.sha256.items()}

@@ -1,0 +1,120 @@
+"""A report as a folder to be read: index.html and README.md of the same sections, beside PNGs."""
+
+import html
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipeline.errors import InputError
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }
+img { max-width: 100%; display: block; margin: 1em 0 }
+figcaption { color: #555; font-size: 14px }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { border-bottom: 1px solid #ccc; padding: 4px 12px; text-align: right }
+td:first-child, th:first-child { text-align: left }
+nav a { margin-right: 1em }
+"""
+
+
+class Picture(NamedTuple):
+    """A PNG in the report's folder."""
+
+    file: str
+    caption: str
+
+
+class Table(NamedTuple):
+    """Rows of text under a head; the first column names the row."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Section(NamedTuple):
+    title: str
+    text: str  # paragraphs, with an empty line between them
+    pictures: Sequence[Picture] = ()
+    table: Table | None = None
+
+
+def write_report(folder: Path, title: str, made_by: str, sections: Sequence[Section]) -> None:
+    """Writes index.html and README.md into `folder`, where the pictures are already.
+
+    Args:
+      made_by: the command, for whoever wants it again.
+
+    Raises InputError if it cannot be written there.
+    """
+    write_whole(folder / "README.md", markdown_page(title, made_by, sections).encode())
+    write_whole(folder / "index.html", html_page(title, made_by, sections).encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; raises InputError if it cannot be written."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def decimals(value: float) -> str:
+    """Three decimals, a dash for NaN."""
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def markdown_page(title: str, made_by: str, sections: Sequence[Section]) -> str:
+    lines = [f"# {title}", "", f"Made by `{made_by}`.", ""]
+    for section in sections:
+        lines += [f"## {section.title}", "", section.text, ""]
+        if section.table:
+            lines += [*_markdown_rows(section.table), ""]
+        for picture in section.pictures:
+            lines += [f"![{picture.caption}]({picture.file})", "", f"*{picture.caption}*", ""]
+    return "\n".join(lines)
+
+
+def _markdown_rows(table: Table) -> list[str]:
+    rows = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def html_page(title: str, made_by: str, sections: Sequence[Section]) -> str:
+    """A page that needs nothing but the pictures beside it."""
+    text = html.escape
+    links = "".join(
+        f'<a href="#s{i}">{text(section.title)}</a> ' for i, section in enumerate(sections)
+    )
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width">',
+        f"<title>{text(title)}</title>\n<style>{STYLE}</style>",
+        f"<h1>{text(title)}</h1>\n<p>Made by <code>{text(made_by)}</code></p>\n<nav>{links}</nav>",
+    ]
+    for i, section in enumerate(sections):
+        parts.append(f'<h2 id="s{i}">{text(section.title)}</h2>')
+        parts += [f"<p>{text(paragraph)}</p>" for paragraph in section.text.split("\n\n")]
+        if section.table:
+            parts.append(_html_table(section.table))
+        for picture in section.pictures:
+            file, caption = text(picture.file, quote=True), text(picture.caption, quote=True)
+            parts.append(
+                f'<figure><a href="{file}"><img src="{file}" alt="{caption}"></a>'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+    return "\n".join([*parts, "</html>", ""])
+
+
+def _html_table(table: Table) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "\n".join(
+        ["<table>", row(table.head, "th"), *(row(cells, "td") for cells in table.rows), "</table>"]
+    )

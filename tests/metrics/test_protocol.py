@@ -1,0 +1,68 @@
+"""Protocol files: what they fix, what they refuse, and what a recorded run must match."""
+
+import dataclasses
+
+import pytest
+
+from data_pipeline.errors import InputError
+from reta_jax.metrics.protocol import (
+    Protocol,
+    changed_versions,
+    check_same,
+    load_suite,
+    read_protocol,
+    versions,
+    write_protocol,
+)
+
+
+def test_the_full_suite_is_the_default_and_the_paper_has_its_columns():
+    assert load_suite("full") == Protocol()
+    paper = load_suite("paper")
+    assert paper.figures == ("image", "fid", "sync", "emotion", "mesh")
+    assert dataclasses.replace(paper, name="full", figures=Protocol().figures) == Protocol()
+
+
+def test_every_field_is_in_the_hash():
+    changes = {
+        "name": "x", "split": "train", "clips": 3, "frames": 9, "source": "own", "codec": "h264",
+        "figures": ("image",), "sync_crops": ("whole",), "fid_frames": 5, "seed": 1,
+    }  # fmt: skip
+    assert set(changes) == {field.name for field in dataclasses.fields(Protocol)}
+    hashes = {dataclasses.replace(Protocol(), **{k: v}).sha256 for k, v in changes.items()}
+    assert len(hashes | {Protocol().sha256}) == len(changes) + 1
+
+
+def test_a_file_comes_back_with_what_it_was_run_on(tmp_path):
+    path, run = tmp_path / "protocol.yaml", {"sha256": {"data": "ab"}, "versions": versions()}
+    protocol = Protocol(clips=4, figures=("image", "fid"))
+    write_protocol(path, protocol, run)
+    assert read_protocol(path) == (protocol, run)
+    assert path.read_text().startswith(f"# {protocol.sha256}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("crop: tight", "no field crop"),
+        ("codec: hevc", "codec has no 'hevc'; take none, h264"),
+        ("figures: [image, beauty]", "figures has no 'beauty'"),
+        ("clips: 0", "leaves nothing to judge"),
+        ("- a list", "is no protocol"),
+        ("a: b: c", "cannot read the protocol"),
+    ],
+)
+def test_wrong_files_are_refused_by_name(tmp_path, text, what):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=what):
+        read_protocol(path)
+
+
+def test_other_weights_are_refused_and_other_versions_noted():
+    check_same({"data": "a"}, {"data": "a", "model": "b"})
+    with pytest.raises(InputError, match="data, sync judge: not what"):
+        check_same({"data": "a", "sync judge": "c"}, {"data": "b"})
+    assert changed_versions({"jax": "0.1", "av": "2"}, {"jax": "0.2", "av": "2"}) == [
+        "jax is 0.2, the protocol was run with 0.1"
+    ]

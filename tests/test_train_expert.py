@@ -1,0 +1,81 @@
+"""Judges and teachers are trained, diagnosed on other people, and written with whom they know."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.judges.synthetic import TEACHERS, get_config
+from data_pipeline.errors import InputError
+from data_pipeline.prepare import prepare_synthetic
+from reta_jax.metrics.judges import load_judges
+from reta_jax.train_expert import TASKS, Outcome, check_apart, diagnose, run
+from reta_jax.weights import load_weights
+
+SMALL = {
+    "identity_net": {"size": 32, "width": 8, "features": 8},
+    "face_net": {"size": 32, "width": 8, "landmarks": 68},
+    "sync_expert": {"channel_multiplier": 1 / 16},
+    "emotion_fan": {"width": 4, "classes": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    prepare_synthetic(folder, identities=3, clips_per_identity=2, seconds=1, size=32, workers=1)
+    return folder
+
+
+def small(task, data, out):
+    config = get_config(task)
+    config.unlock()
+    config.fields = SMALL[task]
+    config.dirs, config.apart_from, config.out = (str(data),), (), str(out)
+    config.image_size, config.batch_size, config.steps = 32, 2, 2
+    config.log_every, config.judge_batches = 1, 1
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", SMALL)
+def test_a_judge_says_what_it_is_and_whom_it_knows(data, tmp_path, task, capsys):
+    run(small(task, data, tmp_path), tmp_path / task)
+    about = json.loads((tmp_path / task / "config.json").read_text())
+    assert about["people"] == ["synthetic_0_00000", "synthetic_0_00001"]
+    assert np.isfinite(about["held_out_score"]) or task == "face_net"  # two steps: flat eyes
+    expected = {
+        "identity_net": set(),  # of the one person that is left, nobody can be told apart
+        "face_net": set(),
+        "sync_expert": {"in_sync_accepted", "shifted_refused", "auc"},
+        "emotion_fan": {"accuracy", "mean_confidence", "calibration_error"},
+    }
+    assert set(about["diagnosis"]) - {"warning"} == expected[task]
+    printed = capsys.readouterr().out
+    assert (task == "sync_expert") == ("warning: the sync loss" in printed)
+    if task == "emotion_fan":
+        assert about["labels"][5] == "neutral"
+    if task == "identity_net":
+        judges = load_judges(identity=str(tmp_path / task))
+        vectors = judges.identity.look(np.zeros((3, 40, 40, 3), np.uint8))
+        assert vectors.shape == (3, 8) and judges.identity.people == tuple(about["people"])
+    assert load_weights(tmp_path / task)[1]["kind"] == get_config(task).kind
+
+
+def test_a_judge_must_not_know_the_models_people(data, tmp_path):
+    config = small("face_net", data, tmp_path)
+    config.apart_from = (str(data),)
+    with pytest.raises(InputError, match="2 people of the judge's data are those that the model"):
+        run(config, tmp_path / "judge")
+    check_apart(["somebody"], [str(data), str(tmp_path / "nowhere")])
+    assert all(get_config(task).apart_from for task in TASKS if task not in TEACHERS)
+
+
+def test_a_stuck_sync_network_is_diagnosed():
+    cosine, labels = np.full(8, 0.5), np.arange(8) < 4
+    assert diagnose("identity_net", 0.1, Outcome(0, 0, None, (cosine, labels)), 9) == {"auc": 0.5}
+    found = diagnose("sync_expert", 0.69, Outcome(0.693, 0.5, None, (cosine, labels)), 100)
+    assert found["auc"] == 0.5 and "have not met" in found["warning"]
+    cosine = np.r_[np.full(4, 0.9), np.full(4, 0.1)]
+    found = diagnose("sync_expert", 0.1, Outcome(0.1, 1.0, None, (cosine, labels)), 100)
+    assert found == {"in_sync_accepted": 1.0, "shifted_refused": 1.0, "auc": 1.0}
