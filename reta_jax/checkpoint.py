@@ -7,7 +7,6 @@ another number. So each holds the checksums of its files, and none is used that 
 import json
 import os
 import sys
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -101,11 +100,26 @@ def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
         raise InputError(f"no finished checkpoint in {workdir}: train first, or name another")
     if damages:
         _warn(f"taking step {step} of {workdir}: {_told(damages)}")
-    with ocp.training.Checkpointer(folder) as checkpointer, warnings.catch_warnings():
-        # Of the file's sharding: everything comes to the host here.
-        warnings.filterwarnings("ignore", "Sharding info not provided", UserWarning)
-        loaded = checkpointer.load_checkpointables(step, {"state": None, "config": None})
-    return jax.tree.map(np.asarray, loaded["state"]["ema"]), loaded["config"]
+    with ocp.training.Checkpointer(folder) as checkpointer:
+        ema = load_part(checkpointer, step, "ema")
+        config = checkpointer.load_checkpointables(step, {"config": None})["config"]
+    return ema, config
+
+
+def load_part(checkpointer: ocp.training.Checkpointer, step: int, part: str) -> Any:
+    """A field of a checkpoint's state as NumPy arrays, whatever devices it was saved from."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    saved = checkpointer.metadata(step).metadata[part]
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
+    )
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = ocp.load_checkpointables(
+            checkpointer.directory / str(step), {"state": {part: abstract}}
+        )
+    return jax.tree.map(np.asarray, loaded["state"][part])
 
 
 def write_checksums(checkpoint: Path) -> None:
