@@ -133,7 +133,7 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
             if not train.run(config, folder):
                 return False
             renderer = Renderer.from_pretrained(folder / "weights")
-            report = evaluate(renderer, judges, study.data)
+            report = evaluate(renderer, judges, study.data, config=config_to_dict(config))
             write_result(study, row, seed, report)
             jax.clear_caches()  # dozens of models' programs would fill the memory
         write_tables(study.workdir, collect(study, rows, seeds))

@@ -85,7 +85,7 @@ def study(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         return True
 
-    def evaluate(renderer, judges, data):
+    def evaluate(renderer, judges, data, config):
         draw = np.random.default_rng(len(trained))
         figures = {name: 0.5 + 0.01 * draw.random() for name in ablate.FIGURES.values()}
         return {"rows": {"generated": figures, "still portrait": figures | {"psnr": 20.0}}}
