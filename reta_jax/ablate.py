@@ -29,6 +29,7 @@ from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.evaluate import JUDGES, evaluate, load_judges
+from reta_jax.files import write_whole
 from reta_jax.render import Renderer
 from reta_jax.weights import config_to_dict
 
@@ -182,8 +183,7 @@ def settings_of(study: Study, row: str, seed: int) -> str:
 def write_result(study: Study, row: str, seed: int, report: dict[str, Any]) -> None:
     result = {"settings": settings_of(study, row, seed)} | report
     file = run_folder(study, row, seed) / "result.json"
-    file.with_suffix(".part").write_text(json.dumps(result, indent=1) + "\n")
-    file.with_suffix(".part").rename(file)
+    write_whole(file, f"{json.dumps(result, indent=1)}\n".encode())
 
 
 def read_result(study: Study, row: str, seed: int) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from data_pipeline.audio import FPS, SAMPLE_RATE
-from reta_jax.report import Picture, write_whole
+from reta_jax.files import write_whole
+from reta_jax.report import Picture
 
 DPI = 110
 

@@ -2,12 +2,11 @@
 
 import html
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.errors import InputError
+from reta_jax.files import write_whole
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }
@@ -51,17 +50,6 @@ def write_report(folder: Path, title: str, made_by: str, sections: Sequence[Sect
     """
     write_whole(folder / "README.md", markdown_page(title, made_by, sections).encode())
     write_whole(folder / "index.html", html_page(title, made_by, sections).encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; raises InputError if it cannot be written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def decimals(value: float) -> str:

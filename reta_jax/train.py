@@ -34,6 +34,7 @@ from reta_jax.checkpoint import Checkpoints
 from reta_jax.commands import enable_compilation_cache, run_with_flags
 from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
+from reta_jax.files import write_whole
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
@@ -209,7 +210,7 @@ def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[s
     known = json.loads(file.read_text()) if file.is_file() else []
     known += [record for record in records if record not in known]
     if jax.process_index() == 0:
-        file.write_text(json.dumps(known, indent=1) + "\n")
+        write_whole(file, f"{json.dumps(known, indent=1)}\n".encode())
         print_licences(known)
     return known
 
