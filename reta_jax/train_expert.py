@@ -37,9 +37,6 @@ from reta_jax.metrics.diagnosis import calibration_error, pairs_told_apart, sync
 from reta_jax.metrics.landmarks import eye_opening
 from reta_jax.weights import save_weights
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Expert, e.g. configs/judges/x.py:kind.")
-_OUT = flags.DEFINE_string("out", None, "Folder for the weights; default config.out.")
-
 NETWORKS = KINDS | {"identity_net": IdentityNet}
 DIAGNOSIS_BATCHES = 4  # times judge_batches
 TEMPERATURE = 0.1  # of identity_net's contrast
@@ -305,14 +302,17 @@ def _batches(config: ConfigDict, split: str):
 
 
 def main(argv: list[str]) -> None:
-    config = _CONFIG.value
+    config = flags.FLAGS.config
     if config is None:
         raise InputError("no expert given: say --config configs/judges/synthetic.py:sync_expert")
-    out = Path(_OUT.value or config.out)
+    out = Path(flags.FLAGS.out or config.out)
     score = run(config, out)
     print(f"done: held-out score {score:.3f}, weights in {out}")
 
 
 if __name__ == "__main__":
+    # Not at import: reta_jax.train has a --config of its own.
+    config_flags.DEFINE_config_file("config", None, "Expert, e.g. configs/judges/x.py:kind.")
+    flags.DEFINE_string("out", None, "Folder for the weights; default config.out.")
     enable_compilation_cache()
     run_with_flags(main)

@@ -104,7 +104,9 @@ parallel.join_cluster("auto")
 import jax
 
 total = sum(parallel.any_process(index == jax.process_index()) for index in range(2))
-print("task", jax.process_index(), "of", jax.process_count(), total, *sys.argv[1:], flush=True)
+words = "task", jax.process_index(), "of", jax.process_count(), total, *sys.argv[1:]
+sys.stdout.write(" ".join(map(str, words)) + "\\n")  # at once: both tasks write to one pipe
+sys.stdout.flush()
 parallel.meet()
 END
 """
