@@ -7,12 +7,11 @@ arrays (reta_jax/program.py); time, money and many devices are arithmetic on pub
 is assumed says so. docs/scaling.md has the formulas, the sources, and how far the figures are off.
 """
 
-import contextlib
 import functools
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -158,9 +157,8 @@ def analyse(job: Job, devices: int, platform: str = "cuda") -> Step:
     part = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((x.shape[0] // devices, *x.shape[1:]), x.dtype), job.batch
     )
-    with _traced_for_accelerators():
-        step = parallel.data_parallel(job.step, mesh_of(jax.devices()[:1]))
-        traced = step.trace(job.state, job.constants, part)
+    step = parallel.data_parallel(job.step, mesh_of(jax.devices()[:1]))
+    traced = step.trace(job.state, job.constants, part)
     program = device_program(traced, platform)
     flops: dict[tuple[str, bool, str], int] = {}
     for scope, dtype, count in work(program):
@@ -182,16 +180,6 @@ def mesh_of(devices: Sequence[Any]) -> Mesh:
 
 def network_of(scope: str) -> str:
     return next(name for key, name in NETWORKS.items() if key in scope)
-
-
-@contextlib.contextmanager
-def _traced_for_accelerators() -> Iterator[None]:
-    """On a CPU, ops.conv traces another form of the kernels' gradient than elsewhere."""
-    backend, jax.default_backend = jax.default_backend, lambda: "tpu"
-    try:
-        yield
-    finally:
-        jax.default_backend = backend
 
 
 class Compiled(NamedTuple):
@@ -233,8 +221,7 @@ def compile_step(config: ConfigDict, target: str, clips: int) -> Compiled:
         jax.tree.map(lambda x, s=s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree)
         for tree, s in zip(job[1:], (sharding[0], *sharding), strict=True)
     ]
-    with _traced_for_accelerators() if target != "cpu" else contextlib.nullcontext():
-        lowered = parallel.data_parallel(job.step, mesh).lower(*arguments)
+    lowered = parallel.data_parallel(job.step, mesh).lower(*arguments)
     start = time.perf_counter()
     try:
         compiled = lowered.compile()

@@ -53,21 +53,13 @@ from reta_jax.metrics.protocol import (
     versions,
     write_protocol,
 )
-from reta_jax.metrics.rendering import (
-    cut,
-    render_clip,
-    through_codec,
-    waiting_clips,
-)
+from reta_jax.metrics.rendering import cut, render_clip, through_codec, waiting_clips
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.summary import judges_digests, speed, summarise
 from reta_jax.metrics.tables import markdown_report, markdown_table
 from reta_jax.metrics.videos import find_pairs, judge_pair, read_pairs
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.render import (
-    SHIPPED_WEIGHTS,
-    Renderer,
-)
+from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 from reta_jax.weights import config_to_dict
 
 CLIPS, REPORT, REPORT_TEXT, PROTOCOL = "clips", "report.json", "report.md", "protocol.yaml"

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, UInt8
 from data_pipeline.errors import InputError
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.weights import load_weights, save_weights
-from reta_jax.windows import AudioWindow, in_chunks
+from reta_jax.windows import AudioWindow, ChunkRenderer, in_chunks
 
 if TYPE_CHECKING:
     from reta_jax.render import Renderer
@@ -99,7 +99,7 @@ def is_exported(folder: Path) -> bool:
     return (Path(folder) / RENDER).is_file()
 
 
-class ExportedRenderer:
+class ExportedRenderer(ChunkRenderer):
     """An exported model, ready to render; the interface is `reta_jax.render.Renderer`'s.
 
     Args:
@@ -134,17 +134,9 @@ class ExportedRenderer:
         weights, window = jax.tree.map(jnp.asarray, weights), AudioWindow(*values["window"])
         return cls(weights, values["size"], window, *(jax.jit(x.call) for x in programs))
 
-    def render(
-        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
-    ) -> UInt8[np.ndarray, "t h w 3"]:
-        """All frames of a voice; see `stream` for long ones."""
-        none = np.zeros((0, self.size, self.size, 3), np.uint8)
-        return np.concatenate([none, *self.stream(portrait, waveform)])
-
     def stream(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        """Yields frames chunk by chunk, in constant memory."""
         identity = self.encode_portrait(self.weights, portrait[None])
         chunk = lambda audio: self.render_chunk(self.weights, identity, audio)
         yield from in_chunks(chunk, waveform, self.window)

@@ -11,158 +11,53 @@ import functools
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import track
 
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
-from data_pipeline.face_basis import load_face_basis
-from data_pipeline.loader import EvaluationClip, evaluation_clips
-from data_pipeline.records import open_records
-from data_pipeline.synthetic_phonemes import PHONEMES
+from data_pipeline.loader import EvaluationClip
 from data_pipeline.video import read_video
 from reta_jax import plots
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.curves import losses_section, metrics_section
 from reta_jax.images import to_float
 from reta_jax.inside import (
-    Inside,
     LevelFacts,
     level_facts,
-    look_inside,
     principal_components,
 )
-from reta_jax.metrics.landmarks import eye_distance
+from reta_jax.metrics.clips import has_known_mesh
 from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
-from reta_jax.metrics.mouth import opening
 from reta_jax.models.morphable import MorphableModel, mesh
-from reta_jax.models.reta import RETA
-from reta_jax.ops import variance_mask
+from reta_jax.ops.variance_mask import Stages
 from reta_jax.pictures import flow_key, flow_picture, mask_picture, mesh_picture
 from reta_jax.pretrained.reta import Pretrained, load_reta
-from reta_jax.render import SHIPPED_WEIGHTS, controls_in_silence, encode_portrait
+from reta_jax.render import SHIPPED_WEIGHTS
 from reta_jax.report import Section, Table, decimals, write_report
-from reta_jax.windows import audio_windows
+from reta_jax.shown import (
+    Shown,
+    liveliest,
+    load_clips,
+    pick_moments,
+    pick_shown,
+    render_inside,
+    true_opening,
+)
+from reta_jax.step import motion_mask
 
 SHOWN = 2  # clips that are looked at closely
 MOMENTS = 8  # of each, side by side
 COMPONENTS = 3  # red, green, blue
 SECOND = 25  # frames
 PIXELS = 200_000  # at most that a PCA is fitted to
-
-
-class Shown(NamedTuple):
-    """A clip as the model renders it: T frames, some of them looked into."""
-
-    clip: EvaluationClip  # cut to T frames
-    sounds: list[str] | None  # name of the sound in each frame, where known
-    moments: list[int]  # frame numbers
-    frames: UInt8[np.ndarray, "t h w 3"]  # generated
-    pooled: list[np.ndarray]  # of each level (T, d), see `Inside`
-    mean_flows: list[np.ndarray]  # of each level (h, w, 2), over the clip
-    inside: list[Inside]  # of each moment, one frame without the axis of time
-    p_exp: np.ndarray | None  # (T, k)
-
-
-# ------------------------------------------------------------------------------------------------
-# What is looked at
-# ------------------------------------------------------------------------------------------------
-
-
-def load_clips(
-    data: Path, split: str, size: int, limit: int, frames: int
-) -> list[tuple[EvaluationClip, list[str] | None]]:
-    """The first `limit` clips of a split, cut to `frames` frames, and their sounds' names."""
-    found = []
-    for clip, record in islice(
-        zip(evaluation_clips(data, split, size), open_records(data, split), strict=True), limit
-    ):
-        count = min(frames, len(clip.frames))
-        phonemes = record["phonemes"][:count]
-        short = clip._replace(
-            frames=clip.frames[:count],
-            audio=clip.audio[: count * len(clip.audio) // len(clip.frames)],
-            landmarks=clip.landmarks[:count],
-            coefficients=clip.coefficients[:count],
-        )
-        found.append((short, [PHONEMES[p] for p in phonemes] if phonemes.any() else None))
-    if not found:
-        raise InputError(f"there is no clip in the split {split!r} of {data}")
-    return found
-
-
-def true_opening(clip: EvaluationClip) -> Float[np.ndarray, " t"]:
-    """Opening of the true mouth over the distance of the eyes; NaN where points are not known."""
-    known = eye_distance(clip.landmarks) > 0
-    result = np.full(len(clip.landmarks), np.nan)
-    result[known] = opening(clip.landmarks[known])
-    return result
-
-
-def pick_shown(clips: Sequence[EvaluationClip], count: int = SHOWN) -> list[int]:
-    """The clips whose mouths move most, of different emotions as long as there are any."""
-    movement = [float(np.nan_to_num(true_opening(clip)).std()) for clip in clips]
-    by_movement = sorted(range(len(clips)), key=lambda i: -movement[i])
-    best_of: dict[int, int] = {}
-    for i in by_movement:
-        best_of.setdefault(clips[i].emotion, i)
-    return list(dict.fromkeys([*best_of.values(), *by_movement]))[:count]
-
-
-def pick_moments(gap: Float[np.ndarray, " t"], count: int = MOMENTS) -> list[int]:
-    """Frames spread over a clip, mouths wide and shut in turn.
-
-    The clip is cut into `count` equal stretches; of one the widest mouth is taken, of the next the
-    narrowest, but none of its ends: neighbours would be one moment. Where the opening is not known
-    it is the middle.
-    """
-    edges = np.linspace(0, len(gap), min(count, len(gap)) + 1).round().astype(int)
-    moments = []
-    for i, (first, end) in enumerate(zip(edges, edges[1:], strict=False)):
-        margin = (end - first) // 6
-        stretch = gap[first + margin : end - margin]
-        if not np.isfinite(stretch).any():
-            moments.append(int(first + end) // 2)
-        else:
-            choose = np.nanargmax if i % 2 == 0 else np.nanargmin
-            moments.append(int(first + margin + choose(stretch)))
-    return moments
-
-
-def render_inside(
-    model: Pretrained, clip: EvaluationClip, sounds: list[str] | None, moments: list[int]
-) -> Shown:
-    """Renders a clip from its portrait and voice, and keeps what happens inside at `moments`."""
-    reta, params, morphable = model.reta, model.params, model.morphable
-    silence = controls_in_silence(reta, params, morphable)
-    identity = encode_portrait(reta, params, clip.portrait[None])
-    chunks, kept = [], []
-    flows: list[np.ndarray] = []
-    first = 0
-    for audio, count in audio_windows(clip.audio, reta.window):
-        inside = look_inside(reta, params, morphable, identity, audio, silence)
-        whole = jax.device_get((inside.frames, inside.pooled, inside.p_exp))
-        chunks.append(jax.tree.map(lambda x, n=count: x[:n], whole))
-        sums = [np.asarray(flow[:count].sum(0)) for flow in inside.flows]
-        flows = [a + b for a, b in zip(flows, sums, strict=True)] if flows else sums
-        kept += [
-            jax.device_get(jax.tree.map(lambda x, i=m - first: x[i], inside))
-            for m in moments
-            if first <= m < first + count
-        ]
-        first += count
-    frames, pooled, p_exp = jax.tree.map(lambda *x: np.concatenate(x), *chunks)
-    mean_flows = [flow / first for flow in flows]
-    return Shown(clip, sounds, moments, frames, list(pooled), mean_flows, kept, p_exp)
 
 
 def level_names(model: Pretrained) -> list[str]:
@@ -336,15 +231,16 @@ def mask_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Sectio
     columns = ["frame", "variance", "thresholded", "opened", "blurred", "mask", "over the frame"]
     for s in shown[:SHOWN]:
         for length in dict.fromkeys((model.config.train.frames, SECOND)):
-            window = _liveliest(s.clip, length)
+            window = liveliest(s.clip, length)
             frames = s.clip.frames[window]
             stages = mask_stages(model, frames)
-            grey = [mask_picture(np.asarray(stage)[..., None]) for stage in stages]
+            steps = stages.coarse, stages.opened, stages.smooth, stages.mask[..., 0]
+            grey = [mask_picture(step[..., None]) for step in steps]
             middle = frames[len(frames) // 2]
-            variance = _heat(np.asarray(stages[0]))
-            rows.append([middle, variance, *grey[1:], _overlay(middle, stages[-1])])
+            over = _overlay(middle, stages.mask[..., 0])
+            rows.append([middle, _heat(stages.variance), *grey, over])
             titles.append(f"{s.clip.clip}\n{len(frames)} frames")
-            shares.append(float(np.mean(stages[-1])))
+            shares.append(float(stages.mask.mean()))
     tvm = model.config.tvm
     picture = plots.save(
         out,
@@ -363,28 +259,10 @@ def mask_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Sectio
     return Section("Temporal variance masking (Fig. 5)", text, [picture])
 
 
-def mask_stages(model: Pretrained, frames: UInt8[np.ndarray, "t h w 3"]) -> tuple[Any, ...]:
-    """Algorithm 1 on real frames, as in training: variance, coarse, opened, smooth, mask (h, w)."""
-    return _mask_stages(model.reta, _hashable(model.config.tvm), model.params, frames)
-
-
-def _hashable(tvm: ConfigDict) -> tuple[tuple[str, int | float], ...]:
-    return tuple(sorted(tvm.to_dict().items()))
-
-
-@functools.partial(jax.jit, static_argnames=("reta", "tvm"))
-def _mask_stages(reta: RETA, tvm: tuple, params: Any, frames: Any) -> tuple[Any, ...]:
-    constants = dict(tvm)
-    size = frames.shape[1]
-    portraits = reta.apply({"params": params}, to_float(frames), method=RETA.encode_portrait)
-    resolution = min(constants.pop("resolution"), size)
-    features = next(x for x in portraits.textures if x.shape[1] >= resolution)[None]
-    variance = variance_mask._normalised_variance(features)
-    coarse = (variance > constants["tau_init"]).astype(jnp.float32)
-    opened = variance_mask._opening(coarse, constants["kernel"])
-    smooth = variance_mask._gaussian_blur(opened, constants["sigma"])
-    mask = variance_mask.temporal_variance_mask(features, size, **constants)[..., 0]
-    return tuple(x[0] for x in (variance, coarse, opened, smooth, mask))
+def mask_stages(model: Pretrained, frames: UInt8[np.ndarray, "t h w 3"]) -> Stages:
+    """Algorithm 1 on real frames, as in training; each stage without the axis of clips."""
+    compiled = jax.jit(functools.partial(motion_mask, model.config, model.reta))
+    return jax.tree.map(lambda x: np.asarray(x)[0], compiled(model.params, to_float(frames)[None]))
 
 
 def mesh_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Section:
@@ -434,7 +312,7 @@ def face_vertices(morphable: MorphableModel) -> Float[np.ndarray, "v 3"]:
 
 def knows_coefficients(morphable: MorphableModel, clip: EvaluationClip) -> bool:
     """Whether the clip's truth is a mesh of this model."""
-    return bool(clip.coefficients.any()) and morphable.names == tuple(load_face_basis().names)
+    return bool(clip.coefficients.any()) and has_known_mesh(morphable)
 
 
 def flow_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Section:
@@ -504,15 +382,6 @@ def _feeling(clip: EvaluationClip) -> str:
     return f" ({EMOTIONS[clip.emotion]})" if clip.emotion >= 0 else ""
 
 
-def _liveliest(clip: EvaluationClip, length: int) -> slice:
-    """The stretch of `length` frames in which the true mouth's opening varies most."""
-    length = min(length, len(clip.frames))
-    gap = np.nan_to_num(true_opening(clip))
-    spread = [gap[i : i + length].std() for i in range(len(gap) - length + 1)]
-    first = int(np.argmax(spread))
-    return slice(first, first + length)
-
-
 def _heat(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """[0, 1] from black over red and yellow to white; the square root shows what is faint."""
     steps = 3 * np.sqrt(np.clip(values, 0, 1))[..., None] - np.arange(3)
@@ -565,13 +434,13 @@ def model_sections(
     """All figures that need a model and clips."""
     model = load_reta(checkpoint)
     clips = load_clips(data, split, model.config.model.size, limit, frames)
-    chosen = pick_shown([clip for clip, _ in clips])
+    chosen = pick_shown([clip for clip, _ in clips], SHOWN)
     order = chosen + [i for i in range(len(clips)) if i not in chosen]
     check_videos(videos, [clips[i][0].clip for i in chosen])
     shown = []
     for i in track(order, "rendering", console=Console(stderr=True)):
         clip, sounds = clips[i]
-        moments = pick_moments(true_opening(clip)) if i in chosen else []
+        moments = pick_moments(true_opening(clip), MOMENTS) if i in chosen else []
         shown.append(render_inside(model, clip, sounds, moments))
     return [
         generation_section(out, model, shown),

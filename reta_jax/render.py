@@ -36,7 +36,7 @@ from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.windows import in_chunks
+from reta_jax.windows import ChunkRenderer, in_chunks
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
 
@@ -127,7 +127,7 @@ def render(
     yield from in_chunks(chunk, waveform, reta.window)
 
 
-class Renderer:
+class Renderer(ChunkRenderer):
     """A trained model, ready to render.
 
     Args:
@@ -173,21 +173,13 @@ class Renderer:
         reta = self.reta.clone(window=window)
         return Renderer(reta, self.params, self.morphable, self.size, self.silence is not None)
 
-    def render(
-        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
-    ) -> UInt8[np.ndarray, "t h w 3"]:
-        """All frames of a voice; see `stream` for long ones."""
-        none = np.zeros((0, self.size, self.size, 3), np.uint8)
-        return np.concatenate([none, *self.stream(portrait, waveform)])
-
     def stream(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        """Yields frames chunk by chunk, in constant memory."""
         yield from render(self.reta, self.params, self.morphable, portrait, waveform, self.silence)
 
 
-def load_renderer(path: Path, close_in_silence: bool) -> Renderer | ExportedRenderer:
+def load_renderer(path: Path, close_in_silence: bool) -> ChunkRenderer:
     """The model of a folder of weights, of a workdir, or of `reta_jax.export`.
 
     Raises:
@@ -203,7 +195,7 @@ def load_renderer(path: Path, close_in_silence: bool) -> Renderer | ExportedRend
 
 
 def render_file(
-    renderer: Renderer | ExportedRenderer,
+    renderer: ChunkRenderer,
     image: Path,
     audio: Path,
     out: Path,

@@ -1,5 +1,6 @@
 """Everything that training changes, as one pytree."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -71,19 +72,24 @@ def optimizers(
             optax.clip_by_global_norm(train.clip_norm), optax.adam(schedule, *train.betas)
         )
 
-    labels = _label_frozen(config.model.audio_encoder.trainable)
+    def labels(params: Any) -> Any:
+        kept = only_trained(config)(params)
+        return jax.tree.map(lambda _, leaf: "frozen" if leaf is None else "trained", params, kept)
+
     generator = optax.partition(
         {"trained": adam(train.learning_rate), "frozen": optax.set_to_zero()}, labels
     )
     return generator, adam(train.d_learning_rate)
 
 
-def _label_frozen(tune_audio_encoder: bool):
-    def label(path: tuple, _: Any) -> str:
-        frozen = not tune_audio_encoder and path[1].key == "audio_encoder"
-        return "frozen" if frozen else "trained"
+def only_trained(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
+    """A function of TrainState.params, or of their gradient: None for each leaf that is frozen."""
+    is_tuned = config.model.audio_encoder.trainable
 
-    return lambda params: jax.tree_util.tree_map_with_path(label, params)
+    def keep(path: tuple, leaf: Any) -> Any:
+        return leaf if is_tuned or path[1].key != "audio_encoder" else None
+
+    return lambda params: jax.tree_util.tree_map_with_path(keep, params)
 
 
 def create_state(

@@ -21,9 +21,9 @@ from reta_jax.images import to_float
 from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
-from reta_jax.ops.variance_mask import temporal_variance_mask
+from reta_jax.ops.variance_mask import Stages, temporal_variance_mask
 from reta_jax.parallel import AXIS
-from reta_jax.state import Networks, TrainState, optimizers
+from reta_jax.state import Networks, TrainState, only_trained, optimizers
 
 REMAT = ("none", "experts", "blocks")  # choices of train.remat
 GRADIENT_NORMS = "gradient_norms"
@@ -69,6 +69,7 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
     emotions, and the discriminator compares images of a group, within a micro-batch.
     """
     generator_tx, discriminator_tx = optimizers(config)
+    trained = only_trained(config)
 
     def ema_decay(step: Array) -> Array:
         """Short at first, so that the average soon forgets the random start."""
@@ -84,7 +85,9 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
             )
             return total_loss(terms, config), (terms, fake)
 
-        total, terms, gradient, fake = mean_gradient(generator_objective, state.params, raw)
+        total, terms, gradient, fake = mean_gradient(
+            generator_objective, state.params, raw, trained
+        )
         norms = {"params": leaf_norms(gradient)}
         metrics = {"total": total, "grad_norm": jnp.linalg.norm(norms["params"])}
         params, opt_state = descend(
@@ -103,7 +106,7 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
                 return sum(d_terms.values()), (d_terms, None)
 
             d_total, d_terms, gradient, _ = mean_gradient(
-                discriminator_objective, state.d_params, (raw["frames"], fake)
+                discriminator_objective, state.d_params, (raw["frames"], fake), lambda x: x
             )
             norms["d_params"] = leaf_norms(gradient)
             metrics["d_grad_norm"] = jnp.linalg.norm(norms["d_params"])
@@ -124,7 +127,7 @@ def micro_batches(raw: dict[str, Array], count: int) -> dict[str, Array]:
 
 
 def mean_gradient(
-    objective: Callable, params: Any, parts: Any
+    objective: Callable, params: Any, parts: Any, trained: Callable[[Any], Any]
 ) -> tuple[Array, dict[str, Array], Any, Any]:
     """Loss, its terms and its gradient as means over micro-batches and devices.
 
@@ -134,6 +137,7 @@ def mean_gradient(
     Args:
       objective: of (params, part), returns (loss, (terms, output)).
       parts: a pytree whose leaves have the micro-batches along their first axis.
+      trained: puts None for the frozen leaves of a gradient, which are zero and not exchanged.
 
     Returns:
       Loss, terms, gradient, and the outputs of all micro-batches, stacked.
@@ -142,7 +146,7 @@ def mean_gradient(
 
     def differentiate(part: Any):
         (loss, (terms, output)), gradient = jax.value_and_grad(objective, has_aux=True)(own, part)
-        return (loss, terms, gradient), output
+        return (loss, terms, trained(gradient)), output
 
     count = len(jax.tree.leaves(parts)[0])
     if count == 1:
@@ -157,8 +161,9 @@ def mean_gradient(
             return jax.tree.map(jnp.add, sums, values), output
 
         sums, outputs = jax.lax.scan(add, zeros, parts)
-    means = jax.lax.pmean(jax.tree.map(lambda x: x / count, sums), AXIS)
-    return *means, outputs
+    loss, terms, gradient = jax.lax.pmean(jax.tree.map(lambda x: x / count, sums), AXIS)
+    whole = jax.tree.map(lambda p, g: jnp.zeros_like(p) if g is None else g, params, gradient)
+    return loss, terms, whole, outputs
 
 
 def _own_zeros(like: jax.ShapeDtypeStruct) -> Array:
@@ -244,7 +249,7 @@ def generator_terms(
         perceive = forgetful(config, experts.perceive)
         terms["perceptual"] = losses.perceptual_loss(vgg_taps(config, perceive, generated), taps)
     if weights.motion:
-        mask = motion_mask(config, networks.reta, params["reta"], real)
+        mask = motion_mask(config, networks.reta, params["reta"], real).mask
         terms["motion"] = losses.motion_loss(generated, real, mask)
     if adversarial and weights.adversarial:
         discriminator = networks.discriminator
@@ -334,15 +339,15 @@ def forgetful(config: ml_collections.ConfigDict, expert: Callable) -> Callable:
     return expert if config.train.remat == "none" else jax.checkpoint(expert)
 
 
-def motion_mask(config: ml_collections.ConfigDict, reta: RETA, params: Any, real: Array) -> Array:
-    """Algorithm 1 on E_I's features of the real clip: (b, h, w, 1), a constant."""
+def motion_mask(config: ml_collections.ConfigDict, reta: RETA, params: Any, real: Array) -> Stages:
+    """Algorithm 1 on E_I's features of the real clip; its mask is (b, h, w, 1), a constant."""
     tvm = config.tvm
     encode = lambda images: reta.apply({"params": params}, images, method=RETA.encode_portrait)
     textures = encode(_flat(real)).textures
     features = next(x for x in textures if x.shape[1] >= min(tvm.resolution, real.shape[2]))
     features = features.reshape(*real.shape[:2], *features.shape[1:])
     return temporal_variance_mask(
-        jax.lax.stop_gradient(features),
+        features,
         real.shape[2],
         tau_init=tvm.tau_init,
         kernel=tvm.kernel,

@@ -40,6 +40,25 @@ def audio_windows(
         yield window(waveform, start, spec.samples), min(spec.chunk, frames - first)
 
 
+class ChunkRenderer:
+    """What renders voices chunk by chunk: `size` in pixels and `stream` are its own."""
+
+    size: int
+
+    def stream(
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        """Yields frames chunk by chunk, in constant memory."""
+        raise NotImplementedError
+
+    def render(
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """All frames of a voice; see `stream` for long ones."""
+        none = np.zeros((0, self.size, self.size, 3), np.uint8)
+        return np.concatenate([none, *self.stream(portrait, waveform)])
+
+
 def in_chunks(
     render_chunk: Callable[[Float[np.ndarray, "1 w"]], UInt8[Array, "1 t h w 3"]],
     waveform: Float[np.ndarray, " n"],

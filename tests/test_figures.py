@@ -21,12 +21,8 @@ from reta_jax.figures import (
     colour_components,
     face_vertices,
     knows_coefficients,
-    load_clips,
     main,
     mask_stages,
-    pick_moments,
-    pick_shown,
-    render_inside,
 )
 from reta_jax.images import to_float
 from reta_jax.inside import explained_by, level_facts, principal_components
@@ -34,6 +30,7 @@ from reta_jax.models.morphable import builtin_morphable
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import Renderer
 from reta_jax.report import Section, Table, html_page, markdown_page
+from reta_jax.shown import load_clips, pick_moments, pick_shown, render_inside
 from reta_jax.step import motion_mask
 from tests.tiny import save_tiny_model
 
@@ -260,10 +257,10 @@ def test_features_are_those_that_the_colours_are_read_off(model, shown):
 
 def test_the_last_stage_is_the_mask_of_training(model, clips):
     frames = clips[0][0].frames[:5]
-    *_, mask = mask_stages(model, frames)
+    mask = mask_stages(model, frames).mask
     real = to_float(jnp.asarray(frames))[None]
     expected = jax.jit(functools.partial(motion_mask, model.config, model.reta))(model.params, real)
-    np.testing.assert_array_equal(mask, expected[0, ..., 0])
+    np.testing.assert_array_equal(mask, expected.mask[0])
 
 
 def test_a_mesh_picture_shows_the_face(clips):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from data_pipeline.emotions import EMOTIONS
+from data_pipeline.face_basis import load_face_basis
 from data_pipeline.loader import EvaluationClip
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, mouth_opening
 from reta_jax.metrics.blocks import in_blocks
@@ -27,7 +28,7 @@ from reta_jax.metrics.mouth import correlation, jitter, loudness, silent_frames
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, rows, videos
 from reta_jax.metrics.statistics import Figures
-from reta_jax.models.morphable import MorphableModel, builtin_morphable
+from reta_jax.models.morphable import MorphableModel
 
 FID_ROWS = ("generated", "still portrait", "truth, blurred", "truth")  # the others show as much
 EQUAL = 100.0  # dB, said of equal pictures
@@ -210,4 +211,4 @@ def emotion_name(clip: EvaluationClip) -> str:
 
 def has_known_mesh(morphable: MorphableModel) -> bool:
     """Whether a model's 3DMM is the one that the synthetic world's coefficients are of."""
-    return morphable.names == builtin_morphable(4).names
+    return morphable.names == tuple(load_face_basis().names)

@@ -100,7 +100,12 @@ def cut(clip: EvaluationClip, protocol: Protocol) -> EvaluationClip:
     """The clip as the protocol has it: its first frames, and the portrait."""
     if protocol.source == "own":
         clip = clip._replace(portrait=clip.frames[0])
-    count = min(protocol.frames or len(clip.frames), len(clip.frames))
+    return first_frames(clip, protocol.frames or len(clip.frames))
+
+
+def first_frames(clip: EvaluationClip, count: int) -> EvaluationClip:
+    """The clip's first `count` frames, or all of them if it has fewer."""
+    count = min(count, len(clip.frames))
     return clip._replace(
         frames=clip.frames[:count],
         audio=clip.audio[: count * SAMPLES_PER_FRAME],

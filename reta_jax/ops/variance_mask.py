@@ -1,9 +1,21 @@
 """Temporal Variance Masking (Algorithm 1): where a clip moves."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+
+class Stages(NamedTuple):
+    """What Algorithm 1 comes by, in its order; all but the mask in feature pixels."""
+
+    variance: jax.Array  # (b, h, w) in [0, 1]
+    coarse: jax.Array  # (b, h, w) thresholded at tau_init
+    opened: jax.Array  # (b, h, w)
+    smooth: jax.Array  # (b, h, w) blurred
+    mask: jax.Array  # (b, size, size, 1)
 
 
 def temporal_variance_mask(
@@ -13,19 +25,21 @@ def temporal_variance_mask(
     kernel: int = 3,
     sigma: float = 1.5,
     tau_final: float = 0.5,
-) -> Float[Array, "b {size} {size} 1"]:
-    """1 where a clip's features vary over time, 0 elsewhere; a clip that stands still is all 0.
+) -> Stages:
+    """Its mask is 1 where a clip's features vary over time, 0 elsewhere and if it stands still.
 
     The variance is averaged over the channels, scaled to [0, 1] per clip, thresholded at tau_init,
     opened with a kernel x kernel square, blurred (sigma in feature pixels), resized bilinearly to
-    size x size and thresholded at tau_final. No gradient flows through the mask.
+    size x size and thresholded at tau_final. No gradient flows through any stage.
     """
-    coarse = (_normalised_variance(features) > tau_init).astype(jnp.float32)
-    smooth = _gaussian_blur(_opening(coarse, kernel), sigma)
+    variance = _normalised_variance(jax.lax.stop_gradient(features))
+    coarse = (variance > tau_init).astype(jnp.float32)
+    opened = _opening(coarse, kernel)
+    smooth = _gaussian_blur(opened, sigma)
     shape = (len(features), size, size)
     resized = jax.image.resize(smooth, shape, "bilinear", antialias=False)
     mask = (resized > tau_final).astype(jnp.float32)[..., None]
-    return jax.lax.stop_gradient(mask)
+    return Stages(variance, coarse, opened, smooth, mask)
 
 
 def _normalised_variance(features: Array) -> Array:

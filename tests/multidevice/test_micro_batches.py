@@ -1,27 +1,13 @@
 """Micro-batches and recomputation change what a step needs, not what it computes."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    path = tmp_path_factory.mktemp("worker") / "found.json"
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/multidevice/micro_worker.py"), str(path)],
-        env=environment, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
-    return json.loads(path.read_text())
+def found(run_worker):
+    return run_worker("micro_worker.py", devices=2)
 
 
 # Losses of two steps, gradients of the first (opt_state), and what the two left.

@@ -1,27 +1,13 @@
 """4 devices compute what 1 computes: worker.py runs both, here is what must be true of it."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    path = tmp_path_factory.mktemp("worker") / "found.json"
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/multidevice/worker.py"), str(path)],
-        env=environment, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
-    return json.loads(path.read_text())
+def found(run_worker):
+    return run_worker("worker.py", devices=4)
 
 
 def test_losses_are_those_of_one_device(found):
