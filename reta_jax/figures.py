@@ -262,7 +262,8 @@ def mask_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Sectio
 def mask_stages(model: Pretrained, frames: UInt8[np.ndarray, "t h w 3"]) -> Stages:
     """Algorithm 1 on real frames, as in training; each stage without the axis of clips."""
     compiled = jax.jit(functools.partial(motion_mask, model.config, model.reta))
-    return jax.tree.map(lambda x: np.asarray(x)[0], compiled(model.params, to_float(frames)[None]))
+    stages = compiled(model.params, to_float(jnp.asarray(frames))[None])
+    return jax.tree.map(lambda x: np.asarray(x)[0], stages)
 
 
 def mesh_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Section:
