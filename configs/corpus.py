@@ -1,11 +1,12 @@
-"""RETA on a folder of talking heads, without any pretrained weights.
+"""RETA on a folder of talking heads, an hour or less of them.
 
     python -m data_pipeline.prepare folder --raw videos --out data/corpus
     python -m reta_jax.train --config configs/corpus.py --config.data.dirs='("data/corpus",)'
 
-The small model of configs/synthetic.py, starting from its weights. No expert of real faces is at
-hand, so the losses are those that need none: L1, the motion term, and the features of an untrained
-VGG.
+The small model of configs/synthetic.py, starting from its weights, with three layers of Whisper's
+encoder in place of the mel one: so little speech does not teach one to hear (docs/decisions.md).
+No expert of real faces is at hand, so the losses are those that need none: L1, the motion term, and
+the features of an untrained VGG.
 """
 
 from reta_jax.config import paper, small, smoke
@@ -15,7 +16,10 @@ def get_config(variant: str = ""):
     config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
     config.model.split_res, config.model.rgb_from = 32, "blended"
-    config.init_from = "weights/synthetic/reta"
+    config.init_from, config.init_partial = "weights/synthetic/reta", True  # all but the voice
+    audio = config.model.audio_encoder
+    audio.kind, audio.weights, audio.trainable = "whisper", "openai/whisper-tiny", False
+    audio.whisper.update({"width": 384, "layers": 3, "heads": 6, "mlp_dim": 1536})
     config.data.dirs = ("data/corpus",)
     config.data.max_identity_share = 0.15  # one person may own most of the minutes
     config.data.augment = {  # as configs/hdtf.py, and levels, for the log-mel encoder hears them
@@ -25,10 +29,10 @@ def get_config(variant: str = ""):
     config.experts.vgg.weights = "random"
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
-    config.loss.motion, config.loss.prior = 10.0, 0.002  # as for the weights it starts from
+    config.loss.motion, config.loss.prior = 20.0, 0.002  # as for the weights it starts from
     train = config.train
     train.batch_size, train.frames, train.steps = 8, 2, 10_000
-    train.learning_rate, train.betas = 5e-4, (0.5, 0.99)
+    train.learning_rate, train.betas = 1e-3, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
     train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000

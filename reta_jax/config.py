@@ -105,7 +105,7 @@ def _model() -> ConfigDict:
             "motion_encoder": {"channels": (32, 64, 128, 256)},
             "window": {"past": 50, "chunk": 10, "look_ahead": 2},  # video frames
             "audio_encoder": {
-                "kind": "wav2vec2",
+                "kind": "wav2vec2",  # or "whisper", or "mel", which has no published weights
                 "trainable": False,
                 "weights": "facebook/wav2vec2-base-960h",
                 "wav2vec2": {
@@ -117,6 +117,7 @@ def _model() -> ConfigDict:
                     "position_kernel": 128,
                     "position_groups": 16,
                 },
+                "whisper": {"width": 384, "layers": 3, "heads": 6, "mlp_dim": 1536},
                 "mel": {"width": 256, "layers": 4},
             },
             "dtype": "bfloat16",
@@ -173,6 +174,7 @@ def small(config: ConfigDict, size: int, channel_multiplier: float, style_dim: i
             "position_groups": 4,
         }
     )
+    audio.whisper.update({"width": 128, "layers": 2, "heads": 4, "mlp_dim": 256})
     # The paper-scale constants erase a mouth of ten pixels: opening and blur outgrow it.
     config.tvm.update(
         {"resolution": size, "tau_init": 0.04, "kernel": 1, "sigma": 1.0, "tau_final": 0.3}

@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
 from reta_jax.pretrained.adain import calibrate
 from reta_jax.pretrained.hub import resolve
-from reta_jax.pretrained.load import RANDOM, load
+from reta_jax.pretrained.load import RANDOM, Loaded, load
 from reta_jax.pretrained.reta import KIND
 from reta_jax.state import TrainState
 from reta_jax.weights import check_params, load_weights
@@ -34,19 +35,33 @@ def initial_weights(config: ConfigDict, abstract: TrainState) -> Initial:
     if config.init_from:
         reta, discriminator, provenance = _from_folder(config, abstract)
     audio = config.model.audio_encoder
-    if audio.kind == "wav2vec2" and audio.weights != RANDOM and "audio_encoder" not in reta:
-        voice = load("wav2vec2", audio.weights)
-        expected = abstract.params["reta"]["audio_encoder"]["network"]
-        check_params(voice.variables, expected, audio.weights)
-        heads = voice.config["fields"]["heads"]  # which no shape shows
-        if heads != audio.wav2vec2.heads:
-            raise InputError(
-                f"{audio.weights} has {heads} attention heads, "
-                f"model.audio_encoder.wav2vec2.heads is {audio.wav2vec2.heads}"
-            )
+    expected = abstract.params["reta"]["audio_encoder"]
+    is_there = _shapes(reta.get("audio_encoder")) == _shapes(expected)
+    if audio.kind != "mel" and audio.weights != RANDOM and not is_there:
+        voice = _speech_network(audio, expected["network"])
         reta = reta | {"audio_encoder": {"network": voice.variables}}
         provenance = provenance + voice.provenance
     return Initial(reta, discriminator, provenance)
+
+
+def _shapes(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.shape, params)
+
+
+def _speech_network(audio: ConfigDict, expected: Any) -> Loaded:
+    """The published speech network that `model.audio_encoder` names, up to the layers wanted."""
+    voice = load(audio.kind, audio.weights)
+    wanted = audio[audio.kind].layers
+    left = {f"layer_{i}" for i in range(wanted, voice.config["fields"]["layers"])}
+    variables = {name: part for name, part in voice.variables.items() if name not in left}
+    check_params(variables, expected, audio.weights)
+    heads = voice.config["fields"]["heads"]  # which no shape shows
+    if heads != audio[audio.kind].heads:
+        raise InputError(
+            f"{audio.weights} has {heads} attention heads, "
+            f"model.audio_encoder.{audio.kind}.heads is {audio[audio.kind].heads}"
+        )
+    return voice._replace(variables=variables)
 
 
 def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:

@@ -55,19 +55,29 @@ MEL_FFT, MEL_HOP = 512, 160
 
 def log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]:
     """Log-mel spectrogram at 100 Hz, about [-1, 1]: Hann 512, hop 160, centred, zero-padded."""
-    steps = audio.shape[1] // MEL_HOP
     padded = jnp.pad(audio.astype(jnp.float32), ((0, 0), (MEL_FFT // 2, MEL_FFT // 2)))
-    starts = jnp.arange(steps) * MEL_HOP + MEL_HOP // 2  # window centred on the hop it describes
-    frames = padded[:, starts[:, None] + jnp.arange(MEL_FFT)[None, :]]
-    spectrum = jnp.abs(
-        jnp.fft.rfft(frames * jnp.asarray(np.hanning(MEL_FFT), jnp.float32)[None, None])
-    )
-    mel = jnp.einsum("bsf,fm->bsm", spectrum**2, jnp.asarray(_mel_filters(bins)))
+    padded = padded[:, MEL_HOP // 2 :]  # window centred on the hop it describes
+    mel = mel_energies(padded, np.hanning(MEL_FFT), audio.shape[1] // MEL_HOP, bins, low_hz=50.0)
     return (jnp.log10(jnp.maximum(mel, 1e-6)) + 2.0) / 4.0
 
 
-@functools.cache
-def _mel_filters(bins: int) -> np.ndarray:
-    import librosa.filters  # slow to import, needed by this kind alone
+def mel_energies(
+    audio: Float[Array, "b n"],
+    taper: Float[np.ndarray, " fft"],
+    steps: int,
+    bins: int,
+    low_hz: float,
+) -> Float[Array, "b {steps} {bins}"]:
+    """Energy in Slaney's mel bands up to 8 kHz; step s hears the samples from 160 s on."""
+    starts = jnp.arange(steps) * MEL_HOP
+    frames = audio[:, starts[:, None] + jnp.arange(len(taper))[None, :]]
+    spectrum = jnp.abs(jnp.fft.rfft(frames * jnp.asarray(taper, jnp.float32)[None, None]))
+    filters = jnp.asarray(_mel_filters(bins, len(taper), low_hz))
+    return jnp.einsum("bsf,fm->bsm", spectrum**2, filters)
 
-    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=MEL_FFT, n_mels=bins, fmin=50, fmax=8000).T
+
+@functools.cache
+def _mel_filters(bins: int, fft: int, low_hz: float) -> np.ndarray:
+    import librosa.filters  # slow to import, needed where a spectrogram is heard alone
+
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=bins, fmin=low_hz, fmax=8000).T

@@ -23,6 +23,7 @@ from reta_jax.models.morphable import MorphableModel, position_map
 from reta_jax.models.motion_encoder import MotionEncoder
 from reta_jax.models.tcn import TCN
 from reta_jax.models.wav2vec2 import Wav2Vec2
+from reta_jax.models.whisper import Whisper
 from reta_jax.weights import config_to_dict
 from reta_jax.windows import AudioWindow
 
@@ -201,9 +202,13 @@ def _speech_network(config: ml_collections.ConfigDict, dtype: jax.typing.DTypeLi
     if config.kind == "wav2vec2":
         fields = {k: tuple(v) if hasattr(v, "__len__") else v for k, v in config.wav2vec2.items()}
         return Wav2Vec2(**fields, dtype=dtype)
+    if config.kind == "whisper":
+        return Whisper(**config.whisper, dtype=dtype)
     if config.kind == "mel":
         return MelEncoder(**config.mel, dtype=dtype)
-    raise InputError(f"model.audio_encoder.kind is {config.kind!r}; use 'wav2vec2' or 'mel'")
+    raise InputError(
+        f"model.audio_encoder.kind is {config.kind!r}; use 'wav2vec2', 'whisper' or 'mel'"
+    )
 
 
 def _slice_time(x: Float[Array, "b s d"], start: Int[Array, " b"], frames: int) -> Array:

@@ -6,14 +6,16 @@ from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
 from reta_jax.models.morphable import MorphableModel, build_morphable, builtin_morphable
-from reta_jax.pretrained import emotion_vit, wav2vec2
+from reta_jax.pretrained import emotion_vit, wav2vec2, whisper
 from reta_jax.pretrained.hub import model_file, resolve
 from reta_jax.pretrained.sources import SOURCES, read_source
 from reta_jax.weights import PARAMS_FILE, as_float32, load_weights
 
 RANDOM, BUILTIN = "random", "builtin"
 # Kinds of network that the hub publishes in transformers' layout.
-HUB_SOURCES = {source.name: source for source in (wav2vec2.SOURCE, emotion_vit.SOURCE)}
+HUB_SOURCES = {
+    source.name: source for source in (wav2vec2.SOURCE, whisper.SOURCE, emotion_vit.SOURCE)
+}
 
 
 class Loaded(NamedTuple):

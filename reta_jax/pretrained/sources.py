@@ -18,6 +18,7 @@ from reta_jax.pretrained import (
     syncnet,
     vgg19,
     wav2vec2,
+    whisper,
 )
 from reta_jax.pretrained.hub import is_hub_id, model_file
 from reta_jax.pretrained.source import Source, Weights, file_facts
@@ -29,6 +30,7 @@ SOURCES = {
         edtalk.SOURCE,
         lia.SOURCE,
         wav2vec2.SOURCE,
+        whisper.SOURCE,
         emotion_vit.SOURCE,
         emotion_fan.SOURCE,
         syncnet.EXPERT,

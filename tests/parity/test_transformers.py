@@ -9,6 +9,7 @@ import transformers  # noqa: E402
 
 from reta_jax.experts.emotion_vit import EmotionViT  # noqa: E402
 from reta_jax.models.wav2vec2 import Wav2Vec2  # noqa: E402
+from reta_jax.models.whisper import Whisper, log_mel  # noqa: E402
 from reta_jax.pretrained.load import load  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -57,6 +58,42 @@ def test_wav2vec2(tmp_path):
     assert features.shape == expected.shape
     error = np.abs(features - expected).max()
     print(f"wav2vec2: {error:.1e}")
+    assert error < TOLERANCE
+
+
+def test_whisper(tmp_path):
+    config = transformers.WhisperConfig(
+        d_model=32,
+        encoder_layers=2,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_layers=1,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=48,
+        max_source_positions=62,
+        vocab_size=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    network = transformers.WhisperModel(config)
+    positions = network.encoder.embed_positions.weight.clone()
+    randomise(network)
+    with torch.no_grad():
+        network.encoder.embed_positions.weight.copy_(positions)
+    network.save_pretrained(tmp_path)
+
+    audio = 0.1 * np.random.default_rng(0).standard_normal((2, 62 * 320)).astype(np.float32)
+    mel = np.asarray(log_mel(audio, 80)).transpose(0, 2, 1)
+    with torch.no_grad():
+        expected = network.encoder(torch.from_numpy(mel.copy())).last_hidden_state.numpy()
+
+    found = load("whisper", str(tmp_path))
+    features = jax.jit(Whisper(**found.config["fields"]).apply)({"params": found.variables}, audio)
+    assert features.shape == expected.shape
+    error = np.abs(features - expected).max()
+    print(f"whisper: {error:.1e}")
     assert error < TOLERANCE
 
 

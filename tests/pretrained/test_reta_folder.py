@@ -15,6 +15,7 @@ from reta_jax.initial import initial_weights
 from reta_jax.models.discriminator import Discriminator
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA
+from reta_jax.models.whisper import Whisper
 from reta_jax.pretrained import wav2vec2
 from reta_jax.pretrained.reta import load_reta, save_reta
 from reta_jax.state import build_networks, create_state
@@ -257,3 +258,24 @@ def test_the_published_audio_encoder_is_taken(tmp_path):
     config.model.audio_encoder.weights = str(tmp_path)
     with pytest.raises(InputError, match=f"{tmp_path} has 2 attention heads.*heads is 4"):
         initial_weights(config, abstract_state("wav2vec2", 4))
+
+
+def test_the_lower_layers_of_a_published_whisper_are_taken(tmp_path):
+    network = Whisper(width=16, layers=2, heads=2, mlp_dim=24)
+    variables = random_variables(network, jnp.zeros((1, 640)))["params"]
+    values = {"kind": "whisper", "fields": {"layers": 2, "heads": 2}, "provenance": []}
+    save_weights(tmp_path / "whisper", variables, values)
+    config = get_config("smoke")
+    audio = config.model.audio_encoder
+    audio.kind, audio.weights = "whisper", str(tmp_path / "whisper")
+    audio.whisper.update({"width": 16, "layers": 1, "heads": 2, "mlp_dim": 24})
+    networks = build_networks(config, 32)
+    morphable = builtin_morphable(config.model.uv_resolution)
+    create = functools.partial(create_state, config, networks, morphable)
+    abstract = jax.eval_shape(create, jax.random.key(0))
+
+    config.init_from, config.init_partial = "weights/synthetic/reta", True  # it has another encoder
+    found = initial_weights(config, abstract).reta
+    assert "generator" in found
+    expected = {name: part for name, part in variables.items() if name != "layer_1"}
+    equal(found["audio_encoder"], {"network": expected})

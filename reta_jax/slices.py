@@ -1,0 +1,708 @@
+"""Training in slices, on machines that are lent for minutes and keep nothing.
+
+Between two machines only a slice travels: a folder of small files from which training goes on.
+
+    slices/manifest.json                       the slice's name, step and config, SHA-256 of its files
+    slices/slice-003/state-00.safetensors …    16 MB at most, 60 MB together
+    slices/slice-003/metrics.jsonl             of all slices so far, each step once
+    slices/slice-003/preview.png               the last one
+
+The manifest is written last, so that whatever ends a pack half-way leaves the slice before it.
+Parameters travel in float32, Adam's moments and the average's difference to the parameters in
+bfloat16. What a config gives again does not travel: a frozen audio encoder that is still the
+published one, and a discriminator that has not learned yet.
+
+A slice is trained by the same code as any run: it is unpacked to a checkpoint, and a process of its
+own goes on from there, is asked to save in time, and is ended if it does not. scripts/train_gpu.py
+is the command.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from data_pipeline.errors import InputError
+from data_pipeline.records import list_clips
+from reta_jax.checkpoint import Checkpoints
+from reta_jax.commands import (
+    EXIT_BAD_INPUT,
+    enable_compilation_cache,
+    sentences_for_errors,
+)
+from reta_jax.files import write_whole
+from reta_jax.initial import initial_weights
+from reta_jax.pretrained.load import RANDOM, load, load_morphable
+from reta_jax.pretrained.reta import save_reta
+from reta_jax.state import Networks, TrainState, build_networks, create_state, only_trained
+from reta_jax.train import EXIT_INTERRUPTED, PROVENANCE_FILE, run
+from reta_jax.weights import config_from_dict, config_to_dict, flatten
+
+MANIFEST_FILE, METRICS_FILE, PREVIEW_FILE = "manifest.json", "metrics.jsonl", "preview.png"
+FORMAT = 1  # of the folder; raised when an older reader would misread a newer one
+MAX_FILE, MAX_SLICE = 16_000_000, 60_000_000  # bytes
+EXIT_BROKEN = 1
+# Seconds before the end at which the trainer is asked to save, and at which it is ended.
+SAVE_SECONDS, PACK_SECONDS = 60.0, 30.0
+# Fields that say nothing of the numbers in a slice: they may be others in every slice.
+FREE_FIELDS = frozenset(
+    {f"data.{name}" for name in ("dirs", "weights", "synthetic_identities",
+                                 "synthetic_clips_per_identity", "synthetic_seconds")}
+    | {f"train.{name}" for name in ("max_minutes", "log_every", "preview_every", "save_every",
+                                    "keep_checkpoints", "keep_every", "expected_devices", "remat")}
+)  # fmt: skip
+
+_ROOT = Path(__file__).parents[1]
+_DIFFERENCE = "ema_minus_params/"  # in place of ema/
+_HEADER = 4_096  # bytes of a piece beside its tensors and their entries, at most
+_SMALLER = "lower model.channel_multiplier, model.style_dim or model.tcn.features"
+
+
+class Slice(NamedTuple):
+    """What travels."""
+
+    number: int  # of slices so far, from 1
+    step: int
+    data: dict[str, Any]  # the loader's position
+    config: dict[str, Any]  # resolved
+    provenance: list[dict[str, Any]]
+    left_out: dict[str, Any]  # what the config gives again, see `pack_state`
+    tensors: dict[str, np.ndarray]
+    metrics: bytes
+    preview: bytes  # PNG; empty before the first
+    preview_step: int
+
+
+# State to tensors and back.
+
+
+def pack_state(
+    state: TrainState, config: ConfigDict, exact: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a state that have to travel, and what the config gives again.
+
+    Args:
+      exact: moments and average travel in float32 too.
+
+    Returns:
+      {path: array}, and {"frozen": SHA-256 of the frozen leaves that are the published ones or
+      None, "discriminator": whether it is still at its start}.
+    """
+    leaves = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
+    published = _published(config, _abstract(config)) if _frozen(config, state.params) else {}
+    known = {
+        name: leaves[name]
+        for name in sorted(_frozen(config, state.params))
+        if name in published and np.array_equal(published[name], leaves[name])
+    }
+    rests = _has_not_learned(leaves)
+    tensors = {}
+    for name, value in leaves.items():
+        if name in known or (rests and name.startswith("d_")):
+            continue
+        if name.startswith("ema/"):
+            params = leaves[_averaged(name)]
+            if np.array_equal(value, params):
+                continue
+            if not exact:
+                value = value - params
+        stored, dtype = _form(name, value.dtype, exact)
+        tensors[stored] = value.astype(dtype)
+    return tensors, {"frozen": _sha(known) if known else None, "discriminator": rests}
+
+
+def unpack_state(found: Slice, config: ConfigDict) -> TrainState:
+    """The state that was packed.
+
+    Raises:
+      InputError: it does not fit the config's model, or the published weights are missing or not
+        those that it was trained with.
+    """
+    abstract = _abstract(config)
+    filled = _what_config_gives(found, config, abstract)
+    for name, leaf in _named(abstract).items():
+        stored, _ = _form(name, leaf.dtype, exact=False)
+        if name in found.tensors:
+            value = found.tensors[name]
+        elif name.startswith("ema/"):
+            value = filled[_averaged(name)]
+            if stored in found.tensors:
+                value = value + found.tensors[stored].astype(np.float32)
+        elif name in filled:
+            value = filled[name]
+        else:
+            raise InputError(f"the slice does not fit the config's model: it has no {name}")
+        if value.shape != leaf.shape:
+            raise InputError(
+                f"the slice does not fit the config's model: {name} is {value.shape}, expected "
+                f"{leaf.shape}"
+            )
+        filled[name] = np.asarray(value, leaf.dtype)
+    values = [jnp.asarray(filled[name]) for name in _named(abstract)]
+    return jax.tree.unflatten(jax.tree.structure(abstract), values)
+
+
+def packed_bytes(config: ConfigDict, exact: bool = False) -> dict[str, int]:
+    """Bytes of the parts of a config's slices once everything learns, without making any array."""
+    abstract = _abstract(config)
+    given = _frozen(config, abstract.params) if _names_weights(config) else set()
+    sizes = dict.fromkeys(("parameters", "moments", "average", "discriminator"), 0)
+    parts = {"params": "parameters", "opt_state": "moments", "ema": "average"}
+    for name, leaf in _named(abstract).items():
+        field = name.split("/")[0]
+        is_idle = field.startswith("d_") and not config.loss.adversarial
+        if (_averaged(name) if field == "ema" else name) in given or is_idle:
+            continue
+        _, dtype = _form(name, leaf.dtype, exact)
+        sizes[parts.get(field, "discriminator")] += leaf.size * np.dtype(dtype).itemsize
+    return sizes
+
+
+def check_size(config: ConfigDict, exact: bool = False) -> None:
+    """Raises InputError if the config's slices would be too large to travel."""
+    sizes = packed_bytes(config, exact)
+    if sum(sizes.values()) <= MAX_SLICE:
+        return
+    parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items() if size)
+    raise InputError(
+        f"a slice would be {sum(sizes.values()) / 1e6:.1f} MB ({parts}), at most "
+        f"{MAX_SLICE / 1e6:.0f} MB travel: {_SMALLER}{', or leave out --exact' if exact else ''}"
+    )
+
+
+def _form(name: str, dtype: Any, exact: bool) -> tuple[str, Any]:
+    """Under which name and in which type a leaf travels."""
+    field, _, rest = name.partition("/")
+    if exact or field not in ("opt_state", "d_opt_state", "ema") or dtype != np.float32:
+        return name, dtype
+    return (_DIFFERENCE + rest if field == "ema" else name), ml_dtypes.bfloat16
+
+
+def _averaged(name: str) -> str:
+    """The parameter that a leaf of the EMA is the average of."""
+    return f"params/reta/{name.removeprefix('ema/')}"
+
+
+def _named(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{path: leaf} in the order of jax.tree.leaves."""
+    return {
+        prefix + "/".join(_text(key) for key in path): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _text(key: Any) -> str:
+    for field in ("name", "key", "idx"):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    raise TypeError(f"no path has {key!r}")
+
+
+def _frozen(config: ConfigDict, params: Any) -> set[str]:
+    everything = _named(params, "params/").keys()
+    return set(everything - _named(only_trained(config)(params), "params/").keys())
+
+
+def _names_weights(config: ConfigDict) -> bool:
+    audio = config.model.audio_encoder
+    return bool(config.init_from) or (audio.kind != "mel" and audio.weights != RANDOM)
+
+
+def _published(config: ConfigDict, abstract: TrainState) -> dict[str, np.ndarray]:
+    """Leaves of the state's parameters that the config's start takes from named weights."""
+    given = flatten(initial_weights(config, abstract).reta)
+    return {f"params/reta/{name}": np.asarray(x, np.float32) for name, x in given.items()}
+
+
+def _has_not_learned(leaves: dict[str, np.ndarray]) -> bool:
+    counts = [x for name, x in leaves.items() if name.startswith("d_opt") and x.dtype == np.int32]
+    return not np.any(counts)
+
+
+def _what_config_gives(
+    found: Slice, config: ConfigDict, abstract: TrainState
+) -> dict[str, np.ndarray]:
+    """The leaves that did not travel."""
+    filled = {}
+    if found.left_out["frozen"]:
+        published = _published(config, abstract)
+        absent = sorted(_frozen(config, abstract.params) - found.tensors.keys())
+        filled = {name: published[name] for name in absent if name in published}
+        if _sha(filled) != found.left_out["frozen"]:
+            source = config.init_from or config.model.audio_encoder.weights
+            raise InputError(
+                f"the frozen weights of {source} are not those that the slice was trained with: "
+                "bring the same ones"
+            )
+    if found.left_out["discriminator"]:
+        filled |= _first_discriminator(config, abstract)
+    return filled
+
+
+def _first_discriminator(config: ConfigDict, abstract: TrainState) -> dict[str, np.ndarray]:
+    """As `create_state` makes it of the config's seed and start."""
+    networks, morphable = _networks(config)
+    given = initial_weights(config, abstract).discriminator
+    key = jax.random.key(config.train.seed, impl="rbg")
+
+    def start(key: jax.Array, given: Any) -> dict[str, Any]:
+        state = create_state(config, networks, morphable, key, {}, given)
+        return {"d_params": state.d_params, "d_opt_state": state.d_opt_state}
+
+    return {name: np.asarray(leaf) for name, leaf in _named(jax.jit(start)(key, given)).items()}
+
+
+def _abstract(config: ConfigDict) -> TrainState:
+    networks, morphable = _networks(config)
+    key = jax.random.key(config.train.seed, impl="rbg")
+    return jax.eval_shape(lambda key: create_state(config, networks, morphable, key), key)
+
+
+def _networks(config: ConfigDict) -> tuple[Networks, Any]:
+    return build_networks(config, _teacher_width(config)), load_morphable(config.model)[0]
+
+
+def _teacher_width(config: ConfigDict) -> int:
+    """As train.run has it, without loading the other experts."""
+    teacher = config.experts.teacher
+    if not (config.loss.emotion and config.model.emotion):
+        return config.model.style_dim
+    if teacher.weights == RANDOM:
+        return teacher.fields.width
+    return load("emotion_vit", teacher.weights).config["fields"]["width"]
+
+
+def _sha(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+# Slices on disk.
+
+
+def write_slice(folder: Path, new: Slice) -> None:
+    """Puts a slice in the place of the one before, which is valid until this one is whole.
+
+    Raises:
+      InputError: it is too large to travel, or cannot be written there.
+    """
+    files = _split(new.tensors) | {METRICS_FILE: new.metrics}
+    if new.preview:
+        files[PREVIEW_FILE] = new.preview
+    _check_files(files)
+    place = folder / f"slice-{new.number:03d}"
+    manifest = {
+        "format": FORMAT,
+        "slice": place.name,
+        "number": new.number,
+        "step": new.step,
+        "data": new.data,
+        "preview_step": new.preview_step,
+        "left_out": new.left_out,
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
+        },
+        "provenance": new.provenance,
+        "config": new.config,
+    }
+    building = folder / f".{place.name}.building"
+    try:
+        building.parent.mkdir(parents=True, exist_ok=True)
+        for left in (*folder.glob(".slice-*.building"), place):  # of a pack that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        building.mkdir()
+        for name, content in files.items():
+            (building / name).write_bytes(content)
+        os.replace(building, place)
+    except OSError as error:
+        raise InputError(f"cannot write {place}: {error.strerror or error}") from error
+    write_whole(folder / MANIFEST_FILE, f"{json.dumps(manifest, indent=1)}\n".encode())
+    for old in folder.glob("slice-*"):
+        if old != place:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def read_slice(folder: Path) -> Slice | None:
+    """The slice in a folder; None if there is none yet.
+
+    Raises:
+      InputError: a file is missing or damaged, or of a later format.
+    """
+    if not (folder / MANIFEST_FILE).is_file():
+        if any(folder.glob("slice-*")):
+            raise InputError(
+                f"{folder} has a slice but no {MANIFEST_FILE}: bring it too, or move the folder "
+                "away to start from the first step"
+            )
+        return None
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        version, names = manifest["format"], manifest["files"]
+        place = folder / manifest["slice"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / MANIFEST_FILE} is damaged: bring the slice again") from error
+    if version != FORMAT:
+        raise InputError(f"{folder} has slice format {version!r}; this version reads {FORMAT}")
+    for name, facts in names.items():
+        _check_file(place / name, facts)
+    fields = (f for f in Slice._fields if f not in ("tensors", "metrics", "preview"))
+    return Slice(
+        **{field: manifest[field] for field in fields},
+        tensors=_join([place / name for name in names if name.endswith(".safetensors")]),
+        metrics=(place / METRICS_FILE).read_bytes(),
+        preview=(place / PREVIEW_FILE).read_bytes() if PREVIEW_FILE in names else b"",
+    )
+
+
+def check_same_config(found: Slice, config: ConfigDict, changes: Sequence[str] = ()) -> None:
+    """Raises InputError if the slice was trained with another config.
+
+    Args:
+      changes: fields that are meant to be others from now on.
+    """
+    was, now = (_fields(values) for values in (found.config, config_to_dict(config)))
+    unknown = sorted(set(changes) - now.keys())
+    if unknown:
+        raise InputError(f"--change names {unknown[0]}, which no field of the config is")
+    allowed = FREE_FIELDS | set(changes)
+    differing = [f for f in sorted(was.keys() | now.keys()) if was.get(f) != now.get(f)]
+    told = [
+        f"{field} was {was.get(field, 'not there')!r} and is {now.get(field, 'not there')!r}"
+        for field in differing
+        if field not in allowed
+    ]
+    if told:
+        raise InputError(
+            f"the slice of step {found.step} is of another config: {'; '.join(told)} (give the "
+            "same config, say --change FIELD if it is meant so, or name another --slice)"
+        )
+
+
+def export_slice(folder: Path, out: Path) -> None:
+    """Writes the EMA of a slice as a model's folder, in float16.
+
+    Raises:
+      InputError: there is no slice, or it is damaged, or `out` holds something else.
+    """
+    found = read_slice(folder)
+    if found is None:
+        raise InputError(f"no slice in {folder}: train first, or name another --slice")
+    ema = jax.device_get(unpack_state(found, config_from_dict(found.config)).ema)
+    save_reta(out, ema, found.config, found.provenance, "float16")
+
+
+def _split(tensors: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """{file: content} of as few pieces as a first fit of the largest first gives."""
+    pieces: list[dict[str, np.ndarray]] = []
+    room: list[int] = []
+    for name, value in sorted(tensors.items(), key=lambda item: (-item[1].nbytes, item[0])):
+        needed = value.nbytes + len(name) + 128
+        if needed > MAX_FILE - _HEADER:
+            raise InputError(
+                f"{name} alone is {value.nbytes / 1e6:.1f} MB, at most {MAX_FILE / 1e6:.0f} MB a "
+                f"file travel: {_SMALLER}"
+            )
+        index = next((i for i, free in enumerate(room) if free >= needed), len(pieces))
+        if index == len(pieces):
+            pieces.append({})
+            room.append(MAX_FILE - _HEADER)
+        pieces[index][name] = value
+        room[index] -= needed
+    return {f"state-{i:02d}.safetensors": save(piece) for i, piece in enumerate(pieces)}
+
+
+def _join(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    tensors = {}
+    for path in files:
+        with safe_open(path, "np") as file:
+            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors
+
+
+def _check_files(files: dict[str, bytes]) -> None:
+    sizes = {name: len(content) for name, content in files.items()}
+    largest = max(sizes, key=sizes.get)
+    total, size = sum(sizes.values()), sizes[largest]
+    if total > MAX_SLICE or size > MAX_FILE:
+        raise InputError(
+            f"the slice would be {total / 1e6:.1f} MB and its largest file ({largest}) "
+            f"{size / 1e6:.1f} MB, at most {MAX_SLICE / 1e6:.0f} and {MAX_FILE / 1e6:.0f} MB "
+            f"travel: {_SMALLER}"
+        )
+
+
+def _check_file(path: Path, facts: dict[str, Any]) -> None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"the slice lacks {path} ({reason}): bring it again") from error
+    if len(content) != facts["bytes"]:
+        raise InputError(
+            f"{path} is damaged: it has {len(content)} of {facts['bytes']} bytes; bring it again"
+        )
+    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        raise InputError(f"{path} is damaged: it does not fit its SHA-256; bring it again")
+
+
+def _fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _fields(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+# A slice of training.
+
+
+def train_slice(
+    config: ConfigDict,
+    folder: Path,
+    minutes: float,
+    started: float,
+    exact: bool = False,
+    changes: Sequence[str] = (),
+) -> int:
+    """Goes on from the slice in `folder` for some minutes and leaves the next one there.
+
+    Args:
+      minutes: of wall time from `started` on, everything counted.
+      started: a time.monotonic().
+      exact: see `pack_state`.
+      changes: see `check_same_config`.
+
+    Returns:
+      The command's exit code: 0 when the minutes or the steps are over, EXIT_INTERRUPTED when a
+      signal ended it, EXIT_BROKEN when training broke off (what it had saved is packed), and
+      EXIT_BAD_INPUT when it refused, with its own sentence.
+
+    Raises:
+      InputError: the slice is damaged, of another config or too large, there is no data, or the
+        minutes were over before anything was saved.
+    """
+    _check_data(config)
+    before = read_slice(folder)
+    if before:
+        check_same_config(before, config, changes)
+    check_size(config, exact)
+    with tempfile.TemporaryDirectory(prefix="slice-", ignore_cleanup_errors=True) as scratch:
+        workdir = Path(scratch)
+        if before:
+            _unpack(before, config, workdir)
+        end = started + 60 * minutes
+        with Trainer(config, workdir) as trainer:
+            code = trainer.wait(
+                stop_at=end - min(SAVE_SECONDS, 60 * minutes / 3),
+                kill_at=end - min(PACK_SECONDS, 60 * minutes / 6),
+            )
+            if code == EXIT_BAD_INPUT:
+                return code
+            new = _pack(before, config, workdir, exact)
+            if new is not None:
+                write_slice(folder, new)
+    step = (new or before).step if new or before else 0
+    if new is not None:
+        print(_describe(folder, new, config.train.steps), flush=True)
+    elif code == 0 and step >= config.train.steps:
+        print(f"{folder}: done, all {step} steps are trained", flush=True)
+    if trainer.is_broken(code):
+        print(f"error: training broke off with exit code {code}, see above", file=sys.stderr)
+        return EXIT_BROKEN
+    if new is None and step < config.train.steps and not trainer.signals:
+        raise InputError(
+            f"the {minutes:g} minutes were over before a step was saved: give more --minutes"
+        )
+    return EXIT_INTERRUPTED if trainer.signals else 0
+
+
+class Trainer:
+    """A process that trains in a workdir, as reta_jax.train does.
+
+    Inside, SIGINT and SIGTERM are passed on to it, the first to save, the second to end it.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = workdir / "config.json"
+        file.write_text(json.dumps(config_to_dict(config)))
+        self.command = [sys.executable, "-m", "reta_jax.slices", str(file), str(workdir)]
+        self.signals = 0  # of a person or a machine that is taken back
+        self.was_ended = False
+
+    def __enter__(self) -> "Trainer":
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            self.command,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # A terminal's Ctrl-C comes to it once, from here.
+        )
+        both = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._pass_on) for number in both}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def wait(self, stop_at: float, kill_at: float) -> int:
+        """The exit code; asks it to save at one time.monotonic() and ends it at another."""
+        is_asked = False
+        while True:
+            try:
+                return self._process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+            if now > kill_at and not self.was_ended:
+                print("the time is over: what was saved before is packed", file=sys.stderr)
+                self._end()
+            elif now > stop_at and not is_asked and not self.signals:
+                is_asked = True
+                print("the time is nearly over: saving", flush=True)
+                self._process.terminate()
+
+    def is_broken(self, code: int) -> bool:
+        """Whether an exit code says that training failed, and was not ended from here."""
+        asked_early = code == -signal.SIGTERM  # while it started, it cannot save anything yet
+        return not (code in (0, EXIT_INTERRUPTED) or self.was_ended or asked_early)
+
+    def _end(self) -> None:
+        self.was_ended = True
+        self._process.kill()
+
+    def _pass_on(self, number: int, _: Any) -> None:
+        self.signals += 1
+        if self._process.poll() is not None:
+            return  # It is being packed, which takes seconds.
+        if self.signals == 1:
+            self._process.terminate()
+        else:
+            self._end()
+
+
+def _check_data(config: ConfigDict) -> None:
+    made = config.data.dirs[0] if config.data.synthetic_identities else None
+    for place in config.data.dirs:
+        if place == made:
+            continue
+        if not Path(place).is_dir():
+            raise InputError(f"there is no data folder {place}: name a prepared one with --data")
+        list_clips(place, "train")
+
+
+def _unpack(found: Slice, config: ConfigDict, workdir: Path) -> None:
+    """Makes the workdir of a run that stopped at this slice."""
+    checkpoints = Checkpoints(workdir, config)
+    checkpoints.save(unpack_state(found, config), found.data)
+    checkpoints.close()
+    (workdir / METRICS_FILE).write_bytes(found.metrics)
+    (workdir / PROVENANCE_FILE).write_text(json.dumps(found.provenance))
+
+
+def _pack(before: Slice | None, config: ConfigDict, workdir: Path, exact: bool) -> Slice | None:
+    """The slice of the workdir's last checkpoint; None if it has none of later than `before`."""
+    checkpoints = Checkpoints(workdir, config)
+    try:
+        if checkpoints.latest_step in (None, before.step if before else None):
+            return None
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), _abstract(config)
+        )
+        state, data = checkpoints.restore(placed)
+    finally:
+        checkpoints.close()
+    step = int(state.step)
+    tensors, left_out = pack_state(state, config, exact)
+    preview_step, preview = last_picture(workdir / "tensorboard", "preview", step) or (
+        (before.preview_step, before.preview) if before else (0, b"")
+    )
+    return Slice(
+        number=before.number + 1 if before else 1,
+        step=step,
+        data=data,
+        config=config_to_dict(config),
+        provenance=json.loads((workdir / PROVENANCE_FILE).read_text()),
+        left_out=left_out,
+        tensors=tensors,
+        metrics=_metrics(workdir / METRICS_FILE, step),
+        preview=preview,
+        preview_step=preview_step,
+    )
+
+
+def _metrics(path: Path, last_step: int) -> bytes:
+    """The rows up to a step, each step once; a trainer that was ended may have logged more."""
+    rows: dict[int, bytes] = {}
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n") and (step := json.loads(line)["step"]) <= last_step:
+            rows[step] = line
+    return b"".join(rows[step] for step in sorted(rows))
+
+
+def last_picture(board: Path, tag: str, last_step: int) -> tuple[int, bytes] | None:
+    """Step and PNG of the last picture of a name in a folder of TensorBoard events."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = None
+    for path in sorted(board.glob("events.*")):
+        content, at = path.read_bytes(), 0
+        while at + 12 <= len(content):  # Length, its checksum, the event, its checksum.
+            (length,) = struct.unpack_from("<Q", content, at)
+            record, at = content[at + 12 : at + 12 + length], at + 16 + length
+            if at > len(content):
+                break  # Cut off.
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                is_later = found is None or event.step >= found[0]
+                if value.tag == tag and event.step <= last_step and is_later:
+                    found = event.step, value.image.encoded_image_string
+    return found
+
+
+def _describe(folder: Path, new: Slice, steps: int) -> str:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    return (
+        f"{folder / f'slice-{new.number:03d}'}: step {new.step} of {steps}, {size:.1f} MB in "
+        f"{len(files)} files"
+    )
+
+
+def _train(config_file: str, workdir: str) -> int:
+    """The trainer's process; returns its exit code."""
+    flags.FLAGS.mark_as_parsed()  # Libraries read absl flags, which only a command parses.
+    with sentences_for_errors():
+        config = config_from_dict(json.loads(Path(config_file).read_text()))
+        return 0 if run(config, Path(workdir)) else EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    enable_compilation_cache()
+    sys.exit(_train(*sys.argv[1:]))
