@@ -2,7 +2,7 @@
 
 Between two machines only a slice travels: a folder of small files from which training goes on.
 
-    slices/manifest.json                       the slice's name, step and config, SHA-256 of its files
+    slices/manifest.json                       its name, step, config, and SHA-256 of each file
     slices/slice-003/state-00.safetensors …    16 MB at most, 60 MB together
     slices/slice-003/metrics.jsonl             of all slices so far, each step once
     slices/slice-003/preview.png               the last one

@@ -69,18 +69,20 @@ def table(network: Any) -> Table:
 
 def read(path: Path) -> Weights:
     """Weights from the hub's file with the config.json beside it, or from CTranslate2's."""
-    if path.is_dir():
-        path = path / "model.bin"
     if path.suffix == ".bin" and path.is_file() and (found := read_ctranslate2(path)) is not None:
         state, fields = found
     else:
         config = config_beside(path, "config.json")
         if config.get("model_type", "whisper") != "whisper":
             raise InputError(f"{path} is {config['model_type']!r}, not Whisper")
-        base = Sizes()._asdict()
-        fields = {ours: config.get(theirs, base[ours]) for ours, theirs in FIELDS.items()}
-        state = read_state(path)
+        state, fields = read_state(path), network_fields(config)
     return Weights("whisper", convert(state, Sizes(**fields)), fields)
+
+
+def network_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Whisper` from the published config.json; {} gives the tiny model."""
+    base = Sizes()._asdict()
+    return {ours: config.get(theirs, base[ours]) for ours, theirs in FIELDS.items()}
 
 
 # CTranslate2's names of a layer's parts; its first attention matrix is query, key and value.

@@ -13,7 +13,7 @@ import scipy.io
 
 from reta_jax.experts.emotion_vit import EmotionViT
 from reta_jax.models.wav2vec2 import Wav2Vec2
-from reta_jax.pretrained import emotion_vit, wav2vec2
+from reta_jax.pretrained import emotion_vit, wav2vec2, whisper
 from tests.golden.fill import GOLDEN
 
 State = dict[str, np.ndarray]
@@ -28,6 +28,10 @@ TINY_VOICE = {
     "conv_stride": [5, 2, 2, 2, 2, 2, 2], "hidden_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 24, "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+TINY_WHISPER = {
+    "model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 24, "num_mel_bins": 80,
 }  # fmt: skip
 
 
@@ -61,6 +65,14 @@ def voice_state() -> State:
     network = Wav2Vec2(**wav2vec2.network_fields(TINY_VOICE, Path("config.json")))
     state = _published(wav2vec2.table(network))
     return {f"wav2vec2.{key}": tensor for key, tensor in state.items()}
+
+
+def whisper_state() -> State:
+    """Of the tiny Whisper's encoder, under the hub's names, with a piece of its decoder."""
+    table = whisper.table(whisper.Sizes(**whisper.network_fields(TINY_WHISPER)))
+    state = _published({k: v for k, v in table.items() if not k.endswith("k_proj.bias")})
+    decoder = {"model.decoder.layer_norm.weight": np.zeros(16, np.float32)}
+    return {f"model.encoder.{key}": tensor for key, tensor in state.items()} | decoder
 
 
 def _published(table: Mapping) -> State:

@@ -65,6 +65,13 @@ def write_wav2vec2(folder):
     return folder / "model.safetensors", None
 
 
+def write_whisper(folder):
+    state = states.whisper_state()
+    save_file(state, folder / "model.safetensors")
+    states.write_json(folder, config=states.TINY_WHISPER)
+    return folder / "model.safetensors", None
+
+
 def write_emotion_vit(folder):
     state = states.vit_state()
     save_file(state, folder / "model.safetensors")
