@@ -21,6 +21,7 @@ def get_config(variant: str = ""):
     audio.kind, audio.weights, audio.trainable = "whisper", "openai/whisper-tiny", False
     audio.whisper.update({"width": 384, "layers": 3, "heads": 6, "mlp_dim": 1536})
     config.data.dirs = ("data/corpus",)
+    config.data.portrait = "pose"  # heads turn as they like, and no voice tells how
     config.data.max_identity_share = 0.15  # one person may own most of the minutes
     config.data.augment = {  # as configs/hdtf.py, and levels, for the log-mel encoder hears them
         "brightness": 0.05, "contrast": 0.1, "saturation": 0.1, "hue": 5.0,

@@ -36,6 +36,7 @@ _SHIFT = 3
 _PATIENCE = 600.0  # seconds for one sample; storage that answers later is taken for dead
 _FAREWELL = 5.0  # seconds for the readers to end what they have in hand
 _BATCHES_AHEAD = 3
+_POSES = 8  # frames to choose from: enough for a like pose, too few to be always the next frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,8 @@ class WindowSpec:
     past: int = 50  # what the audio encoder hears before the chunk
     chunk: int = 10  # what it encodes at once; the sample's frames lie in it
     look_ahead: int = 2  # what it hears after the chunk
-    portrait: Literal["clip", "identity"] = "clip"  # a frame of this clip, or of any of its speaker
+    # A frame of this "clip", of any of its speaker ("identity"), or of the clip in a like "pose".
+    portrait: Literal["clip", "identity", "pose"] = "clip"
     shifted_mel: bool = False  # also the sound of another moment: what a sync expert learns to tell
 
     @property
@@ -415,7 +417,10 @@ class CutWindow(grain.transforms.RandomMap):
         if spec.portrait == "identity":
             source = clips.of_same_identity(index, rng)
             portraits = frames if source == index else clips.read(source)["frames"]
-        portrait = portraits[int(rng.integers(len(portraits)))]
+        if spec.portrait == "pose":
+            portrait = frames[_like_posed(record["landmarks"], start + spec.frames // 2, rng)]
+        else:
+            portrait = portraits[int(rng.integers(len(portraits)))]
         waveform = to_float(record["audio"])
         window_frames = frames[start : start + spec.frames]
         sample = {
@@ -432,6 +437,18 @@ class CutWindow(grain.transforms.RandomMap):
         if spec.shifted_mel:
             sample["shifted_mel"] = mel_window(waveform, _another_start(start, len(frames), rng))
         return sample
+
+
+def _like_posed(
+    landmarks: Float32[np.ndarray, "t 68 2"], frame: int, rng: np.random.Generator
+) -> int:
+    """Of a few frames drawn, the one in which eyes and nose lie most as in `frame`.
+
+    No voice tells how a head is turned; what the portrait leaves of it only blurs the answer.
+    """
+    drawn = rng.integers(len(landmarks), size=_POSES)
+    upper = landmarks[:, 27:48]
+    return int(drawn[((upper[drawn] - upper[frame]) ** 2).sum((1, 2)).argmin()])
 
 
 def _another_start(start: int, frames: int, rng: np.random.Generator) -> int:

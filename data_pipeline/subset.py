@@ -20,7 +20,7 @@ from data_pipeline.records import (
 )
 
 _TEST_CLIPS = 4  # what a preview shows
-_DATASET_BYTES = 50_000  # of a data set beside its clips, at most
+_DATASET_BYTES = 250_000  # of a data set beside its clips, at most: array records end in blocks
 _CLIP_BYTES = 3_000  # of a clip in lists, manifest and framing, at most
 
 

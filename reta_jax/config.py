@@ -31,7 +31,8 @@ def paper() -> ConfigDict:
         {
             "dirs": ("data/hdtf",),  # record folders that data_pipeline.prepare wrote
             "weights": (1.0,),  # share of the samples from each
-            "portrait": "clip",  # source frame from the "clip" itself, or any of its "identity"
+            # Source frame: of the "clip", of any of its "identity", of the clip in a like "pose".
+            "portrait": "clip",
             "max_identity_share": 1.0,  # of the samples; 1 draws every clip alike, 0 every identity
             "pair_for_eds": True,  # other emotions and people side by side where train.eds swaps
             "augment": {  # how far samples are varied, 0 is off: data_pipeline/augment.py

@@ -165,14 +165,15 @@ def packed_bytes(config: ConfigDict, exact: bool = False) -> dict[str, int]:
     abstract = _abstract(config)
     given = _frozen(config, abstract.params) if _names_weights(config) else set()
     sizes = dict.fromkeys(("parameters", "moments", "average", "discriminator"), 0)
-    parts = {"params": "parameters", "opt_state": "moments", "ema": "average"}
+    parts = {"d_params": "discriminator", "d_opt_state": "discriminator"}
+    parts |= {"opt_state": "moments", "ema": "average"}
     for name, leaf in _named(abstract).items():
         field = name.split("/")[0]
         is_idle = field.startswith("d_") and not config.loss.adversarial
         if (_averaged(name) if field == "ema" else name) in given or is_idle:
             continue
         _, dtype = _form(name, leaf.dtype, exact)
-        sizes[parts.get(field, "discriminator")] += leaf.size * np.dtype(dtype).itemsize
+        sizes[parts.get(field, "parameters")] += leaf.size * np.dtype(dtype).itemsize
     return sizes
 
 

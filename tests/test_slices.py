@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from configs.synthetic import get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import slices, train
-from reta_jax.models.audio_encoder import AudioEncoder  # noqa: F401
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.state import create_state
 from reta_jax.weights import config_to_dict, save_weights
@@ -134,7 +134,7 @@ def test_a_slice_keeps_parameters_whole_and_rounds_what_is_beside_them(tmp_path)
     slices.write_slice(tmp_path, a_slice(config, state))
     ours = slices._named(slices.unpack_state(slices.read_slice(tmp_path), config))
     theirs = slices._named(state)
-    half_ulp = 2.0**-9 * 1.01
+    half_ulp = 2.0**-8 * 1.01  # of eight bits
     for name, value in theirs.items():
         value, found = np.asarray(value), np.asarray(ours[name])
         if "params" in name.split("/")[0] or value.dtype == np.int32:
@@ -202,9 +202,8 @@ def test_packed_bytes_are_those_of_a_slice():
     config.loss.adversarial = 1.0
     for exact in (False, True):
         tensors, _ = slices.pack_state(trained(first_state()), config, exact)
-        expected = sum(x.nbytes for name, x in tensors.items() if name != "step")
         told = slices.packed_bytes(config, exact)
-        assert sum(told.values()) == expected + 4  # the step
+        assert sum(told.values()) == sum(x.nbytes for x in tensors.values())
     config.loss.adversarial = 0.0
     assert slices.packed_bytes(config)["discriminator"] == 0
 
@@ -456,8 +455,6 @@ def cut_manifest(folder):
 
 @pytest.mark.parametrize("damage", [lose, cut, flip, lose_manifest, cut_manifest])
 def test_a_damaged_slice_is_refused_in_a_sentence(whole, tmp_path, damage):
-    import shutil
-
     folder = tmp_path / "slices"
     shutil.copytree(whole, folder)
     sentence = damage(folder)

@@ -137,9 +137,26 @@ def test_a_shifted_mel_is_of_another_moment_of_the_same_clip(data):
             assert abs(here[0] - frame_numbers(batch["frames"][i])[0]) >= 3
 
 
+def test_a_portrait_of_a_like_pose_is_the_nearest_of_eight():
+    landmarks = np.zeros((200, 68, 2), np.float32)
+    angle = np.random.default_rng(0).permutation(200)  # of the head, in another order than time
+    landmarks[:, 27:48] = angle[:, None, None]
+    landmarks[:, 48:] = -3 * angle[:, None, None]  # the mouth does not count
+    near, anywhere = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        found = loader._like_posed(landmarks, 77, rng)
+        drawn = np.random.default_rng(seed).integers(200, size=8)
+        assert found in drawn
+        near.append(abs(angle[found] - angle[77]))
+        anywhere.append(abs(angle[drawn[0]] - angle[77]))
+        assert near[-1] == np.abs(angle[drawn] - angle[77]).min()
+    assert np.mean(near) < np.mean(anywhere) / 4
+
+
 def test_portraits_are_of_the_clip_or_of_the_person(data):
     clips = {tuple(record["sync_box"]): record for record in open_records(data, "train")}
-    for portrait in ("clip", "identity"):
+    for portrait in ("clip", "identity", "pose"):
         spec = WindowSpec(size=SIZE, portrait=portrait)
         elsewhere = 0
         for batch in take(batches(data, 8, spec), 15):
