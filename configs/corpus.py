@@ -31,8 +31,9 @@ def get_config(variant: str = ""):
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
     config.loss.motion, config.loss.prior = 20.0, 0.002  # as for the weights it starts from
+    config.loss.mouth = 10.0
     train = config.train
-    train.batch_size, train.frames, train.steps = 8, 2, 10_000
+    train.batch_size, train.frames, train.steps = 4, 5, 10_000
     train.learning_rate, train.betas = 1e-3, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
     train.perceptual_scales = (1.0, 0.5)

@@ -36,7 +36,7 @@ _SHIFT = 3
 _PATIENCE = 600.0  # seconds for one sample; storage that answers later is taken for dead
 _FAREWELL = 5.0  # seconds for the readers to end what they have in hand
 _BATCHES_AHEAD = 3
-_POSES = 8  # frames to choose from: enough for a like pose, too few to be always the next frame
+_POSES, _APART = 8, 12  # frames to choose a like pose from, and how far away they are at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -445,8 +445,11 @@ def _like_posed(
     """Of a few frames drawn, the one in which eyes and nose lie most as in `frame`.
 
     No voice tells how a head is turned; what the portrait leaves of it only blurs the answer.
+    Frames near in time are left out if the clip has others: they show the mouth that is asked for.
     """
-    drawn = rng.integers(len(landmarks), size=_POSES)
+    numbers = np.arange(len(landmarks))
+    apart = numbers[np.abs(numbers - frame) >= min(_APART, max(frame, len(numbers) - 1 - frame))]
+    drawn = rng.choice(apart, _POSES)
     upper = landmarks[:, 27:48]
     return int(drawn[((upper[drawn] - upper[frame]) ** 2).sum((1, 2)).argmin()])
 

@@ -19,6 +19,7 @@ def paper() -> ConfigDict:
             "emotion": 2.0,  # lambda_emo, shared by both emotion losses
             "emotion_visual": True,  # False is "w/o L_emo^{v-v}" of Table 9
             "emotion_audio": True,  # False is "w/o L_emo^{v-a}" of Table 9
+            "mouth": 0.0,  # L1 of the mouth, where no sync expert is at hand; the paper has none
             "prior": 0.0,  # on the 3DMM's coefficients; the paper has none, small runs gain by it
         }
     )

@@ -9,6 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from reta_jax.ops.crop import crop_resize
+
+
+MOUTH = ((0.55, 0.2), (0.95, 0.8))  # corners (y, x) in a face's box
+
 
 class LossWeights(NamedTuple):
     """lambda of Eq. 2 and 3. Defaults: D.2 and the last row of Table 10."""
@@ -22,6 +27,7 @@ class LossWeights(NamedTuple):
     emotion_visual: bool = True  # False: w/o L_emo^{v-v}
     emotion_audio: bool = True  # False: w/o L_emo^{v-a}
     prior: float = 0.0  # of the coefficients; the paper has none
+    mouth: float = 0.0  # L1 of the mouth, where no sync expert is at hand; the paper has none
 
 
 def l1_loss(generated: Float[Array, "*s"], real: Float[Array, "*s"]) -> Float[Array, ""]:
@@ -51,6 +57,22 @@ def motion_loss(
 ) -> Float[Array, ""]:
     """Third term of Eq. 3: L1 inside the motion mask of Algorithm 1, as a mean over all pixels."""
     return (jnp.abs(_f32(generated) - _f32(real)) * mask[:, None]).mean()
+
+
+def mouth_loss(
+    generated: Float[Array, "b t h w c"],
+    real: Float[Array, "b t h w c"],
+    face_box: Float[Array, "b 4"],
+) -> Float[Array, ""]:
+    """L1 inside the part of a face's box (y0, x0, y1, x1 in [0, 1]) where mouths are.
+
+    What voices tell of is a twentieth of a picture, and the least of its error where heads move.
+    """
+    start, side = face_box[:, :2], face_box[:, 2:] - face_box[:, :2]
+    first, last = (start + side * jnp.asarray(corner)[None] for corner in MOUTH)
+    box = jnp.repeat(jnp.concatenate([first, last], 1), real.shape[1], 0)
+    difference = (_f32(generated) - _f32(real)).reshape(-1, *real.shape[2:])
+    return jnp.abs(crop_resize(difference, box, real.shape[2] // 2)).mean()
 
 
 def adversarial_loss(logits_first: Float[Array, " n"], logits_second: Float[Array, " n"]):

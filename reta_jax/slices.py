@@ -19,6 +19,7 @@ is the command.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -53,7 +54,7 @@ from reta_jax.initial import initial_weights
 from reta_jax.pretrained.load import RANDOM, load, load_morphable
 from reta_jax.pretrained.reta import save_reta
 from reta_jax.state import Networks, TrainState, build_networks, create_state, only_trained
-from reta_jax.train import EXIT_INTERRUPTED, PROVENANCE_FILE, run
+from reta_jax.train import EXIT_INTERRUPTED, PROVENANCE_FILE, StopRequest, run
 from reta_jax.weights import config_from_dict, config_to_dict, flatten
 
 MANIFEST_FILE, METRICS_FILE, PREVIEW_FILE = "manifest.json", "metrics.jsonl", "preview.png"
@@ -62,16 +63,19 @@ MAX_FILE, MAX_SLICE = 16_000_000, 60_000_000  # bytes
 EXIT_BROKEN = 1
 # Seconds before the end at which the trainer is asked to save, and at which it is ended.
 SAVE_SECONDS, PACK_SECONDS = 60.0, 30.0
-# Fields that say nothing of the numbers in a slice: they may be others in every slice.
+# Fields that say nothing of the numbers in a slice: they may be others in every slice. (Frozen
+# weights are told by their SHA-256; where they lie differs from machine to machine.)
 FREE_FIELDS = frozenset(
-    {f"data.{name}" for name in ("dirs", "weights", "synthetic_identities",
-                                 "synthetic_clips_per_identity", "synthetic_seconds")}
+    {"model.audio_encoder.weights"}
+    | {f"data.{name}" for name in ("dirs", "weights", "synthetic_identities",
+                                   "synthetic_clips_per_identity", "synthetic_seconds")}
     | {f"train.{name}" for name in ("max_minutes", "log_every", "preview_every", "save_every",
                                     "keep_checkpoints", "keep_every", "expected_devices", "remat")}
 )  # fmt: skip
 
 _ROOT = Path(__file__).parents[1]
 _DIFFERENCE = "ema_minus_params/"  # in place of ema/
+_ASK_EVERY = 0.5  # seconds
 _HEADER = 4_096  # bytes of a piece beside its tensors and their entries, at most
 _SMALLER = "lower model.channel_multiplier, model.style_dim or model.tcn.features"
 
@@ -515,11 +519,10 @@ def train_slice(
         if before:
             _unpack(before, config, workdir)
         end = started + 60 * minutes
-        with Trainer(config, workdir) as trainer:
-            code = trainer.wait(
-                stop_at=end - min(SAVE_SECONDS, 60 * minutes / 3),
-                kill_at=end - min(PACK_SECONDS, 60 * minutes / 6),
-            )
+        stop_at = end - min(SAVE_SECONDS, 60 * minutes / 3)
+        kill_at = end - min(PACK_SECONDS, 60 * minutes / 6)
+        with Trainer(config, workdir, stop_at - time.monotonic()) as trainer:
+            code = trainer.wait(stop_at, kill_at)
             if code == EXIT_BAD_INPUT:
                 return code
             new = _pack(before, config, workdir, exact)
@@ -544,12 +547,17 @@ class Trainer:
     """A process that trains in a workdir, as reta_jax.train does.
 
     Inside, SIGINT and SIGTERM are passed on to it, the first to save, the second to end it.
+
+    Args:
+      seconds: after which it stops by itself, should it be left alone.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path):
-        workdir.mkdir(parents=True, exist_ok=True)
+    def __init__(self, config: ConfigDict, workdir: Path, seconds: float):
+        values = config_to_dict(config)
+        own = values["train"]["max_minutes"]
+        values["train"]["max_minutes"] = min(own or math.inf, max(seconds / 60, 0.01))
         file = workdir / "config.json"
-        file.write_text(json.dumps(config_to_dict(config)))
+        file.write_text(json.dumps(values))
         self.command = [sys.executable, "-m", "reta_jax.slices", str(file), str(workdir)]
         self.signals = 0  # of a person or a machine that is taken back
         self.was_ended = False
@@ -559,7 +567,7 @@ class Trainer:
         self._process = subprocess.Popen(
             self.command,
             env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # A terminal's Ctrl-C comes to it once, from here.
+            process_group=0,  # A terminal's Ctrl-C comes to it once, from here.
         )
         both = (signal.SIGINT, signal.SIGTERM)
         self._previous = {number: signal.signal(number, self._pass_on) for number in both}
@@ -574,23 +582,24 @@ class Trainer:
 
     def wait(self, stop_at: float, kill_at: float) -> int:
         """The exit code; asks it to save at one time.monotonic() and ends it at another."""
-        is_asked = False
+        is_told = False
         while True:
             try:
-                return self._process.wait(0.1)
+                return self._process.wait(_ASK_EVERY)
             except subprocess.TimeoutExpired:
                 now = time.monotonic()
             if now > kill_at and not self.was_ended:
                 print("the time is over: what was saved before is packed", file=sys.stderr)
                 self._end()
-            elif now > stop_at and not is_asked and not self.signals:
-                is_asked = True
+            elif now > stop_at and not is_told:
+                is_told = True
                 print("the time is nearly over: saving", flush=True)
-                self._process.terminate()
+            if is_told or self.signals:
+                self._process.terminate()  # Again: it does not listen while it starts.
 
     def is_broken(self, code: int) -> bool:
         """Whether an exit code says that training failed, and was not ended from here."""
-        asked_early = code == -signal.SIGTERM  # while it started, it cannot save anything yet
+        asked_early = code == -signal.SIGTERM  # before it could take notice
         return not (code in (0, EXIT_INTERRUPTED) or self.was_ended or asked_early)
 
     def _end(self) -> None:
@@ -600,10 +609,8 @@ class Trainer:
     def _pass_on(self, number: int, _: Any) -> None:
         self.signals += 1
         if self._process.poll() is not None:
-            return  # It is being packed, which takes seconds.
-        if self.signals == 1:
-            self._process.terminate()
-        else:
+            return  # What it left is being packed, which takes seconds.
+        if self.signals > 1:
             self._end()
 
 
@@ -698,6 +705,8 @@ def _describe(folder: Path, new: Slice, steps: int) -> str:
 
 def _train(config_file: str, workdir: str) -> int:
     """The trainer's process; returns its exit code."""
+    for number in StopRequest.SIGNALS:  # Before and after its steps it is not to be stopped:
+        signal.signal(number, lambda *_: None)  # at the end it saves.
     flags.FLAGS.mark_as_parsed()  # Libraries read absl flags, which only a command parses.
     with sentences_for_errors():
         config = config_from_dict(json.loads(Path(config_file).read_text()))

@@ -222,6 +222,7 @@ def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Ar
         "emotion_audio": weights.emotion,
         "emotion_cross": weights.emotion,
         "prior": weights.prior,
+        "mouth": weights.mouth,
     }
     return sum(scale[name] * value for name, value in terms.items())
 
@@ -262,6 +263,8 @@ def generator_terms(
             forgetful(config, experts.embed_faces)(generated[:, :SYNC_FRAMES], batch.sync_box),
             experts.embed_voice(batch.mel),
         )
+    if weights.mouth:
+        terms["mouth"] = losses.mouth_loss(generated, real, batch.sync_box)
     if weights.prior and rendered.controls.p_exp is not None:
         terms["prior"] = losses.coefficient_prior(rendered.controls.p_exp)
     if weights.emotion and networks.reta.emotion_student is not None:

@@ -250,6 +250,10 @@ def pack_and_unpack(workdir, folder, config, onward, exact):
     slices._unpack(slices.read_slice(folder), config, onward)
 
 
+def steps(metrics):
+    return [json.loads(line)["step"] for line in metrics.splitlines()]
+
+
 def last_state(workdir, config):
     tensors = slices._pack(None, config, workdir, exact=True).tensors
     assert int(tensors["step"]) == 8
@@ -287,8 +291,7 @@ def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, cache, tmp_p
                 apart = distance(ours, theirs, start, field)
                 print(f"{field} apart by {apart:.2e} of the way since the slice")
                 assert 0 < apart < 0.01
-        steps = [json.loads(row)["step"] for row in (onward / "metrics.jsonl").open()]
-        assert steps == list(range(1, 9))
+        assert steps((onward / "metrics.jsonl").read_bytes()) == list(range(1, 9))
 
 
 def command(*arguments, cwd, cache):
@@ -315,13 +318,11 @@ def arguments(data, *more):
 
 @pytest.mark.slow
 def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, cache, tmp_path):
-    def call(*more):
-        running = command(*arguments(data, *more), cwd=tmp_path, cache=cache)
-        output, errors = running.communicate(timeout=400)
-        assert running.returncode == 0, errors[-3000:]
-        return output
-
-    output = call("--config.train.steps=2", "--minutes=5")
+    going = command(
+        *arguments(data, "--config.train.steps=2", "--minutes=10"), cwd=tmp_path, cache=cache
+    )
+    output, errors = going.communicate(timeout=500)
+    assert going.returncode == 0, errors[-3000:]
     assert "slices/slice-001: step 2 of 2" in output
     first = slices.read_slice(tmp_path / "slices")
     assert first.data == {"global_next_index": 4}
@@ -329,7 +330,9 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, cache, tmp
 
     endless = ("--config.train.steps=1000000", "--config.train.preview_every=1000000")
     going = command(
-        *arguments(data, *endless, "--change=train.steps", "--minutes=5"), cwd=tmp_path, cache=cache
+        *arguments(data, *endless, "--change=train.steps", "--minutes=10"),
+        cwd=tmp_path,
+        cache=cache,
     )
     for line in going.stdout:
         if line.startswith("step 4/"):
@@ -341,22 +344,15 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, cache, tmp
     second = slices.read_slice(tmp_path / "slices")
     assert second.number == 2 and second.step >= 4
     assert second.data == {"global_next_index": 2 * second.step}
-    rows = [json.loads(line)["step"] for line in second.metrics.splitlines()]
-    assert rows == list(range(1, second.step + 1))
+    assert steps(second.metrics) == list(range(1, second.step + 1))
     assert (second.preview_step, second.preview) == (2, first.preview)
+    assert names(tmp_path / "slices")[:2] == ["manifest.json", "slice-002"]
 
-    started = time.monotonic()  # The time ends it.
-    output = call(*endless, "--minutes=0.7", "--export=model")
-    assert "the time is nearly over: saving" in output
-    third = slices.read_slice(tmp_path / "slices")
-    assert third.number == 3 and third.step > second.step
-    rows = [json.loads(line)["step"] for line in third.metrics.splitlines()]
-    assert rows == list(range(1, third.step + 1))
-    assert names(tmp_path / "slices")[:2] == ["manifest.json", "slice-003"]
-    print(f"{time.monotonic() - started:.1f} s, steps {second.step} to {third.step}")
-
+    exporting = command("--slice=slices", "--export=model", cwd=tmp_path, cache=cache)
+    output, errors = exporting.communicate(timeout=300)
+    assert exporting.returncode == 0 and "model in model" in output, errors[-3000:]
     model = load_reta(tmp_path / "model")
-    ema = slices.unpack_state(third, light_config(data)).ema
+    ema = slices.unpack_state(second, light_config(data)).ema
     for ours, theirs in zip(jax.tree.leaves(model.params), jax.tree.leaves(ema), strict=True):
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(np.float16))
 
