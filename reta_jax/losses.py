@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 
 from reta_jax.ops.crop import crop_resize
 
-
 MOUTH = ((0.55, 0.2), (0.95, 0.8))  # corners (y, x) in a face's box
 
 

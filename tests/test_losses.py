@@ -50,6 +50,19 @@ def test_motion_counts_the_mask_alone(rng):
     np.testing.assert_allclose(losses.motion_loss(a, b, mask), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("axis", [2, 3])
+def test_mouth_is_the_part_of_the_face_where_mouths_are(rng, axis):
+    real = rng(2, 3, 80, 80, 3)
+    shape = [1, 1, 1, 1, 1]
+    shape[axis] = 80
+    ramp = jnp.arange(80.0).reshape(shape)  # an error as large as the pixel's number
+    boxes = np.float32([[0.3, 0.2, 0.8, 0.6], [0.4, 0.1, 0.9, 0.9]])
+    top, left, bottom, right = boxes.T
+    centre = top + 0.75 * (bottom - top) if axis == 2 else (left + right) / 2
+    found = losses.mouth_loss(real + ramp, real, jnp.asarray(boxes))
+    np.testing.assert_allclose(found, (80 * centre - 0.5).mean(), rtol=1e-5)
+
+
 def test_adversarial_is_pairwise_and_symmetric(rng):
     real, fake = rng(2, 5)
     np.testing.assert_allclose(

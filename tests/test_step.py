@@ -29,13 +29,13 @@ from reta_jax.step import (
 )
 from tests.weights import random_variables
 
-LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior",
+LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth",
           "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
 
 
 def smoke_config(**train):
     config = get_config("smoke")
-    config.loss.prior = 0.02
+    config.loss.prior, config.loss.mouth = 0.02, 0.5
     # The first step of a warm-up has a learning rate of zero.
     config.train.update(
         {"warmup_steps": 0, "decay": False, "ema_decay": 0.15, "r1_every": 2} | train
@@ -145,7 +145,7 @@ def plain():
     config = smoke_config()
     config.model.audio_encoder.trainable = False
     config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
-    config.loss.prior = 0.0
+    config.loss.prior = config.loss.mouth = 0.0
     setup = Setup(config)
     batch = make_batch()
     device_batch = to_device_batch(jax.tree.map(jnp.asarray, batch))
@@ -337,6 +337,7 @@ def test_cross_synthesis_is_judged_by_the_emotion_of_the_other(setup, crossed):
         ("train", {"eds": False}, {"emotion_cross"}),
         ("model", {"emotion": False}, {"emotion_visual", "emotion_audio", "emotion_cross"}),
         ("loss", {"prior": 0.0}, {"prior"}),
+        ("loss", {"mouth": 0.0}, {"mouth"}),
         ("model", {"geometry": "none"}, {"prior"}),
         ("model", {"geometry": "direct"}, {"prior"}),
         ("model", {"injection": "concat"}, set()),
