@@ -43,6 +43,7 @@ from safetensors.numpy import save
 
 from data_pipeline.errors import InputError
 from data_pipeline.records import list_clips
+from reta_jax.checkpoint import FOLDER as CHECKPOINTS
 from reta_jax.checkpoint import Checkpoints
 from reta_jax.commands import (
     EXIT_BAD_INPUT,
@@ -634,7 +635,9 @@ def _unpack(found: Slice, config: ConfigDict, workdir: Path) -> None:
 
 
 def _pack(before: Slice | None, config: ConfigDict, workdir: Path, exact: bool) -> Slice | None:
-    """The slice of the workdir's last checkpoint; None if it has none of later than `before`."""
+    """The slice of the workdir's last checkpoint; None if it has none but that of `before`."""
+    if not any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*")):
+        return None
     checkpoints = Checkpoints(workdir, config)
     try:
         if checkpoints.latest_step in (None, before.step if before else None):

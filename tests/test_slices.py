@@ -261,10 +261,14 @@ def last_state(workdir, config):
 
 
 def distance(ours, theirs, start, field):
-    """How far two states are apart, by the way that training went since `start`."""
-    away = [(ours[n] - theirs[n], theirs[n] - start[n]) for n in theirs if n.startswith(field)]
-    apart, moved = (np.sqrt(sum(np.sum(x[i] ** 2) for x in away)) for i in (0, 1))
-    return apart / moved
+    """How far two states are apart, by their size and by the way of training since `start`."""
+
+    def norm(difference):
+        arrays = [difference(name) for name in theirs if name.startswith(field)]
+        return np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in arrays))
+
+    apart = norm(lambda name: ours[name] - theirs[name])
+    return apart / norm(theirs.get), apart / norm(lambda name: theirs[name] - start[name])
 
 
 @pytest.mark.slow
@@ -288,9 +292,9 @@ def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, cache, tmp_p
                 np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
         else:
             for field in ("params/", "ema/"):
-                apart = distance(ours, theirs, start, field)
-                print(f"{field} apart by {apart:.2e} of the way since the slice")
-                assert 0 < apart < 0.01
+                relative, of_way = distance(ours, theirs, start, field)
+                print(f"{field} apart by {relative:.1e}, {of_way:.1e} of the way since the slice")
+                assert 0 < relative < 1e-3 and of_way < 0.01
         assert steps((onward / "metrics.jsonl").read_bytes()) == list(range(1, 9))
 
 
@@ -505,6 +509,14 @@ def hdtf_config():
     config = hdtf.get_config()
     config.loss.emotion = 0.0  # its teacher is not at hand
     return config
+
+
+def test_minutes_that_do_not_do_for_a_step_are_refused(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(slices, "Trainer", lambda *_: Stubborn(IGNORES))
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"the 0.02 minutes were over before a step was saved"):
+        slices.train_slice(light_config(data), tmp_path / "slices", 0.02, started)
+    assert not (tmp_path / "slices").exists()
 
 
 def test_missing_data_is_a_sentence_before_anything_starts(tmp_path):
