@@ -76,6 +76,7 @@ FREE_FIELDS = frozenset(
 
 _ROOT = Path(__file__).parents[1]
 _DIFFERENCE = "ema_minus_params/"  # in place of ema/
+_BESIDE = 3_000_000  # bytes of a slice that are kept for metrics, preview and headers
 _ASK_EVERY = 0.5  # seconds
 _HEADER = 4_096  # bytes of a piece beside its tensors and their entries, at most
 _SMALLER = "lower model.channel_multiplier, model.style_dim or model.tcn.features"
@@ -185,12 +186,13 @@ def packed_bytes(config: ConfigDict, exact: bool = False) -> dict[str, int]:
 def check_size(config: ConfigDict, exact: bool = False) -> None:
     """Raises InputError if the config's slices would be too large to travel."""
     sizes = packed_bytes(config, exact)
-    if sum(sizes.values()) <= MAX_SLICE:
+    most = MAX_SLICE - _BESIDE
+    if sum(sizes.values()) <= most:
         return
     parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in sizes.items() if size)
     raise InputError(
-        f"a slice would be {sum(sizes.values()) / 1e6:.1f} MB ({parts}), at most "
-        f"{MAX_SLICE / 1e6:.0f} MB travel: {_SMALLER}{', or leave out --exact' if exact else ''}"
+        f"a slice's state would be {sum(sizes.values()) / 1e6:.1f} MB ({parts}), at most "
+        f"{most / 1e6:.0f} MB travel: {_SMALLER}{', or leave out --exact' if exact else ''}"
     )
 
 

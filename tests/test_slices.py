@@ -482,7 +482,7 @@ def test_what_is_too_large_is_refused_with_its_sizes(tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
         slices.check_size(hdtf_config())
     sentence = str(caught.value)
-    assert sentence.startswith("a slice would be ") and "at most 60 MB travel" in sentence
+    assert sentence.startswith("a slice's state would be ") and "at most 57 MB travel" in sentence
     assert "discriminator" in sentence and "lower model.channel_multiplier" in sentence
     slices.check_size(corpus.get_config())
 
