@@ -4,7 +4,6 @@ The defaults are `trpakov/vit-face-expression` (ViT-B/16, seven classes).
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,26 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from reta_jax.models.attention import SelfAttention
+from reta_jax.models.attention import PreNormLayer
 
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-12, use_fast_variance=False)
-
-
-class EncoderLayer(nn.Module):
-    """Transformer layer with the norms before attention and MLP."""
-
-    heads: int
-    mlp_dim: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
-        y = LayerNorm(dtype=self.dtype, name="attention_norm")(x)
-        x = x + SelfAttention(self.heads, self.dtype, name="attention")(y)
-        y = LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
-        y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
-        y = nn.gelu(y, approximate=False)
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(y)
+EPSILON = 1e-12  # of the norms
 
 
 class EmotionViT(nn.Module):
@@ -74,8 +56,8 @@ class EmotionViT(nn.Module):
         x = x + positions.astype(self.dtype)
 
         for i in range(self.layers):
-            x = EncoderLayer(self.heads, self.mlp_dim, self.dtype, name=f"layer_{i}")(x)
-        features = LayerNorm(name="norm")(x[:, 0])
+            x = PreNormLayer(self.heads, self.mlp_dim, EPSILON, self.dtype, name=f"layer_{i}")(x)
+        features = nn.LayerNorm(EPSILON, use_fast_variance=False, name="norm")(x[:, 0])
         logits = nn.Dense(self.classes, name="classifier")(features)
         return features, logits
 

@@ -13,28 +13,11 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from reta_jax.models.attention import SelfAttention
+from reta_jax.models.attention import PreNormLayer
 from reta_jax.models.audio_encoder import MEL_HOP, mel_energies
 
 FFT = 400
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
-
-
-class Block(nn.Module):
-    """Transformer layer with the norms before attention and MLP."""
-
-    heads: int
-    mlp_dim: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t width"]) -> Float[Array, "b t width"]:
-        y = LayerNorm(dtype=self.dtype, name="attention_norm")(x)
-        x = x + SelfAttention(self.heads, self.dtype, name="attention")(y)
-        y = LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
-        y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
-        y = nn.gelu(y, approximate=False)
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(y)
+EPSILON = 1e-5  # of the norms
 
 
 class Whisper(nn.Module):
@@ -60,8 +43,9 @@ class Whisper(nn.Module):
         x = nn.gelu(conv(strides=(2,), name="conv_1")(x), approximate=False)
         x = x + jnp.asarray(positions(x.shape[1], self.width), self.dtype)[None]
         for i in range(self.layers):
-            x = Block(self.heads, self.mlp_dim, self.dtype, name=f"layer_{i}")(x)
-        return LayerNorm(dtype=self.dtype, name="norm")(x)
+            x = PreNormLayer(self.heads, self.mlp_dim, EPSILON, self.dtype, name=f"layer_{i}")(x)
+        norm = nn.LayerNorm(EPSILON, use_fast_variance=False, dtype=self.dtype, name="norm")
+        return norm(x)
 
 
 def log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]:
