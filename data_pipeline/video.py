@@ -20,6 +20,7 @@ from data_pipeline.audio import (
     SAMPLES_PER_FRAME,
     check_complete,
     decode_audio,
+    deferred_interrupts,
     has_sound,
     open_at,
     window,
@@ -211,13 +212,14 @@ class VideoWriter:
         frame.sample_rate, frame.pts = SAMPLE_RATE, self._samples_written
         frame.time_base = Fraction(1, SAMPLE_RATE)
         self._samples_written += piece.size
-        self._encode_audio(self._resampler.resample(frame))
+        self._encode_audio(frame)
 
-    def _encode_audio(self, frames: list[av.AudioFrame]) -> None:
-        for frame in frames:
-            frame.pts, frame.time_base = self._stored_samples, Fraction(1, _STORED_RATE)
-            self._stored_samples += frame.samples
-            self._container.mux(self._audio.encode(frame))
+    def _encode_audio(self, frame: av.AudioFrame | None) -> None:
+        with deferred_interrupts():  # The encoder has a resampler inside it too.
+            for part in self._resampler.resample(frame):
+                part.pts, part.time_base = self._stored_samples, Fraction(1, _STORED_RATE)
+                self._stored_samples += part.samples
+                self._container.mux(self._audio.encode(part))
 
     def __exit__(self, kind, error, traceback) -> None:
         if kind is not None:
@@ -228,7 +230,7 @@ class VideoWriter:
                 raise ValueError(f"no frame was written to {self.path}")
             self._container.mux(self._video.encode(None))
             if self._waveform is not None:
-                self._encode_audio(self._resampler.resample(None))
+                self._encode_audio(None)
                 self._container.mux(self._audio.encode(None))
             self._container.close()
             os.replace(self._part, self.path)

@@ -211,40 +211,6 @@ def test_packed_bytes_are_those_of_a_slice():
 # Going on.
 
 
-class Recorder:
-    """Batches that are kept as they are drawn."""
-
-    def __init__(self, batches):
-        self._batches, self.drawn = batches, []
-
-    def __next__(self):
-        self.drawn.append(next(self._batches))
-        return self.drawn[-1]
-
-    def __getattr__(self, name):
-        return getattr(self._batches, name)
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Runs `train.run` and returns the batches that it drew."""
-
-    def run(config, workdir):
-        recorders = []
-
-        def open_batches(config):
-            recorders.append(Recorder(original(config)))
-            return recorders[0]
-
-        original = train.open_batches
-        with monkeypatch.context() as patch:
-            patch.setattr(train, "open_batches", open_batches)
-            assert train.run(config, workdir)
-        return recorders[0].drawn
-
-    return run
-
-
 def pack_and_unpack(workdir, folder, config, onward, exact):
     slices.write_slice(folder, slices._pack(None, config, workdir, exact))
     slices._unpack(slices.read_slice(folder), config, onward)

@@ -23,6 +23,7 @@ from reta_jax.models.morphable import builtin_morphable
 from reta_jax.state import create_state
 from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device_batch
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
+from tests.recorder import Recorder
 
 ROOT = Path(__file__).parents[1]
 ALL_BUT_L1 = ("perceptual", "motion", "adversarial", "sync", "emotion")
@@ -157,40 +158,6 @@ def test_hdtf_smoke_runs_in_any_folder_on_data_of_its_own(cache, tmp_path):
 
 
 # How it goes on.
-
-
-class Recorder:
-    """Batches that are kept as they are drawn."""
-
-    def __init__(self, batches):
-        self._batches, self.drawn = batches, []
-
-    def __next__(self):
-        self.drawn.append(next(self._batches))
-        return self.drawn[-1]
-
-    def __getattr__(self, name):
-        return getattr(self._batches, name)
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Runs `train.run` and returns the batches that it drew."""
-
-    def run(config, workdir):
-        recorders = []
-
-        def open_batches(config):
-            recorders.append(Recorder(original(config)))
-            return recorders[0]
-
-        original = train.open_batches
-        with monkeypatch.context() as patch:
-            patch.setattr(train, "open_batches", open_batches)
-            assert train.run(config, workdir)
-        return recorders[0].drawn
-
-    return run
 
 
 def latest_state(workdir):

@@ -1,6 +1,8 @@
 """Decoding to the project's clock, encoding in step and without leftovers, images of every kind."""
 
+import contextlib
 import resource
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -220,6 +222,21 @@ def test_nothing_is_left_of_an_interrupted_file(tmp_path, error):
         writer.write(grey([100] * 30, 32, 32))
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_heard_where_the_resampler_would_drop_it(tmp_path):
+    class Deaf:
+        def resample(self, frame):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            return []
+
+    waveform = np.zeros(640, np.float32)
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 32, waveform) as writer:
+        writer._resampler = Deaf()
+        writer.write(grey([100], 32, 32))
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupted_file_leaves_the_old_one(tmp_path):
