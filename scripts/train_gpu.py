@@ -34,7 +34,8 @@ from absl import flags
 from data_pipeline.errors import InputError
 from data_pipeline.subset import write_subset
 from reta_jax.commands import run_with_flags
-from reta_jax.slices import export_slice, train_slice  # defines --config
+from reta_jax.slice_training import train_slice  # defines --config
+from reta_jax.slices import export_slice
 
 _SLICE = flags.DEFINE_string("slice", None, "Folder of the slice.")
 _DATA = flags.DEFINE_string("data", None, "Prepared data set; default data.dirs of the config.")

@@ -19,7 +19,7 @@ from configs import corpus, hdtf
 from configs.synthetic import get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
-from reta_jax import slices, train
+from reta_jax import slice_training, slices, train
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.state import create_state
 from reta_jax.weights import config_to_dict, save_weights
@@ -169,7 +169,7 @@ def frozen_config(tmp_path):
 
 def test_a_frozen_audio_encoder_does_not_travel_and_must_be_the_same_again(tmp_path):
     config = frozen_config(tmp_path)
-    abstract = slices._abstract(config)
+    abstract = slices.abstract_state(config)
     random = np.random.default_rng(0)
     state = trained(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract))
     voice = jax.tree.map(
@@ -212,8 +212,8 @@ def test_packed_bytes_are_those_of_a_slice():
 
 
 def pack_and_unpack(workdir, folder, config, onward, exact):
-    slices.write_slice(folder, slices._pack(None, config, workdir, exact))
-    slices._unpack(slices.read_slice(folder), config, onward)
+    slices.write_slice(folder, slice_training.pack_slice(None, config, workdir, exact))
+    slice_training.unpack_slice(slices.read_slice(folder), config, onward)
 
 
 def steps(metrics):
@@ -221,7 +221,7 @@ def steps(metrics):
 
 
 def last_state(workdir, config):
-    tensors = slices._pack(None, config, workdir, exact=True).tensors
+    tensors = slice_training.pack_slice(None, config, workdir, exact=True).tensors
     assert int(tensors["step"]) == 8
     return tensors
 
@@ -243,7 +243,7 @@ def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, cache, tmp_p
     config = functools.partial(light_config, data)
     straight = drawn(config(steps=8), tmp_path / "straight")
     first = drawn(config(steps=4), tmp_path / "first")
-    start = slices._pack(None, config(), tmp_path / "first", exact=True).tensors
+    start = slice_training.pack_slice(None, config(), tmp_path / "first", exact=True).tensors
     theirs = last_state(tmp_path / "straight", config())
     for exact in (True, False):
         onward = tmp_path / f"onward-{exact}"
@@ -330,7 +330,7 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, cache, tmp
 # Ends that nobody wants.
 
 
-class Stubborn(slices.Trainer):
+class Stubborn(slice_training.Trainer):
     """A process that is told what to do."""
 
     def __init__(self, program):
@@ -478,17 +478,19 @@ def hdtf_config():
 
 
 def test_minutes_that_do_not_do_for_a_step_are_refused(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(slices, "Trainer", lambda *_: Stubborn(IGNORES))
+    monkeypatch.setattr(slice_training, "Trainer", lambda *_: Stubborn(IGNORES))
     started = time.monotonic()
     with pytest.raises(InputError, match=r"the 0.02 minutes were over before a step was saved"):
-        slices.train_slice(light_config(data), tmp_path / "slices", 0.02, started)
+        slice_training.train_slice(light_config(data), tmp_path / "slices", 0.02, started)
     assert not (tmp_path / "slices").exists()
 
 
 def test_missing_data_is_a_sentence_before_anything_starts(tmp_path):
     config = light_config(tmp_path / "nowhere")
     config.data.synthetic_identities = 0
-    go = functools.partial(slices.train_slice, config, tmp_path / "slices", 1.0, time.monotonic())
+    go = functools.partial(
+        slice_training.train_slice, config, tmp_path / "slices", 1.0, time.monotonic()
+    )
     with pytest.raises(InputError, match="there is no data folder .*nowhere: name a prepared one"):
         go()
     (tmp_path / "nowhere").mkdir()
