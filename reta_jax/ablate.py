@@ -1,9 +1,9 @@
 """Trains every row of Tables 4, 9 and 10 with equal budgets: python -m reta_jax.ablate
 
-Each row is trained from scratch with the same steps, batches and seeds, and judged on people that
-none was trained on. The tables stand beside the paper's, whose numbers are of other data and of
-another judge: what can be compared is the direction, and each claim gets a verdict. An interrupted
-study goes on where it was; rows and seeds can be added to it.
+Each row is trained with the same steps, batches and seeds, from the same E_I, G and E_A, with all
+else drawn anew, and judged on people that none was trained on. The tables stand beside the paper's,
+whose numbers are of other data and of another judge: what can be compared is the direction, and
+each claim gets a verdict. An interrupted study goes on where it was; rows and seeds can be added.
 
     python -m reta_jax.ablate --world synthetic --workdir ablation [--rows full,no_gpl] [--steps N]
 """
@@ -31,10 +31,12 @@ from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.evaluate import JUDGES, evaluate, load_judges
 from reta_jax.files import write_whole
 from reta_jax.render import Renderer
-from reta_jax.weights import config_to_dict
+from reta_jax.weights import config_to_dict, load_weights, save_weights
 
 SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
 SYNC_BATCH, SYNC_STEPS = 16, 2_000
+SYNC_EXPERT, BASE = "sync_expert", "base"  # folders in a study's
+SHARED = ("image_encoder", "generator", "audio_encoder")  # of RETA, that a row takes from the base
 # Column of the tables: figure of reta_jax.evaluate. "Sync" is the correlation of the mouth's
 # opening with the true one: in this world the truth is known and needs no sync network.
 FIGURES = {
@@ -124,12 +126,14 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
         seconds=SECONDS,
         size=max(64, study.size),
     )
-    sync_expert = train_sync_expert(study)
+    train_sync_expert(study)
+    if not train_base(study):
+        return False
     judges = load_judges(JUDGES)
     for done, (seed, row) in enumerate((seed, row) for seed in seeds for row in rows):
         print(f"== {done + 1}/{len(rows) * len(seeds)}: {row}, seed {seed}", flush=True)
         if read_result(study, row, seed) is None:
-            config = configure(study, row, seed, sync_expert)
+            config = configure(study, row, seed)
             folder = run_folder(study, row, seed)
             if not train.run(config, folder):
                 return False
@@ -141,9 +145,9 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
     return True
 
 
-def train_sync_expert(study: Study) -> Path:
+def train_sync_expert(study: Study) -> None:
     """The teacher of L_syn, trained on the study's own training people if it is not there yet."""
-    folder = study.workdir / "sync_expert"
+    folder = study.workdir / SYNC_EXPERT
     if not (folder / "config.json").exists():
         multiplier = ablations.get_config().experts.sync.fields.channel_multiplier
         command = [
@@ -157,15 +161,34 @@ def train_sync_expert(study: Study) -> Path:
         ]
         if subprocess.run(command).returncode:
             raise InputError("the sync expert could not be trained: see above")
-    return folder
 
 
-def configure(study: Study, row: str, seed: int, sync_expert: Path) -> ConfigDict:
-    """The row's config, with the study's data and budget."""
+def train_base(study: Study) -> bool:
+    """What every row starts from, if it is not there yet; False when a signal stopped it."""
+    if (study.workdir / BASE / "config.json").exists():
+        return True
+    config = on_data(study, "base")
+    folder = run_folder(study, "base", config.train.seed)
+    if not train.run(config, folder):
+        return False
+    params, _ = load_weights(folder / "weights")
+    values = {"kind": "image_networks", "fields": {"modulation": config.model.modulation}}
+    save_weights(study.workdir / BASE, {name: params[name] for name in SHARED}, values)
+    return True
+
+
+def configure(study: Study, row: str, seed: int) -> ConfigDict:
+    """The row's config, with the study's data, common networks and budget."""
+    config = on_data(study, row)
+    config.experts.sync.weights = str(study.workdir / SYNC_EXPERT)
+    config.init_from, config.init_partial = str(study.workdir / BASE), True
+    config.train.seed, config.train.steps = seed, study.steps
+    return config
+
+
+def on_data(study: Study, row: str) -> ConfigDict:
     config = ablations.get_config(f"{row},{study.size}")
     config.data.dirs, config.data.synthetic_identities = (str(study.data),), 0
-    config.experts.sync.weights = str(sync_expert)
-    config.train.seed, config.train.steps = seed, study.steps
     return config
 
 
@@ -175,8 +198,10 @@ def run_folder(study: Study, row: str, seed: int) -> Path:
 
 def settings_of(study: Study, row: str, seed: int) -> str:
     """Hash of the run's config without its folders: what a result is a result of."""
-    values = config_to_dict(configure(study, row, seed, Path()))
-    values["data"].pop("dirs")
+    values = config_to_dict(configure(study, row, seed))
+    for section, field in ((values["data"], "dirs"), (values["experts"]["sync"], "weights")):
+        section.pop(field)
+    values.pop("init_from")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

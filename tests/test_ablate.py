@@ -1,6 +1,7 @@
 """The ablation study: rows that differ in one thing, verdicts, and going on after a stop."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ from configs import ablations
 from data_pipeline.errors import InputError
 from reta_jax import ablate
 from reta_jax.ablate import PAPER, Claim, Study, judge_claim
+from reta_jax.models.morphable import builtin_morphable
+from reta_jax.pretrained.reta import expected_params
+from reta_jax.state import build_networks
+from reta_jax.weights import flatten, load_weights, nest, save_weights
 
 
 def fields(row):
@@ -91,7 +96,8 @@ def study(tmp_path, monkeypatch):
         return {"rows": {"generated": figures, "still portrait": figures | {"psnr": 20.0}}}
 
     monkeypatch.setattr(ablate, "prepare_synthetic", lambda *arguments, **options: None)
-    monkeypatch.setattr(ablate, "train_sync_expert", lambda study: study.workdir / "sync_expert")
+    monkeypatch.setattr(ablate, "train_sync_expert", lambda study: None)
+    monkeypatch.setattr(ablate, "train_base", lambda study: True)
     monkeypatch.setattr(ablate, "load_judges", lambda folder: None)
     monkeypatch.setattr(ablate.Renderer, "from_pretrained", lambda folder: None)
     monkeypatch.setattr(ablate, "evaluate", evaluate)
@@ -121,6 +127,34 @@ def test_a_stopped_study_goes_on_with_what_is_missing(study, monkeypatch):
     monkeypatch.setattr(ablate.train, "run", run)
     assert ablate.ablate(study, ["full", "no_gpl"], range(1))
     assert [name for name, *_ in trained] == ["ablation_full", "ablation_no_gpl"]
+
+
+def shapes_of(row):
+    config = ablations.get_config(row)
+    networks = build_networks(config, 96)
+    params = expected_params(networks.reta, builtin_morphable(), config.model.size)
+    return {name: leaf.shape for name, leaf in flatten(params).items()}
+
+
+def test_rows_share_the_networks_that_the_paper_takes_from_others(tmp_path, monkeypatch):
+    """E_I, G and E_A fit into every row as they are."""
+
+    def run(config, folder):
+        assert config.name == "ablation_base" and not config.init_from
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes_of("base").items()}
+        save_weights(folder / "weights", nest(zeros), {"kind": "reta"})
+        return True
+
+    monkeypatch.setattr(ablate.train, "run", run)
+    study = Study(tmp_path, tmp_path / "data", 32, 7)
+    assert ablate.train_base(study)
+    for row in ablations.ROWS:
+        config = ablate.configure(study, row, 0)
+        params, _ = load_weights(Path(config.init_from))
+        start = flatten(params)
+        assert {name.split("/")[0] for name in start} == set(ablate.SHARED)
+        shapes = shapes_of(row)
+        assert {n for n, leaf in start.items() if shapes.get(n) != leaf.shape} == set()
 
 
 def test_runs_of_another_budget_are_refused(study):
