@@ -181,13 +181,13 @@ def deferred_interrupts() -> Iterator[None]:
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
         for number in handlers:
-            signal.signal(number, lambda number, _: held.append(number))
+            signal.signal(number, lambda *arguments: held.append(arguments))
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in held:
-            signal.raise_signal(number)
+        for number, frame in held:
+            handlers[number](number, frame)
 
 
 def check_complete(

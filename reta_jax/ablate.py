@@ -30,13 +30,12 @@ from reta_jax import train
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
 from reta_jax.evaluate import JUDGES, evaluate, load_judges
 from reta_jax.files import write_whole
-from reta_jax.render import Renderer
+from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 from reta_jax.weights import config_to_dict, load_weights, save_weights
 
 SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
 SYNC_BATCH, SYNC_STEPS = 16, 2_000
 SYNC_EXPERT, BASE = "sync_expert", "base"  # folders in a study's
-SHARED = ("image_encoder", "generator", "audio_encoder")  # of RETA, that a row takes from the base
 # Column of the tables: figure of reta_jax.evaluate. "Sync" is the correlation of the mouth's
 # opening with the true one: in this world the truth is known and needs no sync network.
 FIGURES = {
@@ -172,8 +171,11 @@ def train_base(study: Study) -> bool:
     if not train.run(config, folder):
         return False
     params, _ = load_weights(folder / "weights")
+    voice, _ = load_weights(SHIPPED_WEIGHTS)
+    shared = {name: params[name] for name in ("image_encoder", "generator")}
+    shared["audio_encoder"] = voice["audio_encoder"]
     values = {"kind": "image_networks", "fields": {"modulation": config.model.modulation}}
-    save_weights(study.workdir / BASE, {name: params[name] for name in SHARED}, values)
+    save_weights(study.workdir / BASE, shared, values)
     return True
 
 

@@ -13,6 +13,7 @@ the face, the portrait (once a person; it has a row of its own), encoding the vi
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ from reta_jax.models.reta import RETA, Controls, build_reta
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import expected_params
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer, encode_portrait, render_chunk
+from reta_jax.stream import Streamer
 
 CONVOLUTION = "conv 3x3"
 COLD_REPEATS = 3
@@ -254,6 +256,45 @@ def _seconds(function: Callable, repeats: int, *arguments: Array) -> float:
     return 1e-3 * time_calls(lambda: program(*arguments), repeats)[0]
 
 
+def measure_live(renderer: Renderer, minutes: float) -> dict[str, Any]:
+    """A talk without an end, pushed frame by frame as fast as it goes through.
+
+    Returns:
+      {"minutes", "needed_milliseconds": of a frame's voice and what follows it,
+       "milliseconds": from there to the frames, as `time_calls` gives them,
+       "peak_megabytes": of the process, [at a tenth of the talk, at its end]}
+    """
+    random = np.random.default_rng(0)
+    portrait = random.integers(0, 256, (renderer.size, renderer.size, 3), np.uint8)
+    streamer, count = Streamer(renderer, portrait), round(60 * FPS * minutes)
+    times, frames, needed, peaks = [], 0, None, []
+    for pushed in range(1, count + 1):
+        streamer.push_audio(0.1 * random.standard_normal(SAMPLES_PER_FRAME).astype(np.float32))
+        start = time.perf_counter()
+        came = sum(1 for _ in streamer)
+        if came:
+            times.append(1e3 * (time.perf_counter() - start))
+            frames, needed = frames + came, needed or 1e3 * pushed / FPS
+        if pushed in (count // 10, count):
+            peaks.append(_peak_megabytes())
+    streamer.flush()
+    frames += sum(1 for _ in streamer)
+    if frames != count:
+        raise RuntimeError(f"{frames} frames of {count}")
+    waits = [float(x) for x in np.percentile(times[1:], [50, 95, 99])]  # the first one compiles
+    return {
+        "minutes": minutes,
+        "needed_milliseconds": needed,
+        "milliseconds": waits,
+        "peak_megabytes": peaks,
+    }
+
+
+def _peak_megabytes() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1e-6 if sys.platform == "darwin" else 1024e-6)
+
+
 FIRST_FRAME = """
 import sys, numpy as np
 from reta_jax.commands import enable_compilation_cache
@@ -321,6 +362,15 @@ def print_report(report: dict[str, Any]) -> None:
         console.print(
             f"from a process's start to its first frame: {first:.1f} s, then {second:.1f} s"
         )
+    if "live" in report:
+        live = report["live"]
+        median, p95, p99 = live["milliseconds"]
+        early, late = live["peak_megabytes"]
+        console.print(
+            f"live: {live['needed_milliseconds']:.0f} ms of sound, then {median:.1f} ms "
+            f"(p95 {p95:.1f}, p99 {p99:.1f}) to a frame; of {live['minutes']:g} minutes, the "
+            f"process's peak memory is {early:.0f} MB after a tenth, {late:.0f} MB at the end"
+        )
     (last,) = (row for row in report["stages"] if row["name"] == "end to end")
     streams = last["frames_per_second"] / FPS
     console.print(f"end to end: {streams:.1f} streams of {FPS} frames a second")
@@ -339,6 +389,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cold-start", action="store_true", help="time the start of a process, too"
     )
+    parser.add_argument(
+        "--live", type=float, metavar="MINUTES", help="push a talk of that length through, too"
+    )
     parser.add_argument("--out", type=Path, help="JSON to write")
     return parser.parse_args(argv)
 
@@ -348,6 +401,8 @@ def main(argv: list[str] | None = None) -> None:
     with sentences_for_errors():
         if min(arguments.batch, arguments.repeats) < 1:
             raise InputError("--batch and --repeats are 1 or more")
+        if arguments.live is not None and arguments.live < 0.1:
+            raise InputError("--live is 0.1 minutes or more")
         if arguments.out and not arguments.out.parent.is_dir():
             raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
         renderer = (
@@ -358,6 +413,8 @@ def main(argv: list[str] | None = None) -> None:
         report = benchmark(renderer, arguments.batch, arguments.repeats)
         if arguments.cold_start:
             report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
+        if arguments.live:
+            report["live"] = measure_live(renderer, arguments.live)
         print_report(report)
         if arguments.out:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -31,7 +31,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int16, UInt8
 
-from data_pipeline.audio import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, to_float, to_int16, window
+from data_pipeline.audio import (
+    FPS,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    deferred_interrupts,
+    to_float,
+    to_int16,
+    window,
+)
 from data_pipeline.errors import InputError
 from reta_jax.models.reta import Identity
 from reta_jax.render import Renderer, encode_portrait, render_chunk
@@ -185,7 +193,8 @@ class Utterance:
                 return mono
             frame = av.AudioFrame.from_ndarray(mono[None], "fltp", "mono")
             frame.sample_rate = self._rate
-        parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
+        with deferred_interrupts():
+            parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
 

@@ -49,6 +49,15 @@ def test_every_stage_has_figures(renderer):
     assert report == json.loads(json.dumps(report)) | {"stages": report["stages"]}
 
 
+def test_a_live_talk_comes_out_whole(renderer):
+    report = timing.measure_live(renderer.with_chunk(1), 0.1)
+    assert report["needed_milliseconds"] == 120  # the frame and two of look-ahead
+    median, p95, p99 = report["milliseconds"]
+    assert 0 < median <= p95 <= p99
+    early, late = report["peak_megabytes"]
+    assert 10 < early <= late
+
+
 @pytest.mark.slow
 def test_a_process_starts_until_its_first_frame(renderer, monkeypatch):
     """The frame comes out of a fresh process; one that fails is not timed."""
