@@ -9,7 +9,6 @@ each claim gets a verdict. An interrupted study goes on where it was; rows and s
 """
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -28,14 +27,14 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.commands import enable_compilation_cache, sentences_for_errors
-from reta_jax.evaluate import JUDGES, evaluate, load_judges
+from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import write_whole
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
-from reta_jax.weights import config_to_dict, load_weights, save_weights
+from reta_jax.weights import CONFIG_FILE, config_to_dict, load_weights, save_weights
 
 SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
 SYNC_BATCH, SYNC_STEPS = 16, 2_000
-SYNC_EXPERT, BASE = "sync_expert", "base"  # folders in a study's
+SYNC_EXPERT, BASE, RESULT_FILE = "sync_expert", "base", "result.json"
 # Column of the tables: figure of reta_jax.evaluate. "Sync" is the correlation of the mouth's
 # opening with the true one: in this world the truth is known and needs no sync network.
 FIGURES = {
@@ -115,8 +114,7 @@ class Study(NamedTuple):
 def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
     """Trains and judges what is not done yet; returns False when a signal stopped it.
 
-    Seed by seed, so that the first table is whole after one seed. The tables are written anew after
-    every run.
+    Seed by seed, so that the first tables are whole after one; they are written anew after each.
     """
     prepare_synthetic(
         study.data,
@@ -129,17 +127,12 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
     if not train_base(study):
         return False
     judges = load_judges(JUDGES)
-    for done, (seed, row) in enumerate((seed, row) for seed in seeds for row in rows):
-        print(f"== {done + 1}/{len(rows) * len(seeds)}: {row}, seed {seed}", flush=True)
-        if read_result(study, row, seed) is None:
-            config = configure(study, row, seed)
-            folder = run_folder(study, row, seed)
-            if not train.run(config, folder):
+    for number, seed in enumerate(seeds):
+        for done, row in enumerate(rows, number * len(rows) + 1):
+            print(f"== {done}/{len(rows) * len(seeds)}: {row}, seed {seed}", flush=True)
+            if not train_row(study, row, seed):
                 return False
-            renderer = Renderer.from_pretrained(folder / "weights")
-            report = evaluate(renderer, judges, study.data, config=config_to_dict(config))
-            write_result(study, row, seed, report)
-            jax.clear_caches()  # dozens of models' programs would fill the memory
+        judge_rows(study, judges, rows, seed)
         write_tables(study.workdir, collect(study, rows, seeds))
     return True
 
@@ -147,7 +140,7 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
 def train_sync_expert(study: Study) -> None:
     """The teacher of L_syn, trained on the study's own training people if it is not there yet."""
     folder = study.workdir / SYNC_EXPERT
-    if not (folder / "config.json").exists():
+    if not (folder / CONFIG_FILE).exists():
         multiplier = ablations.get_config().experts.sync.fields.channel_multiplier
         command = [
             *(sys.executable, "-m", "reta_jax.train_expert"),
@@ -164,7 +157,7 @@ def train_sync_expert(study: Study) -> None:
 
 def train_base(study: Study) -> bool:
     """What every row starts from, if it is not there yet; False when a signal stopped it."""
-    if (study.workdir / BASE / "config.json").exists():
+    if (study.workdir / BASE / CONFIG_FILE).exists():
         return True
     config = on_data(study, "base")
     folder = run_folder(study, "base", config.train.seed)
@@ -198,36 +191,42 @@ def run_folder(study: Study, row: str, seed: int) -> Path:
     return study.workdir / "runs" / f"{row}_seed{seed}"
 
 
-def settings_of(study: Study, row: str, seed: int) -> str:
-    """Hash of the run's config without its folders: what a result is a result of."""
-    values = config_to_dict(configure(study, row, seed))
-    for section, field in ((values["data"], "dirs"), (values["experts"]["sync"], "weights")):
-        section.pop(field)
-    values.pop("init_from")
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_result(study: Study, row: str, seed: int, report: dict[str, Any]) -> None:
-    result = {"settings": settings_of(study, row, seed)} | report
-    file = run_folder(study, row, seed) / "result.json"
-    write_whole(file, f"{json.dumps(result, indent=1)}\n".encode())
-
-
-def read_result(study: Study, row: str, seed: int) -> dict[str, Any] | None:
-    """A finished run's report, None if there is none.
+def train_row(study: Study, row: str, seed: int) -> bool:
+    """A run, if it is not done yet; False when a signal stopped it.
 
     Raises:
-      InputError: it is of another budget or of another config, and would not compare.
+      InputError: it is done with another budget or another config, and would not compare.
     """
-    file = run_folder(study, row, seed) / "result.json"
-    if not file.exists():
-        return None
-    result = json.loads(file.read_text())
-    if result["settings"] != settings_of(study, row, seed):
+    config, folder = configure(study, row, seed), run_folder(study, row, seed)
+    done = folder / "weights" / CONFIG_FILE
+    if not done.exists():
+        is_finished = train.run(config, folder)
+        jax.clear_caches()  # dozens of models' programs would fill the memory
+        return is_finished
+    if settings_of(json.loads(done.read_text())) != settings_of(config_to_dict(config)):
         raise InputError(
-            f"{file} is of other settings (steps, size or config): give another --workdir"
+            f"{folder} is of other settings (steps, size or config): give another --workdir"
         )
-    return result
+    return True
+
+
+def settings_of(values: dict[str, Any]) -> str:
+    """What a run is a run of: its config without its folders."""
+    settings = {name: values[name] for name in ("model", "loss", "tvm")}
+    settings["train"] = {k: v for k, v in values["train"].items() if k != "max_minutes"}
+    return json.dumps(settings, sort_keys=True)
+
+
+def judge_rows(study: Study, judges: Judges, rows: Sequence[str], seed: int) -> None:
+    """One after another, so that the judges are compiled once a seed."""
+    for row in rows:
+        folder = run_folder(study, row, seed)
+        if not (folder / RESULT_FILE).exists():
+            renderer = Renderer.from_pretrained(folder / "weights")
+            config = config_to_dict(configure(study, row, seed))
+            report = evaluate(renderer, judges, study.data, config=config)
+            write_whole(folder / RESULT_FILE, f"{json.dumps(report, indent=1)}\n".encode())
+    jax.clear_caches()
 
 
 def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
@@ -239,9 +238,10 @@ def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str
     known: dict[str, dict[str, float]] = {}
     for row in rows:
         for seed in seeds:
-            result = read_result(study, row, seed)
-            if result is None:
+            file = run_folder(study, row, seed) / RESULT_FILE
+            if not file.exists():
                 continue
+            result = json.loads(file.read_text())
             figures.setdefault(row, {})[seed] = _columns(result["rows"]["generated"])
             known = {
                 name: _columns(figures)

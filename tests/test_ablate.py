@@ -14,7 +14,7 @@ from reta_jax.ablate import PAPER, Claim, Study, judge_claim
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.pretrained.reta import expected_params
 from reta_jax.state import build_networks
-from reta_jax.weights import flatten, load_weights, nest, save_weights
+from reta_jax.weights import config_to_dict, flatten, load_weights, nest, save_weights
 
 
 def fields(row):
@@ -87,7 +87,8 @@ def study(tmp_path, monkeypatch):
 
     def run(config, folder):
         trained.append((config.name, config.train.seed, config.train.steps))
-        folder.mkdir(parents=True)
+        (folder / "weights").mkdir(parents=True)
+        (folder / "weights" / "config.json").write_text(json.dumps(config_to_dict(config)))
         return True
 
     def evaluate(renderer, judges, data, config):
@@ -98,14 +99,14 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "prepare_synthetic", lambda *arguments, **options: None)
     monkeypatch.setattr(ablate, "train_sync_expert", lambda study: None)
     monkeypatch.setattr(ablate, "train_base", lambda study: True)
-    monkeypatch.setattr(ablate, "load_judges", lambda folder: None)
+    monkeypatch.setattr(ablate, "load_judges", lambda folder: ablate.Judges())
     monkeypatch.setattr(ablate.Renderer, "from_pretrained", lambda folder: None)
     monkeypatch.setattr(ablate, "evaluate", evaluate)
     monkeypatch.setattr(ablate.train, "run", run)
     return Study(tmp_path, tmp_path / "data", 32, 7), trained
 
 
-def test_equal_budgets_and_a_table_after_every_run(study):
+def test_equal_budgets_and_tables(study):
     study, trained = study
     assert ablate.ablate(study, ["full", "no_gpl"], range(2))
     assert trained == [
