@@ -264,25 +264,35 @@ class Verdict(NamedTuple):
     word: Literal["reproduced", "contradicted", "undecided"]
 
 
-def judge_claim(claim: Claim, row: Sequence[float], full: Sequence[float]) -> Verdict:
+def judge_claim(claim: Claim, row: Sequence[float], full: Sequence[float], still: float) -> Verdict:
     """Verdict from the figures of the same seeds, at least two.
 
     "falls": the interval of the difference lies below zero; contradicted if above. "stays": what is
-    lost is less than a quarter of the full model's figure; contradicted if it is more.
+    lost is less than a quarter of the full model's figure; contradicted if it is more, and nothing
+    can be said if the full model's own is no better than the still portrait's.
     """
-    differences = np.subtract(row, full)
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    spread = float(stats.t.ppf(0.975, len(differences) - 1) * error)
-    mean = float(differences.mean())
+    mean, spread = _mean_and_spread(np.subtract(row, full))
     low, high = mean - spread, mean + spread
-    margin = -STAYS * float(np.mean(full)) if claim.direction == "stays" else 0.0
-    below, above = high < margin, low > margin
-    is_so, is_not = (above, below) if claim.direction == "stays" else (below, above)
+    if claim.direction == "stays":
+        margin = -STAYS * float(np.mean(full))
+        gain, gain_spread = _mean_and_spread(np.subtract(full, still))
+        is_there = gain > gain_spread
+        is_so, is_not = is_there and low > margin, is_there and high < margin
+    else:
+        is_so, is_not = high < 0, low > 0
     word = "reproduced" if is_so else "contradicted" if is_not else "undecided"
     return Verdict(mean, spread, word)
 
 
-def judge_claims(figures: dict[str, dict[int, dict[str, float]]]) -> dict[Claim, Verdict]:
+def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
+    """With half of the 95 % interval, Student's t."""
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
+
+
+def judge_claims(
+    figures: dict[str, dict[int, dict[str, float]]], still: dict[str, float]
+) -> dict[Claim, Verdict]:
     """Verdicts on the claims whose row and the full model share at least two seeds."""
     verdicts = {}
     for claim in CLAIMS:
@@ -290,13 +300,14 @@ def judge_claims(figures: dict[str, dict[int, dict[str, float]]]) -> dict[Claim,
         seeds = sorted(set(row) & set(full))
         if len(seeds) >= 2:
             values = [[runs[seed][claim.figure] for seed in seeds] for runs in (row, full)]
-            verdicts[claim] = judge_claim(claim, *values)
+            verdicts[claim] = judge_claim(claim, *values, still[claim.figure])
     return verdicts
 
 
 def write_tables(workdir: Path, study: dict[str, Any]) -> None:
     """Writes ablation.json and ablation.md."""
-    verdicts = judge_claims(study["figures"])
+    still = study["known"].get("still portrait", {})
+    verdicts = judge_claims(study["figures"], still)
     claims = [claim._asdict() | verdict._asdict() for claim, verdict in verdicts.items()]
     (workdir / "ablation.json").write_text(json.dumps(study | {"claims": claims}, indent=1) + "\n")
     (workdir / "ablation.md").write_text(markdown(study, verdicts))

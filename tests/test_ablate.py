@@ -68,12 +68,17 @@ FALLS, STAYS = Claim("no_gpl", "Sync", "falls"), Claim("no_gpl", "ACC_e", "stays
     ],
 )
 def test_verdicts(claim, row, word):
-    assert judge_claim(claim, row, [0.62, 0.61, 0.6]).word == word
+    assert judge_claim(claim, row, [0.62, 0.61, 0.6], still=0.1).word == word
+
+
+@pytest.mark.parametrize(("still", "word"), [(0.5, "reproduced"), (0.605, "undecided")])
+def test_what_the_full_model_has_not_cannot_stay(still, word):
+    assert judge_claim(STAYS, [0.61, 0.6, 0.62], [0.62, 0.61, 0.6], still).word == word
 
 
 def test_the_spread_is_students_interval_of_paired_differences():
     row, full = [0.4, 0.5, 0.3, 0.45], [0.6, 0.62, 0.55, 0.7]
-    verdict = judge_claim(FALLS, row, full)
+    verdict = judge_claim(FALLS, row, full, still=0.0)
     low, high = stats.ttest_rel(row, full).confidence_interval()
     np.testing.assert_allclose(
         [verdict.difference - verdict.spread, verdict.difference + verdict.spread], [low, high]
