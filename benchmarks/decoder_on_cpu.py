@@ -79,7 +79,7 @@ class TorchDecoder(torch.nn.Module):
 
     def alpha(self, name: str, code: torch.Tensor) -> torch.Tensor:
         kernel = self.weights[f"{name}_style_alpha_kernel"] * code.shape[1] ** -0.5
-        return code @ kernel + self.weights[f"{name}_style_alpha_bias"]
+        return F.linear(code, kernel.T, self.weights[f"{name}_style_alpha_bias"])
 
     def styled_conv(
         self, name: str, x: torch.Tensor, code: torch.Tensor, up: bool = False

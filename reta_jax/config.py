@@ -19,7 +19,9 @@ def paper() -> ConfigDict:
             "emotion": 2.0,  # lambda_emo, shared by both emotion losses
             "emotion_visual": True,  # False is "w/o L_emo^{v-v}" of Table 9
             "emotion_audio": True,  # False is "w/o L_emo^{v-a}" of Table 9
-            "mouth": 0.0,  # L1 of the mouth, where no sync expert is at hand; the paper has none
+            # Where no sync expert is at hand; the paper has neither:
+            "mouth": 0.0,  # L1 of the mouth
+            "lips": 0.0,  # the shape of the lips, as a landmark network sees it
             "prior": 0.0,  # on the 3DMM's coefficients; the paper has none, small runs gain by it
         }
     )
@@ -145,6 +147,7 @@ def _experts() -> ConfigDict:
             },
             "sync": {"weights": "weights/sync_expert", "fields": {"channel_multiplier": 1.0}},
             "vgg": {"weights": "weights/vgg19", "fields": {"channel_multiplier": 1.0}},
+            "lips": {"weights": "weights/landmark_net", "fields": {"size": 64, "width": 16}},
         }
     )
 
@@ -186,7 +189,7 @@ def small(config: ConfigDict, size: int, channel_multiplier: float, style_dim: i
 
 def random_teachers(config: ConfigDict) -> ConfigDict:
     """Untrained teachers: for tests and first tries, where no weights are at hand."""
-    for expert in (config.experts.teacher, config.experts.sync, config.experts.vgg):
+    for expert in config.experts.values():
         expert.weights = "random"
     return config
 

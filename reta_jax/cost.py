@@ -27,7 +27,7 @@ from rich.table import Table
 from data_pipeline.errors import InputError
 from reta_jax import parallel
 from reta_jax.experts.judges import Experts
-from reta_jax.experts.load import KINDS, example_inputs
+from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
 from reta_jax.state import TrainState, build_networks, create_state
@@ -72,6 +72,7 @@ ACCELERATORS = (
 PAPER = ("A100", 8, 20.0)  # devices and hours of the paper (appendix F)
 NETWORKS = {  # by the name that stands in the scope of an operation; the first that fits
     "VGG19": "VGG-19", "EmotionViT": "teacher T", "SyncNetExpert": "sync expert",
+    "LandmarkNet": "lip expert",
     "Discriminator": "D discriminator", "image_encoder": "E_I image encoder",
     "audio_encoder": "E_A audio encoder", "motion_decoder": "D motion decoder",
     "motion_encoder": "E_M motion encoder", "emotion_student": "S emotion student",
@@ -108,12 +109,8 @@ class Step(NamedTuple):
 
 def abstract_job(config: ConfigDict) -> Job:
     """The step of a config and arrays of its shapes; weights are not looked for, let alone read."""
-    loss, found = config.loss, {}
-    for name, kind, is_needed in (
-        ("teacher", "emotion_vit", loss.emotion and config.model.emotion),
-        ("sync", "sync_expert", loss.sync),
-        ("vgg", "vgg19", loss.perceptual),
-    ):
+    found = {}
+    for name, (kind, is_needed) in wanted_experts(config).items():
         network = variables = None
         if is_needed:
             network = KINDS[kind](**config.experts[name].fields.to_dict())
@@ -399,6 +396,7 @@ def parameter_counts(config: ConfigDict, job: Job) -> dict[str, tuple[int, bool]
     counts[NETWORKS["EmotionViT"]] = (size(experts.teacher_variables), False)
     counts[NETWORKS["SyncNetExpert"]] = (size(experts.sync_variables), False)
     counts[NETWORKS["VGG19"]] = (size(experts.vgg_variables), False)
+    counts[NETWORKS["LandmarkNet"]] = (size(experts.lips_variables), False)
     return counts
 
 

@@ -27,6 +27,7 @@ class LossWeights(NamedTuple):
     emotion_audio: bool = True  # False: w/o L_emo^{v-a}
     prior: float = 0.0  # of the coefficients; the paper has none
     mouth: float = 0.0  # L1 of the mouth, where no sync expert is at hand; the paper has none
+    lips: float = 0.0  # shape of the lips, likewise
 
 
 def l1_loss(generated: Float[Array, "*s"], real: Float[Array, "*s"]) -> Float[Array, ""]:
@@ -72,6 +73,22 @@ def mouth_loss(
     box = jnp.repeat(jnp.concatenate([first, last], 1), real.shape[1], 0)
     difference = (_f32(generated) - _f32(real)).reshape(-1, *real.shape[2:])
     return jnp.abs(crop_resize(difference, box, real.shape[2] // 2)).mean()
+
+
+def lip_shape_loss(
+    generated: Float[Array, "*n k 2"], real: Float[Array, "*n k 2"]
+) -> Float[Array, ""]:
+    """Mean square distance of landmarks from each other, each set seen from its own centre.
+
+    Squares ask for the mean of what a voice may mean, where L1 of pixels asks for the median:
+    lips that are mostly shut. From the centre, because no voice tells where a head is.
+
+    Args:
+      real: a constant.
+    """
+    generated, real = _f32(generated), jax.lax.stop_gradient(_f32(real))
+    shape = lambda points: points - points.mean(-2, keepdims=True)
+    return jnp.square(shape(generated) - shape(real)).sum(-1).mean()
 
 
 def adversarial_loss(logits_first: Float[Array, " n"], logits_second: Float[Array, " n"]):

@@ -223,6 +223,7 @@ def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Ar
         "emotion_cross": weights.emotion,
         "prior": weights.prior,
         "mouth": weights.mouth,
+        "lips": weights.lips,
     }
     return sum(scale[name] * value for name, value in terms.items())
 
@@ -265,6 +266,12 @@ def generator_terms(
         )
     if weights.mouth:
         terms["mouth"] = losses.mouth_loss(generated, real, batch.sync_box)
+    if weights.lips:
+        box = jnp.repeat(batch.sync_box, real.shape[1], 0)
+        terms["lips"] = losses.lip_shape_loss(
+            forgetful(config, experts.find_lips)(_flat(generated), box),
+            experts.find_lips(_flat(real), box),
+        )
     if weights.prior and rendered.controls.p_exp is not None:
         terms["prior"] = losses.coefficient_prior(rendered.controls.p_exp)
     if weights.emotion and networks.reta.emotion_student is not None:

@@ -63,6 +63,16 @@ def test_mouth_is_the_part_of_the_face_where_mouths_are(rng, axis):
     np.testing.assert_allclose(found, (80 * centre - 0.5).mean(), rtol=1e-5)
 
 
+def test_lips_are_compared_wherever_the_head_is(rng):
+    real, bent = rng(2, 3, 20, 2), rng(2, 3, 20, 2)
+    moved = real + jnp.asarray([0.3, -0.2])[None, None, None]
+    np.testing.assert_allclose(losses.lip_shape_loss(moved, real), 0, atol=1e-9)
+    bent -= bent.mean(-2, keepdims=True)
+    expected = (bent**2).sum(-1).mean()
+    np.testing.assert_allclose(losses.lip_shape_loss(moved + bent, real), expected, rtol=1e-5)
+    assert not np.any(jax.grad(losses.lip_shape_loss, 1)(bent, real)), "the truth is a constant"
+
+
 def test_adversarial_is_pairwise_and_symmetric(rng):
     real, fake = rng(2, 5)
     np.testing.assert_allclose(

@@ -12,7 +12,7 @@ import pytest
 from configs.hdtf import get_config
 from reta_jax import parallel
 from reta_jax.experts.judges import Experts
-from reta_jax.experts.load import KINDS, example_inputs, load_experts
+from reta_jax.experts.load import KINDS, example_inputs, load_experts, wanted_experts
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls
 from reta_jax.state import build_networks, create_state, first_state, optimizers
@@ -29,13 +29,13 @@ from reta_jax.step import (
 )
 from tests.weights import random_variables
 
-LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth",
+LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth", "lips",
           "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
 
 
 def smoke_config(**train):
     config = get_config("smoke")
-    config.loss.prior, config.loss.mouth = 0.02, 0.5
+    config.loss.prior, config.loss.mouth, config.loss.lips = 0.02, 0.5, 0.5
     # The first step of a warm-up has a learning rate of zero.
     config.train.update(
         {"warmup_steps": 0, "decay": False, "ema_decay": 0.15, "r1_every": 2} | train
@@ -109,13 +109,8 @@ class Setup:
 
 def random_experts(config):
     """As load_experts, without compiling the initialisers."""
-    loss, found = config.loss, {}
-    wanted = {
-        "teacher": ("emotion_vit", loss.emotion),
-        "sync": ("sync_expert", loss.sync),
-        "vgg": ("vgg19", loss.perceptual),
-    }
-    for name, (kind, is_needed) in wanted.items():
+    found = {}
+    for name, (kind, is_needed) in wanted_experts(config).items():
         network = KINDS[kind](**config.experts[name].fields) if is_needed else None
         variables = random_variables(network, *example_inputs(kind)) if is_needed else None
         found |= {name: network, f"{name}_variables": variables}
@@ -145,7 +140,7 @@ def plain():
     config = smoke_config()
     config.model.audio_encoder.trainable = False
     config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
-    config.loss.prior = config.loss.mouth = 0.0
+    config.loss.prior = config.loss.mouth = config.loss.lips = 0.0
     setup = Setup(config)
     batch = make_batch()
     device_batch = to_device_batch(jax.tree.map(jnp.asarray, batch))
@@ -338,6 +333,7 @@ def test_cross_synthesis_is_judged_by_the_emotion_of_the_other(setup, crossed):
         ("model", {"emotion": False}, {"emotion_visual", "emotion_audio", "emotion_cross"}),
         ("loss", {"prior": 0.0}, {"prior"}),
         ("loss", {"mouth": 0.0}, {"mouth"}),
+        ("loss", {"lips": 0.0}, {"lips"}),
         ("model", {"geometry": "none"}, {"prior"}),
         ("model", {"geometry": "direct"}, {"prior"}),
         ("model", {"injection": "concat"}, set()),
@@ -367,9 +363,9 @@ def test_terms_of_the_ablations(setup, section, changes, left_out):
 
 def test_networks_of_left_out_losses_are_not_loaded():
     config = smoke_config()
-    config.loss.update({"perceptual": 0.0, "sync": 0.0, "emotion": 0.0})
-    config.experts.teacher.weights = config.experts.sync.weights = "no/such/folder"
-    config.experts.vgg.weights = "no/such/folder"
+    config.loss.update({"perceptual": 0.0, "sync": 0.0, "emotion": 0.0, "lips": 0.0})
+    for expert in config.experts.values():
+        expert.weights = "no/such/folder"
     experts, provenance = load_experts(config)
     assert provenance == []
-    assert (experts.teacher, experts.sync, experts.vgg) == (None, None, None)
+    assert [getattr(experts, name) for name in config.experts] == 4 * [None]

@@ -9,6 +9,7 @@ import flax.linen as nn
 import flax.struct
 from jaxtyping import Array
 
+from reta_jax.experts.landmark_net import lower_face
 from reta_jax.experts.syncnet import SyncNetExpert, frames_to_input
 
 
@@ -18,9 +19,11 @@ class Experts(flax.struct.PyTreeNode):
     teacher_variables: Any
     sync_variables: Any
     vgg_variables: Any
+    lips_variables: Any
     teacher: nn.Module | None = flax.struct.field(pytree_node=False)  # T: EmotionViT
     sync: nn.Module | None = flax.struct.field(pytree_node=False)  # SyncNetExpert
     vgg: nn.Module | None = flax.struct.field(pytree_node=False)  # VGG19
+    lips: nn.Module | None = flax.struct.field(pytree_node=False)  # LandmarkNet
 
     def teach(self, images: Array) -> tuple[Array, Array]:
         """f_V (n, d) and emotion logits (n, 7) of images (n, h, w, 3)."""
@@ -39,3 +42,7 @@ class Experts(flax.struct.PyTreeNode):
     def embed_voice(self, mel: Array) -> Array:
         """Embeddings of mel windows (b, 80, 16)."""
         return self.sync.apply(self.sync_variables, mel, method=SyncNetExpert.embed_audio)
+
+    def find_lips(self, images: Array, box: Array) -> Array:
+        """The mouth's points (n, 20, 2) of images (n, h, w, 3) with the faces' boxes (n, 4)."""
+        return self.lips.apply(self.lips_variables, lower_face(images, box, self.lips.size))

@@ -63,16 +63,21 @@ def load_expert(
     return network, jax.tree.map(jnp.asarray, loaded.variables), loaded.provenance
 
 
+def wanted_experts(config: ConfigDict) -> dict[str, tuple[str, bool]]:
+    """Kind of network of each expert, and whether a loss of the config needs it."""
+    loss = config.loss
+    return {
+        "teacher": ("emotion_vit", bool(loss.emotion and config.model.emotion)),
+        "sync": ("sync_expert", bool(loss.sync)),
+        "vgg": ("vgg19", bool(loss.perceptual)),
+        "lips": ("landmark_net", bool(loss.lips)),
+    }
+
+
 def load_experts(config: ConfigDict) -> tuple[Experts, list[dict[str, Any]]]:
     """The teachers that the config's losses need, and where their weights come from."""
-    loss = config.loss
-    wanted = {
-        "teacher": ("emotion_vit", loss.emotion and config.model.emotion),
-        "sync": ("sync_expert", loss.sync),
-        "vgg": ("vgg19", loss.perceptual),
-    }
     found, provenance = {}, []
-    for name, (kind, is_needed) in wanted.items():
+    for name, (kind, is_needed) in wanted_experts(config).items():
         network = variables = None
         if is_needed:
             expert = config.experts[name]

@@ -229,7 +229,12 @@ def _about(
     )
 
 
-TEACHERS = {"teacher": "emotion", "sync": "sync", "vgg": "perceptual"}  # expert: its loss
+TEACHERS = {
+    "teacher": "emotion",
+    "sync": "sync",
+    "vgg": "perceptual",
+    "lips": "lips",
+}  # expert: its loss
 
 
 def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]:

@@ -71,7 +71,9 @@ def gradient_descent(config):
 
 def build(config):
     """Networks, frozen arrays and the state at step 0, of random weights, on the host."""
-    loaded = dict.fromkeys(("sync", "sync_variables", "vgg", "vgg_variables"))
+    loaded = dict.fromkeys(
+        f"{name}{part}" for name in ("sync", "vgg", "lips") for part in ("", "_variables")
+    )
     teacher = KINDS["emotion_vit"](**config.experts.teacher.fields)
     loaded["teacher"] = teacher
     loaded["teacher_variables"] = random_variables(teacher, *example_inputs("emotion_vit"))
