@@ -53,5 +53,6 @@ def demodulation(
     Scaling the activations before the convolution and by this after it equals StyleGAN2's
     convolution with a modulated kernel for each sample.
     """
-    energy = jnp.square(kernel.astype(jnp.float32)).sum((0, 1))
+    taps = kernel.astype(jnp.float32).reshape(-1, *kernel.shape[2:])
+    energy = sum(jnp.square(tap) for tap in taps)  # XLA's CPU reduction takes ten times as long
     return jax.lax.rsqrt(jnp.square(style) @ energy + eps)
