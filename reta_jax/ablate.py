@@ -26,7 +26,7 @@ from configs.judges import synthetic as judges_of_the_world
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
-from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import write_whole
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
@@ -385,5 +385,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     main()

@@ -33,7 +33,7 @@ from rich.table import Table
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter
-from reta_jax.commands import CACHE_VARIABLE, sentences_for_errors
+from reta_jax.commands import CACHE_VARIABLE, keep_freed_memory, sentences_for_errors
 from reta_jax.config import paper
 from reta_jax.export import export
 from reta_jax.images import to_uint8
@@ -297,8 +297,8 @@ def _peak_megabytes() -> float:
 
 FIRST_FRAME = """
 import sys, numpy as np
-from reta_jax.commands import enable_compilation_cache
-enable_compilation_cache()
+from reta_jax.commands import set_up_xla
+set_up_xla()
 from reta_jax.export import ExportedRenderer
 renderer = ExportedRenderer.load(sys.argv[1])
 portrait = np.zeros((renderer.size, renderer.size, 3), np.uint8)
@@ -398,6 +398,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
+    keep_freed_memory()  # but not compiled programs: how long they take is to be seen
     with sentences_for_errors():
         if min(arguments.batch, arguments.repeats) < 1:
             raise InputError("--batch and --repeats are 1 or more")

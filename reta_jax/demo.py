@@ -22,7 +22,7 @@ from PIL import Image
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.video import VideoWriter
-from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, evaluate, load_judges, markdown_table
 from reta_jax.models.morphable import mesh
 from reta_jax.pictures import COLUMNS, contact_sheet, model_row
@@ -180,5 +180,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     main()

@@ -31,7 +31,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip
 from data_pipeline.video import read_soundtrack
-from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.metrics.cache import (
     VERSION,
     ClipCache,
@@ -343,5 +343,5 @@ def _judge_places(
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     main()

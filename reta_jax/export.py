@@ -24,7 +24,7 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.errors import InputError
-from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.weights import load_weights, save_weights
 from reta_jax.windows import AudioWindow, ChunkRenderer, in_chunks
 
@@ -192,5 +192,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     main()

@@ -26,7 +26,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.loader import EvaluationClip
 from data_pipeline.video import read_video
 from reta_jax import plots
-from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.curves import losses_section, metrics_section
 from reta_jax.images import to_float
 from reta_jax.inside import (
@@ -534,5 +534,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     main()

@@ -28,7 +28,7 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, portrait_crop
 from data_pipeline.video import VideoWriter, read_image
-from reta_jax.commands import enable_compilation_cache, sentences_for_errors
+from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.export import ExportedRenderer, is_exported
 from reta_jax.images import to_float, to_uint8
 from reta_jax.models.generator import GeneratorOutput
@@ -275,5 +275,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     main()

@@ -28,8 +28,8 @@ from reta_jax.checkpoint import FOLDER as CHECKPOINTS
 from reta_jax.checkpoint import Checkpoints
 from reta_jax.commands import (
     EXIT_BAD_INPUT,
-    enable_compilation_cache,
     sentences_for_errors,
+    set_up_xla,
 )
 from reta_jax.slices import (
     METRICS_FILE,
@@ -286,5 +286,5 @@ def _train(config_file: str, workdir: str) -> int:
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     sys.exit(_train(*sys.argv[1:]))

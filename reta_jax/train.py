@@ -31,7 +31,7 @@ from data_pipeline.prepare import prepare_synthetic
 from reta_jax import parallel
 from reta_jax.batches import open_batches
 from reta_jax.checkpoint import Checkpoints
-from reta_jax.commands import enable_compilation_cache, run_with_flags
+from reta_jax.commands import run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
 from reta_jax.files import write_whole
@@ -379,5 +379,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    enable_compilation_cache()
+    set_up_xla()
     run_with_flags(main)

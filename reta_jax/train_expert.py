@@ -26,7 +26,7 @@ from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import list_clips
-from reta_jax.commands import enable_compilation_cache, run_with_flags
+from reta_jax.commands import run_with_flags, set_up_xla
 from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
@@ -314,5 +314,5 @@ if __name__ == "__main__":
     # Not at import: reta_jax.train has a --config of its own.
     config_flags.DEFINE_config_file("config", None, "Expert, e.g. configs/judges/x.py:kind.")
     flags.DEFINE_string("out", None, "Folder for the weights; default config.out.")
-    enable_compilation_cache()
+    set_up_xla()
     run_with_flags(main)
