@@ -34,7 +34,7 @@ from reta_jax.weights import CONFIG_FILE, config_to_dict, load_weights, save_wei
 
 SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
 SYNC_BATCH, SYNC_STEPS = 16, 2_000
-SYNC_EXPERT, BASE, RESULT_FILE = "sync_expert", "base", "result.json"
+SYNC_EXPERT, BASE, JUDGED, RESULT_FILE = "sync_expert", "base", "judged", "result.json"
 # Column of the tables: figure of reta_jax.evaluate. "Sync" is the correlation of the mouth's
 # opening with the true one: in this world the truth is known and needs no sync network.
 FIGURES = {
@@ -224,7 +224,9 @@ def judge_rows(study: Study, judges: Judges, rows: Sequence[str], seed: int) -> 
         if not (folder / RESULT_FILE).exists():
             renderer = Renderer.from_pretrained(folder / "weights")
             config = config_to_dict(configure(study, row, seed))
-            report = evaluate(renderer, judges, study.data, config=config)
+            report = evaluate(
+                renderer, judges, study.data, cache=study.workdir / JUDGED, config=config
+            )
             write_whole(folder / RESULT_FILE, f"{json.dumps(report, indent=1)}\n".encode())
     jax.clear_caches()
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 
@@ -42,7 +41,7 @@ from reta_jax.metrics.cache import (
     other_clip,
     weights_digest,
 )
-from reta_jax.metrics.clips import emotion_name, judge_clip
+from reta_jax.metrics.clips import Known, emotion_name, judge_generated, judge_known
 from reta_jax.metrics.judges import JUDGES, Judges, load_judges, objections
 from reta_jax.metrics.protocol import (
     Protocol,
@@ -83,7 +82,8 @@ def evaluate(
       data: folder of prepared records.
       split, limit: override the protocol's split and its number of clips.
       protocol: default `Protocol()`, which is configs/protocols/full.yaml.
-      cache: folder for judged clips; those that are there are not judged again.
+      cache: folder for judged clips; those that are there are not judged again, and their rows
+        but the generated one are not judged again for another model either.
       config: of the model's training, to tell judges that it was trained against.
       expected: SHA-256 by what it is of, as in a report; InputError if one differs.
 
@@ -102,12 +102,18 @@ def evaluate(
     check_same(expected or {}, sha256)
     seen = ClipCache(cache)
     about = digest(VERSION, model, protocol.clip_sha256, json.dumps(judges.sha256))
-    known = [seen.get(digest(about, key)) for key in keys]
+    known = [seen.get(digest(about, key), Judged) for key in keys]
+    of_any = digest(VERSION, renderer.size, protocol.clip_sha256, json.dumps(judges.sha256))
     with _progress(len(keys), show_progress) as advance:
         if not all(known):
             renderer.render(np.zeros((renderer.size,) * 2 + (3,), np.uint8), _A_CHUNK)  # compiles
             for i, clip, voice in waiting_clips(data, protocol, renderer.size, known):
-                known[i] = _judge(renderer, judges, protocol, cut(clip, protocol), voice)
+                clip = cut(clip, protocol)
+                others = seen.get(digest(of_any, keys[i]), Known)
+                if others is None:
+                    others = judge_known(judges, protocol, clip, voice)
+                    seen.put(digest(of_any, keys[i]), others)
+                known[i] = _judge(renderer, judges, protocol, clip, others)
                 seen.put(digest(about, keys[i]), known[i])
                 advance(i)
     generated = [one.rows["generated"] for one in known]
@@ -140,20 +146,19 @@ def _judge(
     judges: Judges,
     protocol: Protocol,
     clip: EvaluationClip,
-    other_voice: Float[np.ndarray, " n"] | None,
+    others: Known,
 ) -> Judged:
+    """The clip as the model renders it, beside its other rows."""
     made = render_clip(renderer, clip)
     frames = through_codec(made.frames, clip.audio) if protocol.codec == "h264" else made.frames
-    rows, features, person = judge_clip(
-        judges, protocol, clip, frames, other_voice, made.p_exp, renderer.morphable
-    )
+    found = judge_generated(judges, protocol, clip, frames, others, made.p_exp)
     return Judged(
         clip=clip.clip,
         identity=clip.identity,
         emotion=emotion_name(clip),
-        rows=rows,
-        features=features,
-        person=person,
+        rows=found.rows,
+        features=found.features,
+        person=found.person.mean(0),
         frames=len(made.frames),
         seconds=made.seconds,
         latency=made.latency,
@@ -193,7 +198,7 @@ def evaluate_videos(
     seen = ClipCache(cache)
     about = digest(VERSION, protocol.clip_sha256, json.dumps(judges.sha256), landmarker_sha256)
     keys = [digest(about, made[i], real[i], real[before[i]]) for i in range(len(pairs))]
-    known = [seen.get(key) for key in keys]
+    known = [seen.get(key, Judged) for key in keys]
     waiting = [i for i, one in enumerate(known) if one is None]
     read = read_pairs([pairs[i] for i in waiting], landmarker, protocol.frames)
     with _progress(len(pairs), show_progress) as advance:

@@ -20,7 +20,7 @@ from reta_jax.experts.syncnet import SyncNetV2
 from reta_jax.images import to_float
 from reta_jax.metrics import clips as clip_figures
 from reta_jax.metrics.blocks import BLOCK, in_blocks
-from reta_jax.metrics.clips import judge_clip
+from reta_jax.metrics.clips import judge_generated, judge_known
 from reta_jax.metrics.image import psnr
 from reta_jax.metrics.judges import JUDGES, Judge, objections
 from reta_jax.metrics.protocol import Protocol, load_suite, read_protocol
@@ -28,7 +28,6 @@ from reta_jax.metrics.rendering import coefficients, cut, through_codec
 from reta_jax.metrics.rows import OTHER_VOICE
 from reta_jax.metrics.sync import Sync, judge_sync
 from reta_jax.metrics.tables import markdown_report
-from reta_jax.models.morphable import builtin_morphable
 from reta_jax.render import Renderer
 from reta_jax.weights import save_weights
 from tests.tiny import save_tiny_model
@@ -143,16 +142,12 @@ def known(person):
         inception=Judge("pixels", "", lambda x: x.reshape(len(x), -1)[:, ::999].astype(float)),
         sync=Judge("loudness", "", lambda frames, audio, boxes: by_lips(clip, frames, audio)),
     )
-    rows, features, _ = judge_clip(
-        judges,
-        Protocol(),
-        clip,
-        np.roll(clip.frames, 12, axis=0),  # lips that move, to another's rhythm
-        other.audio,
-        np.roll(clip.coefficients, 12, axis=0),
-        builtin_morphable(8),
-    )
-    return rows, features
+    others = judge_known(judges, Protocol(), clip, other.audio)
+    assert "generated" not in others.rows | others.features
+    moving = np.roll(clip.frames, 12, axis=0)  # lips that move, to another's rhythm
+    p_exp = np.roll(clip.coefficients, 12, axis=0)
+    found = judge_generated(judges, Protocol(), clip, moving, others, p_exp)
+    return found.rows, found.features
 
 
 def by_lips(clip, frames, audio) -> Sync:
@@ -234,8 +229,9 @@ def test_the_fid_stands_in_every_row_that_has_it(weights, judges, data):
 
 def only_truth(judges, clip, protocol=None):
     """Figures of the truth of a clip as a model's output."""
-    rows, _, _ = judge_clip(judges, protocol or Protocol(), clip, clip.frames)
-    return rows["generated"]
+    protocol = protocol or Protocol()
+    others = judge_known(judges, protocol, clip)
+    return judge_generated(judges, protocol, clip, clip.frames, others).rows["generated"]
 
 
 def test_a_mouth_that_does_not_move_correlates_with_nothing(report):
@@ -411,11 +407,20 @@ def test_a_second_run_judges_nothing(commands, tmp_path, monkeypatch):
     second = json.loads((tmp_path / "report.json").read_text())
     peak = [report["speed"].pop("peak_memory_gb") for report in (first, second)]
     assert first == second and min(peak) > 0
-    (tmp_path / "clips" / sorted(p.name for p in (tmp_path / "clips").iterdir())[0]).write_bytes(
-        b"cut off"
-    )
+    for kept in (tmp_path / "clips").iterdir():
+        kept.write_bytes(b"cut off")
     with pytest.raises(pytest.fail.Exception, match="renders again"):
         main([*commands, f"--out={tmp_path}"])
+
+
+def test_another_model_is_judged_beside_the_same_rows(weights, judges, data, tmp_path, monkeypatch):
+    renderer = Renderer.from_pretrained(weights)
+    first = evaluate(renderer, judges, data, cache=tmp_path)["rows"]
+    monkeypatch.setattr(judging, "judge_known", lambda *_: pytest.fail("they are judged again"))
+    renderer.params = jax.tree.map(lambda x: 0.5 * x, renderer.params)
+    second = evaluate(renderer, judges, data, cache=tmp_path)["rows"]
+    assert first.pop("generated") != second.pop("generated")
+    assert first == second
 
 
 def test_a_recorded_protocol_refuses_other_data(commands, tmp_path, capsys):

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from data_pipeline.records import list_clips, open_records
 from reta_jax.metrics.statistics import Figures
 from reta_jax.weights import flatten
 
+Entry = TypeVar("Entry")  # a named tuple
 VERSION = 1  # of the figures' definitions: raised when one changes
 
 
@@ -37,14 +38,18 @@ class Judged(NamedTuple):
 
 
 class ClipCache:
-    """A folder of judged clips by key; None keeps nothing."""
+    """A folder of what is known of clips, by key; None keeps nothing.
+
+    Entries are named tuples with `features`, a dict of arrays, an array `person`, and facts that
+    JSON can tell.
+    """
 
     def __init__(self, folder: Path | None):
         self._folder = folder
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, key: str) -> Judged | None:
+    def get(self, key: str, kind: type[Entry]) -> Entry | None:
         path = self._folder and self._folder / f"{key}.npz"
         if not path or not path.is_file():
             return None
@@ -54,13 +59,13 @@ class ClipCache:
         except (OSError, ValueError, zipfile.BadZipFile):  # cut off: judged again
             return None
         facts, person = json.loads(str(arrays.pop("facts"))), arrays.pop("person")
-        return Judged(**facts, features=arrays, person=person)
+        return kind(**facts, features=arrays, person=person)
 
-    def put(self, key: str, judged: Judged) -> None:
+    def put(self, key: str, entry: Any) -> None:
         """Kept whole or not at all."""
         if self._folder is None:
             return
-        facts = judged._asdict()
+        facts = entry._asdict()
         arrays = {"person": facts.pop("person"), **facts.pop("features")}
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
             np.savez(file, facts=json.dumps(facts), **arrays)

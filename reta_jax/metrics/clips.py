@@ -1,5 +1,6 @@
 """Figures of one prepared clip: what the judges see in each of its rows, against the truth."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,9 +27,9 @@ from reta_jax.metrics.landmarks import (
 from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
 from reta_jax.metrics.mouth import correlation, jitter, loudness, silent_frames
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, rows, videos
+from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, known_videos, rows
 from reta_jax.metrics.statistics import Figures
-from reta_jax.models.morphable import MorphableModel
+from reta_jax.models.morphable import MorphableModel, builtin_morphable
 
 FID_ROWS = ("generated", "still portrait", "truth, blurred", "truth")  # the others show as much
 EQUAL = 100.0  # dB, said of equal pictures
@@ -46,6 +47,14 @@ class Video(NamedTuple):
 
     def at(self, frames: Int[np.ndarray, " t"]) -> "Video":
         return Video(*(None if x is None else x[frames] for x in self))
+
+
+class Known(NamedTuple):
+    """A clip's figures and features for the FID, by row, and who the truth's frames show."""
+
+    rows: dict[str, Figures]
+    features: dict[str, Float[np.ndarray, "f d"]]
+    person: Float[np.ndarray, "t d"]  # d = 0 without a judge
 
 
 def look(
@@ -68,38 +77,63 @@ def look(
     }
 
 
-def judge_clip(
+def judge_known(
+    judges: Judges,
+    protocol: Protocol,
+    clip: EvaluationClip,
+    other_voice: Float[np.ndarray, " n"] | None = None,
+) -> Known:
+    """Every row of a clip but the generated one: they are the same for every model.
+
+    Args:
+      other_voice: of another clip, for the row that has the wrong sound.
+    """
+    seen = look(judges, protocol, known_videos(clip.frames, clip.portrait), clip.sync_box)
+    if clip.coefficients.any():
+        at_rest = np.zeros_like(clip.coefficients[:1])
+        for name, coefficients in ((TRUTH, clip.coefficients), (PORTRAIT, at_rest)):
+            seen[name] = seen[name]._replace(lips=lip_mesh(_own_face(), coefficients))
+    figures, features = {}, {}
+    for name, row in rows(len(clip.frames), clip.audio, other_voice).items():
+        if row.video != GENERATED:
+            video = seen[row.video].at(row.at)
+            figures[name] = measure(judges, protocol, clip, video, row, seen[TRUTH])
+            features |= fid_features(judges, protocol, name, video.frames)
+    person = seen[TRUTH].person
+    return Known(figures, features, np.zeros((len(clip.frames), 0)) if person is None else person)
+
+
+def judge_generated(
     judges: Judges,
     protocol: Protocol,
     clip: EvaluationClip,
     generated: UInt8[np.ndarray, "t h w 3"],
-    other_voice: Float[np.ndarray, " n"] | None = None,
+    known: Known,
     p_exp: Float[np.ndarray, "t 64"] | None = None,
-    morphable: MorphableModel | None = None,
-) -> tuple[dict[str, Figures], dict[str, Float[np.ndarray, "f d"]], Float[np.ndarray, " k"]]:
-    """Figures of every row of a clip, features for the FID by row, and the truth's identity.
+) -> Known:
+    """The row "generated" of a clip, added to the known ones.
 
     Args:
       generated: as many frames as the clip has.
-      other_voice: of another clip, for the row that has the wrong sound.
       p_exp: the coefficients that the model took from the voice, if it has the built-in 3DMM.
     """
-    seen = look(judges, protocol, videos(generated, clip.frames, clip.portrait), clip.sync_box)
-    if p_exp is not None and morphable is not None and clip.coefficients.any():
-        for name, coefficients in (
-            (GENERATED, p_exp),
-            (TRUTH, clip.coefficients),
-            (PORTRAIT, np.zeros_like(clip.coefficients[:1])),
-        ):
-            seen[name] = seen[name]._replace(lips=lip_mesh(morphable, coefficients))
-    figures, features = {}, {}
-    for name, row in rows(len(clip.frames), clip.audio, other_voice).items():
-        video = seen[row.video].at(row.at)
-        figures[name] = measure(judges, protocol, clip, video, row, seen[TRUTH])
-        if judges.inception and name in FID_ROWS and "fid" in protocol.figures:
-            features[name] = fid_features(judges.inception.look, protocol, video.frames)
-    person = seen[TRUTH].person
-    return figures, features, np.zeros(0) if person is None else person.mean(0)
+    (video,) = look(judges, protocol, {GENERATED: generated}, clip.sync_box).values()
+    truth = Video(clip.frames, person=known.person if known.person.size else None)
+    if p_exp is not None and clip.coefficients.any():
+        video = video._replace(lips=lip_mesh(_own_face(), p_exp))
+        truth = truth._replace(lips=lip_mesh(_own_face(), clip.coefficients))
+    row = rows(len(generated), clip.audio, None)["generated"]
+    figures = measure(judges, protocol, clip, video, row, truth)
+    return known._replace(
+        rows={"generated": figures, **known.rows},
+        features=fid_features(judges, protocol, "generated", generated) | known.features,
+    )
+
+
+@functools.cache
+def _own_face() -> MorphableModel:
+    """The 3DMM that the synthetic world's coefficients are of; its mesh has one resolution."""
+    return builtin_morphable(8)
 
 
 def measure(
@@ -131,14 +165,20 @@ def measure(
 
 
 def fid_features(
-    look: Callable, protocol: Protocol, frames: UInt8[np.ndarray, "t h w 3"]
-) -> Float[np.ndarray, "f d"]:
-    """Of `fid_frames` frames, evenly spread; a still picture is looked at once."""
+    judges: Judges, protocol: Protocol, row: str, frames: UInt8[np.ndarray, "t h w 3"]
+) -> dict[str, Float[np.ndarray, "f d"]]:
+    """Of `fid_frames` frames, evenly spread, {row: features}; {} if it is not asked for.
+
+    A still picture is looked at once.
+    """
+    if judges.inception is None or row not in FID_ROWS or "fid" not in protocol.figures:
+        return {}
+    look = judges.inception.look
     spread = np.linspace(0, len(frames) - 1, min(protocol.fid_frames, len(frames)))
     chosen = frames[spread.round().astype(int)]
     if (chosen == chosen[:1]).all():
-        return np.repeat(look(chosen[:1]), len(chosen), 0)
-    return look(chosen)
+        return {row: np.repeat(look(chosen[:1]), len(chosen), 0)}
+    return {row: look(chosen)}
 
 
 def compare_pixels(

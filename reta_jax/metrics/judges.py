@@ -269,8 +269,10 @@ def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
     """
     found = {}
     for expert, loss in TEACHERS.items():
+        if not config["loss"].get(loss):  # off, or younger than the model
+            continue
         path = Path(config["experts"][expert]["weights"]) / PARAMS_FILE
-        if config["loss"][loss] and path.is_file():
+        if path.is_file():
             found[f"experts.{expert}"] = {file_digest(path)}
     for record in config.get("provenance", ()):
         found[record["source"]] = {file["sha256"] for file in record["files"]}

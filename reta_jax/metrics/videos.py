@@ -18,7 +18,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, sync_box
 from data_pipeline.video import Video, read_video
 from reta_jax.experts.landmark_net import MOUTH
-from reta_jax.metrics.clips import FID_ROWS, compare_pixels, fid_features, judge_crops
+from reta_jax.metrics.clips import compare_pixels, fid_features, judge_crops
 from reta_jax.metrics.judges import Judges
 from reta_jax.metrics.landmarks import (
     blinks_per_minute,
@@ -37,7 +37,7 @@ from reta_jax.metrics.mouth import (
     silent_frames,
 )
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.metrics.rows import BLURRED, GENERATED, PORTRAIT, TRUTH, rows, videos
+from reta_jax.metrics.rows import BLURRED, GENERATED, PORTRAIT, TRUTH, known_videos, rows
 from reta_jax.metrics.statistics import Figures
 
 
@@ -108,7 +108,7 @@ def judge_pair(
     The still portrait is the real one's first frame. Of the judges, those of sync, identity and
     FID are asked.
     """
-    shown = videos(face.frames, real.frames, real.frames[0])
+    shown = {GENERATED: face.frames} | known_videos(real.frames, real.frames[0])
     faces = {GENERATED: face, TRUTH: real}
     for name in (BLURRED, PORTRAIT):
         faces[name] = Face(shown[name], find_points(shown[name], landmarker))
@@ -130,8 +130,7 @@ def judge_pair(
         box = _box(video)
         if judges.sync and voice is not None and box is not None and "sync" in protocol.figures:
             found |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, box)
-        if judges.inception and name in FID_ROWS and "fid" in protocol.figures:
-            features[name] = fid_features(judges.inception.look, protocol, video.frames)
+        features |= fid_features(judges, protocol, name, video.frames)
         figures[name] = found
     return figures, features
 
