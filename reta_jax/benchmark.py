@@ -120,8 +120,7 @@ def stages(renderer: Renderer, batch: int) -> list[Stage]:
         return lambda p, *inputs: module.apply({"params": p[name]}, *inputs)
 
     def voice(p: Any, audio: Array) -> Controls:
-        offset = jnp.zeros(batch, jnp.int32)
-        return reta.apply({"params": p}, audio, offset, chunk, morphable, method=RETA.encode_voice)
+        return reta.apply({"params": p}, audio, None, chunk, morphable, method=RETA.encode_voice)
 
     def generate(p: Any, identity: Any, controls: Controls) -> Array:
         output = reta.apply({"params": p}, identity, controls, method=RETA.generate)

@@ -7,15 +7,19 @@ platform that they were exported for, and need neither flax nor the model's code
     renderer = ExportedRenderer.load("exported")
     frames = renderer.render(portrait, waveform)  # as Renderer does
 
-`python -m reta_jax.render --checkpoint exported …` takes such a folder too. Compiled programs are
+`python -m reta_jax.render --checkpoint exported …` takes such a folder too. With --onnx the same
+two are ONNX models that hold the weights (inputs: the portrait; the window of sound, f_STY, f_TEX).
+Compiled programs are
 kept in the user's cache, so the second start takes seconds.
 """
 
 import argparse
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +29,9 @@ from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.errors import InputError
 from reta_jax.commands import sentences_for_errors, set_up_xla
-from reta_jax.weights import load_weights, save_weights
+from reta_jax.files import write_whole
+from reta_jax.ops.warp import without_windows
+from reta_jax.weights import CONFIG_FILE, load_weights, save_weights
 from reta_jax.windows import AudioWindow, ChunkRenderer, in_chunks
 
 if TYPE_CHECKING:
@@ -34,6 +40,14 @@ if TYPE_CHECKING:
 KIND = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
 ENCODE, RENDER = "encode_portrait.stablehlo", "render_chunk.stablehlo"
+ONNX = "onnx"
+
+
+class Program(NamedTuple):
+    """A function of weights and arrays, for any number of streams."""
+
+    function: Callable[..., Any]
+    arrays: tuple[Any, ...]  # their shapes
 
 
 def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFORMS) -> None:
@@ -42,22 +56,67 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
     Raises:
       InputError: it cannot be written there.
     """
-    from reta_jax.models.reta import Controls, Identity
-    from reta_jax.render import encode_portrait, render_chunk
+    weights = _weights(renderer)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
+    (batch,) = jax_export.symbolic_shape("batch")
+    files = {
+        name: _stablehlo(program.function, platforms, abstract, *program.arrays)
+        for name, program in _programs(renderer, abstract, batch).items()
+    }
+    values = _about(renderer, KIND, files) | {"platforms": list(platforms), "jax": jax.__version__}
+    save_weights(folder, weights, values, files=files)
 
-    reta, size = renderer.reta, renderer.size
+
+def export_onnx(renderer: "Renderer", folder: Path) -> None:
+    """Writes the same two programs for one stream as ONNX models, which hold the weights.
+
+    Raises:
+      InputError: it cannot be written there, or the converter is not installed.
+    """
+    try:
+        from jax2onnx import to_onnx
+    except ImportError as error:
+        raise InputError(
+            "ONNX needs the converter: pip install 'reta-jax[onnx]' (Python 3.12 or newer)"
+        ) from error
+    weights, files = _weights(renderer), {}
+    for name, program in _programs(renderer, weights, 1).items():
+        function = functools.partial(program.function, weights)
+        with without_windows():
+            model = to_onnx(function, program.arrays, model_name=Path(name).stem)
+        files[f"{Path(name).stem}.{ONNX}"] = model.SerializeToString()
+    about = json.dumps(_about(renderer, ONNX, files), indent=1)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder} a folder: {error.strerror}") from error
+    for name, content in (files | {CONFIG_FILE: about.encode()}).items():
+        write_whole(folder / name, content)
+
+
+def _weights(renderer: "Renderer") -> dict[str, Any]:
+    """All that decides what a renderer makes, as arguments of its programs."""
     weights: dict[str, Any] = {
         "params": renderer.params,
         "uv_expression": renderer.morphable.uv_expression,
     }
     if renderer.silence is not None:
         weights["silence"] = {k: x for k, x in renderer.silence._asdict().items() if x is not None}
+    return weights
+
+
+def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, Program]:
+    """What encodes portraits and what renders chunks, by name, and what they take."""
+    from reta_jax.models.reta import Controls, Identity
+    from reta_jax.render import encode_portrait, render_chunk
+
+    reta, size = renderer.reta, renderer.size
 
     def encode(weights: Any, portrait: Array) -> tuple[Array, ...]:
         style, textures = encode_portrait(reta, weights["params"], portrait)
         return style, *textures
 
-    def chunk(weights: Any, identity: tuple[Array, ...], audio: Array) -> Array:
+    def chunk(weights: Any, audio: Array, *identity: Array) -> Array:
         style, *textures = identity
         morphable = renderer.morphable.replace(uv_expression=weights["uv_expression"])
         silence = None
@@ -66,27 +125,22 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
         identity = Identity(style, tuple(textures))
         return render_chunk(reta, weights["params"], morphable, identity, audio, silence)
 
-    (batch,) = jax_export.symbolic_shape("batch")
     shape = lambda *sides, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *sides), dtype)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
     portrait, audio = shape(size, size, 3, dtype=jnp.uint8), shape(reta.window.samples)
-    identity = jax.eval_shape(encode, abstract, portrait)
-    programs = {
-        ENCODE: _program(encode, platforms, abstract, portrait),
-        RENDER: _program(chunk, platforms, abstract, identity, audio),
-    }
-    values = {
-        "kind": KIND,
-        "size": size,
-        "window": list(reta.window),
-        "platforms": list(platforms),
-        "jax": jax.__version__,
-        "sha256": {name: _hash(program) for name, program in programs.items()},
-    }
-    save_weights(folder, weights, values, files=programs)
+    identity = jax.eval_shape(encode, weights, portrait)
+    return {ENCODE: Program(encode, (portrait,)), RENDER: Program(chunk, (audio, *identity))}
 
 
-def _program(function: Any, platforms: Sequence[str], *arguments: Any) -> bytes:
+def _about(renderer: "Renderer", kind: str, files: dict[str, bytes]) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "size": renderer.size,
+        "window": list(renderer.reta.window),
+        "sha256": {name: _hash(program) for name, program in files.items()},
+    }
+
+
+def _stablehlo(function: Any, platforms: Sequence[str], *arguments: Any) -> bytes:
     return bytes(jax_export.export(jax.jit(function), platforms=platforms)(*arguments).serialize())
 
 
@@ -138,7 +192,7 @@ class ExportedRenderer(ChunkRenderer):
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         identity = self.encode_portrait(self.weights, portrait[None])
-        chunk = lambda audio: self.render_chunk(self.weights, identity, audio)
+        chunk = lambda audio: self.render_chunk(self.weights, audio, *identity)
         yield from in_chunks(chunk, waveform, self.window)
 
 
@@ -172,6 +226,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--platforms", nargs="+", choices=PLATFORMS, default=PLATFORMS, help="to run on"
     )
     parser.add_argument(
+        "--onnx", action="store_true", help="ONNX models instead, for one stream at a time"
+    )
+    parser.add_argument(
         "--close-in-silence",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -186,9 +243,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
         renderer = Renderer.from_pretrained(arguments.checkpoint, arguments.close_in_silence)
-        export(renderer, arguments.out, arguments.platforms)
+        if arguments.onnx:
+            export_onnx(renderer, arguments.out)
+        else:
+            export(renderer, arguments.out, arguments.platforms)
         megabytes = sum(file.stat().st_size for file in arguments.out.iterdir()) / 1e6
-    print(f"{arguments.out}: {megabytes:.1f} MB for {', '.join(arguments.platforms)}")
+    readers = ONNX if arguments.onnx else ", ".join(arguments.platforms)
+    print(f"{arguments.out}: {megabytes:.1f} MB for {readers}")
 
 
 if __name__ == "__main__":

@@ -78,10 +78,7 @@ def forward_chunk(
 def _encode_chunk(
     reta: RETA, params: Any, morphable: MorphableModel, audio: Array, frames: int
 ) -> Controls:
-    offset = jnp.zeros(audio.shape[0], jnp.int32)
-    return reta.apply(
-        {"params": params}, audio, offset, frames, morphable, method=RETA.encode_voice
-    )
+    return reta.apply({"params": params}, audio, None, frames, morphable, method=RETA.encode_voice)
 
 
 def _fade_motion(controls: Controls, silence: Controls, spoken: Float[Array, "b t"]) -> Controls:

@@ -5,14 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
 from reta_jax import export as exporting
-from reta_jax.export import RENDER, ExportedRenderer, export, main
+from reta_jax.export import RENDER, ExportedRenderer, export, export_onnx, main
 from reta_jax.render import Renderer, load_renderer
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE
+from reta_jax.windows import audio_windows
 from tests.tiny import save_tiny_model
 
 RANDOM = np.random.default_rng(0)
@@ -65,10 +67,10 @@ def test_streams_share_a_call(folder, renderer):
     exported = ExportedRenderer.load(folder)
     audio = RANDOM.standard_normal((3, exported.window.samples)).astype(np.float32)
     identities = exported.encode_portrait(exported.weights, PORTRAITS)
-    together = np.asarray(exported.render_chunk(exported.weights, identities, audio))
+    together = np.asarray(exported.render_chunk(exported.weights, audio, *identities))
     for i in range(3):
         identity = exported.encode_portrait(exported.weights, PORTRAITS[i : i + 1])
-        alone = exported.render_chunk(exported.weights, identity, audio[i : i + 1])
+        alone = exported.render_chunk(exported.weights, audio[i : i + 1], *identity)
         difference = np.abs(together[i].astype(int) - np.asarray(alone)[0])
         assert difference.max() <= 1  # of 255: sums in another order
 
@@ -141,3 +143,34 @@ def test_the_command_writes_and_refuses(weights, tmp_path, capsys):
         main([f"--checkpoint={weights}", f"--out={tmp_path}/file"])
     assert left.value.code == 2
     assert "a file is in the way" in capsys.readouterr().err
+
+
+def test_onnx_renders_the_models_frames(renderer, tmp_path):
+    pytest.importorskip("jax2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    with jax.numpy_rank_promotion("allow"):  # the converter's own layers take it
+        export_onnx(renderer, tmp_path / "onnx")
+    encode, render = (
+        runtime.InferenceSession(tmp_path / "onnx" / f"{Path(name).stem}.onnx")
+        for name in (exporting.ENCODE, RENDER)
+    )
+
+    def run(session, *arrays):
+        names = (argument.name for argument in session.get_inputs())
+        return session.run(None, dict(zip(names, arrays, strict=True)))
+
+    identity = run(encode, PORTRAITS[:1])
+    found = [
+        run(render, window[None], *identity)[0][0, :count]
+        for window, count in audio_windows(VOICE, renderer.reta.window)
+    ]
+    expected = renderer.render(PORTRAITS[0], VOICE)
+    # A rounding error turns 0.5 into the next grey.
+    assert np.abs(np.concatenate(found).astype(int) - expected).max() <= 1
+
+
+def test_onnx_needs_its_converter(renderer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(InputError, match=r"pip install 'reta-jax\[onnx\]'"):
+        export_onnx(renderer, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()

@@ -71,9 +71,10 @@ def mel_energies(
     """Energy in Slaney's mel bands up to 8 kHz; step s hears the samples from 160 s on."""
     starts = jnp.arange(steps) * MEL_HOP
     frames = audio[:, starts[:, None] + jnp.arange(len(taper))[None, :]]
-    spectrum = jnp.abs(jnp.fft.rfft(frames * jnp.asarray(taper, jnp.float32)[None, None]))
+    spectrum = jnp.fft.rfft(frames * jnp.asarray(taper, jnp.float32)[None, None])
+    energy = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     filters = jnp.asarray(_mel_filters(bins, len(taper), low_hz))
-    return jnp.einsum("bsf,fm->bsm", spectrum**2, filters)
+    return jnp.einsum("bsf,fm->bsm", energy, filters)
 
 
 @functools.cache

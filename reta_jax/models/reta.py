@@ -102,23 +102,23 @@ class RETA(nn.Module):
     def encode_voice(
         self,
         audio: Float[Array, "b n"],
-        offset: Int[Array, " b"],
+        offset: Int[Array, " b"] | None,
         frames: int,
         morphable: MorphableModel,
     ) -> Controls:
-        """Controls for frames [offset, offset + frames) of the window's chunk."""
+        """Controls for frames [offset, offset + frames) of the window's chunk; None is 0."""
         features = self.audio_encoder(audio)
         if not self.tune_audio_encoder:
             features = jax.lax.stop_gradient(features)
-        start = self.window.past + offset
+        start = self.window.past if offset is None else self.window.past + offset
         motion = p_exp = emotion = None
         if self.motion_decoder is not None:
-            motion = _slice_time(self.motion_decoder(features), start, frames)
+            motion = _take(self.motion_decoder(features), start, frames)
             if self.motion_encoder is not None:
                 p_exp = self.p_exp_limit * jnp.tanh(motion / self.p_exp_limit)
                 motion = self.motion_encoder(position_map(morphable, p_exp))
         if self.emotion_student is not None:
-            emotion = _slice_time(self.emotion_student(features), start, frames)
+            emotion = _take(self.emotion_student(features), start, frames)
         return Controls(motion, emotion, p_exp)
 
     def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
@@ -211,5 +211,7 @@ def _speech_network(config: ml_collections.ConfigDict, dtype: jax.typing.DTypeLi
     )
 
 
-def _slice_time(x: Float[Array, "b s d"], start: Int[Array, " b"], frames: int) -> Array:
+def _take(x: Float[Array, "b s d"], start: Int[Array, " b"] | int, frames: int) -> Array:
+    if isinstance(start, int):
+        return x[:, start : start + frames]
     return jax.vmap(lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, frames))(x, start)

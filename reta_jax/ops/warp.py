@@ -21,7 +21,9 @@ platform that the program is compiled for (docs/scaling.md has the figures):
         map, most of them zero. Nothing is gathered.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -93,8 +95,26 @@ def _sample_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[
 _sample.defvjp(_sample_forward, _sample_backward)
 
 
+_without_windows = contextvars.ContextVar("without_windows", default=False)
+
+
+@contextlib.contextmanager
+def without_windows() -> Iterator[None]:
+    """What is traced inside takes a TPU's forms on every platform.
+
+    For converters, which know neither a choice by platform nor gathers of windows.
+    """
+    token = _without_windows.set(True)
+    try:
+        yield
+    finally:
+        _without_windows.reset(token)
+
+
 def _by_platform(direction: str, features: Array, *arrays: Array) -> Any:
     on_tpu = DENSE if features.shape[0] * features.shape[1] <= DENSE_PIXELS else ROWS
+    if _without_windows.get():
+        return getattr(on_tpu, direction)(features, *arrays)
     return jax.lax.platform_dependent(
         features, *arrays, tpu=getattr(on_tpu, direction), default=getattr(WINDOWS, direction)
     )
