@@ -29,7 +29,7 @@ from reta_jax import train
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import write_whole
-from reta_jax.render import SHIPPED_WEIGHTS, Renderer
+from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.weights import CONFIG_FILE, config_to_dict, load_weights, save_weights
 
 SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
@@ -164,7 +164,7 @@ def train_base(study: Study) -> bool:
     if not train.run(config, folder):
         return False
     params, _ = load_weights(folder / "weights")
-    voice, _ = load_weights(SHIPPED_WEIGHTS)
+    voice, _ = load_weights(SYNTHETIC_WEIGHTS)
     shared = {name: params[name] for name in ("image_encoder", "generator")}
     shared["audio_encoder"] = voice["audio_encoder"]
     values = {"kind": "image_networks", "fields": {"modulation": config.model.modulation}}

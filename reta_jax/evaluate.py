@@ -58,7 +58,7 @@ from reta_jax.metrics.summary import judges_digests, speed, summarise
 from reta_jax.metrics.tables import markdown_report, markdown_table
 from reta_jax.metrics.videos import find_pairs, judge_pair, read_pairs
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.render import SHIPPED_WEIGHTS, Renderer
+from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.weights import config_to_dict
 
 CLIPS, REPORT, REPORT_TEXT, PROTOCOL = "clips", "report.json", "report.md", "protocol.yaml"
@@ -337,7 +337,7 @@ def _judge_places(
             landmarker_sha256=file_digest(landmarker_model(model)) if model else "",
             **common,
         )
-    model = load_reta(places.get("checkpoint", SHIPPED_WEIGHTS))
+    model = load_reta(places.get("checkpoint", SYNTHETIC_WEIGHTS))
     return evaluate(
         Renderer(model.reta, model.params, model.morphable, model.config.model.size),
         load_judges(folder, identity=identity, **named),

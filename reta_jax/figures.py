@@ -40,7 +40,7 @@ from reta_jax.models.morphable import MorphableModel, mesh
 from reta_jax.ops.variance_mask import Stages
 from reta_jax.pictures import flow_key, flow_picture, mask_picture, mesh_picture
 from reta_jax.pretrained.reta import Pretrained, load_reta
-from reta_jax.render import SHIPPED_WEIGHTS
+from reta_jax.render import SYNTHETIC_WEIGHTS
 from reta_jax.report import Section, Table, decimals, write_report
 from reta_jax.shown import (
     Shown,
@@ -501,7 +501,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.figures", description="The paper's figures of any model."
     )
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
+    parser.add_argument("--checkpoint", type=Path, default=SYNTHETIC_WEIGHTS)
     parser.add_argument("--data", type=Path, help="folder of prepared records to render")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, default=16, help="look at the first N clips only")

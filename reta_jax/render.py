@@ -2,7 +2,7 @@
 
 In scripts:
 
-    renderer = Renderer.from_pretrained("weights/synthetic/reta")
+    renderer = Renderer.from_pretrained("weights/corpus/reta")
     frames = renderer.render(portrait, waveform)  # uint8 (t, size, size, 3)
 
 The portrait is encoded once. The voice is cut into windows of fixed length (past, chunk,
@@ -38,7 +38,9 @@ from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.windows import ChunkRenderer, in_chunks
 
-SHIPPED_WEIGHTS = Path(__file__).parents[1] / "weights" / "synthetic" / "reta"
+_WEIGHTS = Path(__file__).parents[1] / "weights"
+SHIPPED_WEIGHTS = _WEIGHTS / "corpus" / "reta"  # of filmed people
+SYNTHETIC_WEIGHTS = _WEIGHTS / "synthetic" / "reta"
 
 
 @functools.partial(jax.jit, static_argnames="reta")

@@ -31,10 +31,10 @@ from reta_jax.metrics.cache import digest, file_digest, weights_digest
 from reta_jax.metrics.mouth import find_points
 from reta_jax.metrics.sync import Sync, judge_sync
 from reta_jax.pretrained.load import load
-from reta_jax.render import SHIPPED_WEIGHTS
+from reta_jax.render import SYNTHETIC_WEIGHTS
 from reta_jax.weights import PARAMS_FILE, check_params
 
-JUDGES = SHIPPED_WEIGHTS.parent
+JUDGES = SYNTHETIC_WEIGHTS.parent
 IMPORTED = Path("weights")  # where reta_jax.pretrained puts what it imports
 FAN_SIZE, OWN_SIZE = 224, 64  # pixels of the published Emotion-FAN, and of ours
 FID_BLOCK = 10

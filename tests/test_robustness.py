@@ -1,0 +1,86 @@
+"""Disturbed portraits and voices: what is done to them, and the table of it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_pipeline.loader import evaluation_clips
+from data_pipeline.prepare import prepare_synthetic
+from reta_jax import robustness
+from reta_jax.render import Renderer
+from tests.metrics.test_videos import GreyFace
+from tests.tiny import save_tiny_model
+
+VOICE = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+PORTRAIT = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+def power(x):
+    return np.mean(x.astype(np.float64) ** 2)
+
+
+def test_noise_is_ten_decibels_below_the_voice():
+    _, noisy = robustness.noisy_voice(PORTRAIT, VOICE)
+    assert noisy.dtype == np.float32
+    assert 10 * np.log10(power(VOICE) / power(noisy - VOICE)) == pytest.approx(10, abs=0.2)
+
+
+def test_a_telephone_takes_what_is_above_four_kilohertz():
+    high = np.sin(2 * np.pi * 6_000 * np.arange(16_000) / 16_000).astype(np.float32)
+    _, heard = robustness.telephone(PORTRAIT, VOICE + high)
+    assert heard.shape == VOICE.shape
+    assert power(heard - VOICE) < 0.01 * power(VOICE)
+
+
+def test_portraits_are_disturbed_and_voices_left():
+    for change in (robustness.low_light, robustness.grainy, robustness.closer):
+        portrait, voice = change(PORTRAIT, VOICE)
+        assert portrait.shape == PORTRAIT.shape and portrait.dtype == np.uint8
+        assert voice is VOICE and (portrait != PORTRAIT).mean() > 0.5
+    assert robustness.low_light(PORTRAIT, VOICE)[0].mean() == pytest.approx(
+        0.35 * PORTRAIT.mean(), abs=1
+    )
+    marked = np.zeros((40, 40, 3), np.uint8)
+    marked[:4], marked[20:, 20:] = 255, 255  # a rim that is cut away, and a corner at the middle
+    near, _ = robustness.closer(marked, VOICE)
+    assert near[0].max() == 0 and near[25:, 25:].min() > 250
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    prepare_synthetic(folder, identities=3, clips_per_identity=2, seconds=1, size=64, workers=1)
+    return folder
+
+
+def test_the_table_has_every_condition(data, tmp_path, monkeypatch, capsys):
+    """A face whose opening is the picture's grey, so that any change of light is a movement."""
+    weights = save_tiny_model(tmp_path / "tiny")
+    monkeypatch.setattr(robustness, "FaceLandmarker", GreyFace)
+    out = tmp_path / "out"
+    command = [f"--data={data}", f"--checkpoint={weights}", f"--out={out}", "--split=train"]
+    robustness.main(command)
+    report = json.loads((out / robustness.REPORT).read_text())
+    clips = list(evaluation_clips(data, "train", 32))
+    assert set(report["rows"]) == {
+        *robustness.CONDITIONS, robustness.OTHER_VOICE, robustness.STILL,
+    }  # fmt: skip
+    assert set(report["by_identity"]) == {clip.identity for clip in clips}
+    assert report["rows"][robustness.STILL]["mouth_correlation"] == 0
+    assert 0 <= report["own_voice_wins"] <= 1
+    dark = report["rows"]["low light"]["psnr"]
+    assert dark < report["rows"][robustness.AS_FILMED]["psnr"]
+    text = (out / robustness.TABLE).read_text()
+    assert text in capsys.readouterr().out
+    monkeypatch.setattr(Renderer, "render", lambda *_: pytest.fail("it renders again"))
+    robustness.main(command)
+    assert json.loads((out / robustness.REPORT).read_text()) == report
+
+
+def test_one_clip_has_no_other_voice(data, tmp_path, monkeypatch):
+    clips = list(evaluation_clips(data, "train", 32))[:1]
+    monkeypatch.setattr(robustness, "evaluation_clips", lambda *_: iter(clips))
+    renderer = Renderer.from_pretrained(save_tiny_model(tmp_path / "tiny"))
+    with pytest.raises(robustness.InputError, match="1 clips in its split test: two are needed"):
+        robustness.measure(renderer, data, GreyFace(), tmp_path)
