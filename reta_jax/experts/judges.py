@@ -7,14 +7,10 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from reta_jax.experts.landmark_net import lower_face
 from reta_jax.experts.syncnet import SyncNetExpert, frames_to_input
-
-LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 class Experts(flax.struct.PyTreeNode):
@@ -48,9 +44,5 @@ class Experts(flax.struct.PyTreeNode):
         return self.sync.apply(self.sync_variables, mel, method=SyncNetExpert.embed_audio)
 
     def find_lips(self, images: Array, box: Array) -> Array:
-        """The mouth's points (n, 20, 2) of images (n, h, w, 3) with the faces' boxes (n, 4).
-
-        In grey: a generator that may please the network by colours paints teeth green.
-        """
-        grey = jnp.broadcast_to(images @ LUMA[:, None], images.shape)
-        return self.lips.apply(self.lips_variables, lower_face(grey, box, self.lips.size))
+        """The mouth's points (n, 20, 2) of images (n, h, w, 3) with the faces' boxes (n, 4)."""
+        return self.lips.apply(self.lips_variables, lower_face(images, box, self.lips.size))
