@@ -5,8 +5,9 @@
 
 The small model of configs/synthetic.py, starting from its weights, with three layers of Whisper's
 encoder in place of the mel one: so little speech does not teach one to hear (docs/decisions.md).
-No expert of real faces is at hand, so the losses are those that need none: L1, the motion term, and
-the features of an untrained VGG.
+No sync expert of filmed faces is at hand: the mouth is asked for by L1 inside its crop and by the
+shape of the lips, as a landmark network of filmed faces sees it (configs/judges/corpus.py; shipped,
+and given by --config.experts.lips.weights). Perceptual features are those of an untrained VGG.
 """
 
 from reta_jax.config import paper, small, smoke
@@ -31,7 +32,8 @@ def get_config(variant: str = ""):
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
     config.loss.motion, config.loss.prior = 20.0, 0.002  # as for the weights it starts from
-    config.loss.mouth = 10.0
+    config.loss.mouth, config.loss.lips = 10.0, 3000.0
+    config.experts.lips.weights = "weights/corpus/landmark_net"
     train = config.train
     train.batch_size, train.frames, train.steps = 4, 5, 10_000
     train.learning_rate, train.betas = 1e-3, (0.5, 0.99)

@@ -41,8 +41,8 @@ from reta_jax.windows import audio_windows
 IDENTITIES, CLIPS_PER_IDENTITY, SECONDS = 48, 4, 2.0
 SEED = 1  # the shipped weights were trained on the people of seed 0: nobody here is among them
 DOCS = Path(__file__).parents[1] / "docs"
-PHOTOGRAPH, VOICE = DOCS / "astronaut.png", DOCS / "voice.flac"  # NASA's, and a machine's
-FILMED = "astronaut.mp4"
+PHOTOGRAPH, VOICE = DOCS / "grace_hopper.png", DOCS / "voice.flac"  # the US Navy's, a machine's
+FILMED = "photograph.mp4"
 MOMENTS = 6  # of the clip, on the contact sheet
 
 
