@@ -97,7 +97,7 @@ def study(tmp_path, monkeypatch):
         (folder / "weights" / "config.json").write_text(json.dumps(config_to_dict(config)))
         return True
 
-    def evaluate(renderer, judges, data, config):
+    def evaluate(renderer, judges, data, cache, config):
         draw = np.random.default_rng(len(trained))
         figures = {name: 0.5 + 0.01 * draw.random() for name in ablate.FIGURES.values()}
         return {"rows": {"generated": figures, "still portrait": figures | {"psnr": 20.0}}}
