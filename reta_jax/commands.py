@@ -1,4 +1,8 @@
-"""How the commands fail: one sentence on stderr and exit code 2 for what the user can put right."""
+"""How the commands start, and how they fail.
+
+XLA keeps its programs and its memory; what the user can put right is one sentence on stderr and
+exit code 2.
+"""
 
 import contextlib
 import ctypes

@@ -9,8 +9,7 @@ platform that they were exported for, and need neither flax nor the model's code
 
 `python -m reta_jax.render --checkpoint exported …` takes such a folder too. With --onnx the same
 two are ONNX models that hold the weights (inputs: the portrait; the window of sound, f_STY, f_TEX).
-Compiled programs are
-kept in the user's cache, so the second start takes seconds.
+Compiled programs are kept in the user's cache, so the second start takes seconds.
 """
 
 import argparse

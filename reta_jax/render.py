@@ -178,7 +178,7 @@ class Renderer(ChunkRenderer):
         yield from render(self.reta, self.params, self.morphable, portrait, waveform, self.silence)
 
 
-def load_renderer(path: Path, close_in_silence: bool) -> ChunkRenderer:
+def load_renderer(path: Path, close_in_silence: bool = True) -> ChunkRenderer:
     """The model of a folder of weights, of a workdir, or of `reta_jax.export`.
 
     Raises:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from rich.progress import track
 
-from data_pipeline.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from data_pipeline.audio import SAMPLE_RATE
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
 from data_pipeline.loader import EvaluationClip, evaluation_clips
@@ -29,13 +29,15 @@ from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import CLIPS, evaluate_videos
 from reta_jax.files import write_whole
+from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.rendering import cut
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.tables import markdown_table
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 
 REAL, REPORT, TABLE = "real", "robustness.json", "robustness.md"
 AS_FILMED, OTHER_VOICE, STILL = "as filmed", "another clip's voice", "still portrait"
-FRAMES = 125  # of a clip: five seconds
+PROTOCOL = Protocol(source="own", frames=125)  # five seconds, from the clip's own first frame
 FIGURES = ("mouth_correlation", "mouth_opening_error", "mouth_jitter", "faces_seen", "psnr")
 SNR_DB, DARK, GRAIN, CLOSER, TELEPHONE = 10.0, 0.35, 12.0, 0.8, 8_000
 
@@ -131,19 +133,10 @@ def measure(
 
 def _clips(data: Path, split: str, size: int) -> Iterator[tuple[str, EvaluationClip, Voice]]:
     """Names, clips and the voice of another: of the clip half a set away, another person's."""
-    clips = [_cut(clip) for clip in evaluation_clips(data, split, size)]
+    clips = [cut(clip, PROTOCOL) for clip in evaluation_clips(data, split, size)]
     for i, clip in enumerate(track(clips, "rendering")):
         other = clips[(i + max(1, len(clips) // 2)) % len(clips)].audio
         yield f"{i:03d}_{clip.identity}", clip, np.resize(other, len(clip.audio))
-
-
-def _cut(clip: EvaluationClip) -> EvaluationClip:
-    """Five seconds, from the clip's own first frame."""
-    return clip._replace(
-        portrait=clip.frames[0],
-        frames=clip.frames[:FRAMES],
-        audio=clip.audio[: FRAMES * SAMPLES_PER_FRAME],
-    )
 
 
 def _render(

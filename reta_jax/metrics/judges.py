@@ -229,12 +229,8 @@ def _about(
     )
 
 
-TEACHERS = {
-    "teacher": "emotion",
-    "sync": "sync",
-    "vgg": "perceptual",
-    "lips": "lips",
-}  # expert: its loss
+# Expert: its loss.
+TEACHERS = {"teacher": "emotion", "sync": "sync", "vgg": "perceptual", "lips": "lips"}
 
 
 def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]:
