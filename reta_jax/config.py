@@ -84,7 +84,7 @@ def paper() -> ConfigDict:
         }
     )
     config.init_from = ""  # a model's folder, or imported image networks; "": from scratch
-    config.init_partial = False  # True: weights of another size may fill what they fit
+    config.init_partial = False  # True: a part is taken, and weights for smaller pictures grow
     return config
 
 

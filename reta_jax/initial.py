@@ -1,11 +1,13 @@
 """What training from its first step starts with: published or own weights, by the config."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
+from reta_jax.grow import grow
 from reta_jax.pretrained.adain import calibrate
 from reta_jax.pretrained.hub import resolve
 from reta_jax.pretrained.load import RANDOM, Loaded, load
@@ -72,6 +74,8 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
     if values.get("kind") == KIND:
         if not config.init_partial:
             check_params(params, abstract.params["reta"], config.init_from)
+        for size in _doublings(values["model"], config.model):
+            params = grow(params, size, config.model.channel_multiplier)
         return Initial(params, {}, provenance)
     if values.get("kind") != "image_networks":
         raise InputError(f"init_from={config.init_from} holds {values.get('kind')!r} weights")
@@ -91,6 +95,14 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
             source = f"discriminator of {config.init_from}"
             check_params(discriminator, abstract.d_params, source)
     return Initial(params, discriminator, provenance)
+
+
+def _doublings(have: dict[str, Any], want: ConfigDict) -> Iterator[int]:
+    """The sizes on the way, if widths are the same: 64 and 128 from a model of 64 px to 256 px."""
+    size = have["size"]
+    while have["channel_multiplier"] == want.channel_multiplier and size < want.size:
+        yield size
+        size *= 2
 
 
 _HELP = (

@@ -35,16 +35,22 @@ class LandmarkNet(nn.Module):
 
     Each point is the mean over its heatmap of the cells' centres, each moved by an offset of its
     own: differentiable and finer than the cells. `width` is a multiple of 8.
+
+    grey: it sees the mean of the channels. A teacher's gradient is then the same in all three: a
+      generator cannot please it by tints.
     """
 
     size: int = 64
     width: int = 32
     landmarks: int = 20
+    grey: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b {self.landmarks} 2"]:
         """RGB in [-1, 1] of any size to float32 x, y in [0, 1] of the image."""
+        if self.grey:
+            images = jnp.broadcast_to(images.mean(-1, keepdims=True), images.shape)
         shape = (images.shape[0], self.size, self.size, 3)
         x = jax.image.resize(images, shape, "bilinear", antialias=True).astype(self.dtype)
 

@@ -38,6 +38,18 @@ def test_lower_face_shows_a_point_where_it_says():
     np.testing.assert_allclose([(column + 0.5) / 96, (row + 0.5) / 96], point, atol=1.1 / 96)
 
 
+def test_what_sees_grey_asks_for_no_tint():
+    """The points' gradient is the same in all channels; only channels' means move them."""
+    images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3), minval=-1, maxval=1)
+    network = LandmarkNet(size=16, width=8, landmarks=2, grey=True)
+    variables = random_variables(network, images)
+    points = lambda x: network.apply(variables, x)
+    gradient = jax.grad(lambda x: points(x)[..., 1].sum())(images)
+    assert np.abs(gradient).max() > 1e-6
+    np.testing.assert_allclose(gradient, np.repeat(gradient[..., :1], 3, -1), rtol=1e-5)
+    np.testing.assert_allclose(points(images), points(images[..., ::-1]), atol=1e-6)
+
+
 def test_learns_to_localise_what_it_has_not_seen():
     """Dark squares on noise: four of the points are the corners."""
     network = LandmarkNet(size=32, width=8, landmarks=4)

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from configs.synthetic import get_config
 from data_pipeline.errors import InputError
+from reta_jax.grow import grow
 from reta_jax.initial import initial_weights
 from reta_jax.models.discriminator import Discriminator
 from reta_jax.models.morphable import builtin_morphable
@@ -279,3 +280,17 @@ def test_the_lower_layers_of_a_published_whisper_are_taken(tmp_path):
     assert "generator" in found
     expected = {name: part for name, part in variables.items() if name != "layer_1"}
     equal(found["audio_encoder"], {"network": expected})
+
+
+def test_a_model_of_smaller_pictures_grows():
+    """Twice from 64 to 256 px; not where widths are others, which would fit nothing."""
+    config = get_config()
+    config.init_from, config.init_partial = "weights/synthetic/reta", True
+    small = initial_weights(config, abstract_state()).reta
+    config.model.size = 4 * config.model.size
+    found = initial_weights(config, abstract_state()).reta
+    expected = grow(grow(small, 64, 1 / 8), 128, 1 / 8)
+    equal(found, expected)
+    assert {"level_128", "level_256"} <= found["generator"].keys()
+    config.model.channel_multiplier = 1 / 16
+    equal(initial_weights(config, abstract_state()).reta, small)

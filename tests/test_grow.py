@@ -1,0 +1,103 @@
+"""A grown model does what the small one did, on a portrait of twice the size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import correlate1d
+
+from reta_jax.grow import grow
+from reta_jax.models.generator import Generator
+from reta_jax.models.image_encoder import ImageEncoder
+from reta_jax.ops.blur import upsample
+from reta_jax.state import take_fitting
+
+MULTIPLIER = 1 / 32
+BOX = np.array([-1, 1, 8, 8, 1, -1]) / 16  # nearly the mean of two pixels
+
+
+def networks(size):
+    options = {"size": size, "style_dim": 8, "channel_multiplier": MULTIPLIER}
+    return ImageEncoder(**options), Generator(**options, split_res=16, rgb_from="blended")
+
+
+def start(size, key):
+    encoder, generator = networks(size)
+    picture = jnp.zeros((1, size, size, 3))
+    keys = jax.random.split(key)
+    image = encoder.init(keys[0], picture)["params"]
+    style, textures = encoder.apply({"params": image}, picture)
+    code = jnp.zeros((1, 1, 8))
+    return {
+        "image_encoder": image,
+        "generator": generator.init(keys[1], textures, code, code)["params"],
+    }
+
+
+def filled(params):
+    """No zeros: biases count, and the flow moves."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
+
+
+def run(params, portrait, codes):
+    encoder, generator = networks(portrait.shape[1])
+    portrait, codes = jnp.asarray(portrait), jnp.asarray(codes)
+    style, textures = encoder.apply({"params": params["image_encoder"]}, portrait)
+    return style, textures, generator.apply({"params": params["generator"]}, textures, *codes)
+
+
+def halve(picture):
+    for axis in (1, 2):
+        picture = correlate1d(picture, BOX, axis=axis, mode="constant", origin=-1)
+        picture = np.take(picture, np.arange(0, picture.shape[axis], 2), axis=axis)
+    return picture
+
+
+def test_twice_grown_weights_see_half_the_picture_and_double_the_frames():
+    rng = np.random.default_rng(0)
+    small = filled(start(16, jax.random.key(0)))
+    grown, portrait = small, rng.uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    for size in (16, 32):
+        grown = take_fitting(start(2 * size, jax.random.key(size)), grow(grown, size, MULTIPLIER))
+    codes = rng.standard_normal((2, 1, 3, 8)).astype(np.float32)
+    style, textures, output = run(grown, portrait, codes)
+    expected_style, expected_textures, expected = run(small, halve(halve(portrait)), codes)
+
+    np.testing.assert_allclose(style, expected_style, atol=1e-4)
+    for texture, small_texture in zip(textures, expected_textures, strict=False):
+        np.testing.assert_allclose(texture, small_texture, atol=1e-4)
+    for raw, small_raw in zip(output.raw, expected.raw, strict=False):
+        np.testing.assert_allclose(raw, small_raw, atol=1e-4)
+    doubled = upsample(upsample(expected.frames[0]))
+    np.testing.assert_allclose(output.frames[0], doubled, atol=1e-4)
+    assert np.ptp(doubled) > 0.5
+    flow = upsample(upsample(expected.raw[-1][0]))
+    np.testing.assert_allclose(output.raw[-1][0], flow, atol=1e-4)
+
+
+def test_every_new_leaf_fits():
+    """take_fitting leaves out what does not: nothing of a growth may be lost in silence."""
+    grown, wanted = grow(start(16, jax.random.key(0)), 16, MULTIPLIER), start(32, jax.random.key(1))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grown):
+        target = wanted
+        for key in path:
+            target = target[key.key]
+        assert target.shape == leaf.shape, path
+
+
+def test_all_new_layers_learn():
+    """What starts without effect is reached by the gradient within two steps."""
+    params = take_fitting(
+        start(32, jax.random.key(2)), grow(start(16, jax.random.key(0)), 16, MULTIPLIER)
+    )
+    rng = np.random.default_rng(0)
+    portrait = rng.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+    codes = rng.standard_normal((2, 1, 2, 8)).astype(np.float32)
+    loss = lambda params: jnp.abs(run(params, portrait, codes)[2].frames - portrait[:, None]).mean()
+    step = jax.jit(lambda p: jax.tree.map(lambda x, g: x - 0.1 * g, p, jax.grad(loss)(p)))
+    gradient = jax.jit(jax.grad(loss))(step(step(params)))
+    entrance = gradient["image_encoder"]["trunk"]
+    new = entrance["from_rgb"], entrance["down_16"], gradient["generator"]["level_32"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(new):
+        if path[-1].key != "spread":  # of imported weights only
+            assert np.abs(leaf).max() > 0, path
