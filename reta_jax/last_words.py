@@ -17,12 +17,13 @@ import time
 
 EXIT_BAD_INPUT = 2
 EXIT_RUN_AGAIN = 75  # EX_TEMPFAIL: what is saved is good, and the same command goes on from it
-_BEGINNING = re.compile(rb"^[EWF]\d{4} .*(?:coordination_service|preemption_sync|client\.h:)", re.M)
+_BEGINNING = re.compile(rb"[EWF]\d{4} .*(?:coordination_service|preemption_sync|client\.h:)")
 _END = b"Terminating process because the JAX distributed service detected fatal errors"
 _SILENT = re.compile(rb"stopped sending heartbeats\):\s*([\d, \n]*\d)")
 _LEADER_LOST = b"Failed to send RPC to coordination service"
 _NEVER_CAME = b"CoordinationService/RegisterTask"
 _PATIENCE = 5.0  # seconds between the beginning and the end of the page
+_LAST_PATIENCE = 30.0  # for the reader, which may have to wait for a busy machine
 
 _held: list = []  # what must live as long as the process
 
@@ -43,7 +44,7 @@ def listen() -> None:
     def on_abort(number: int) -> None:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 2)  # all is written: the reader finds the end
-        latest = time.monotonic() + 2 * _PATIENCE
+        latest = time.monotonic() + _LAST_PATIENCE
         while (code := reader.poll()) is None and time.monotonic() < latest:
             time.sleep(0.05)
         if code:
@@ -92,7 +93,10 @@ def pass_on(source: int, target: int) -> int:
         is_page = beginning is not None and _END in held
         if is_page and is_over:
             code, sentence = verdict(held)
-            _write(target, held[: beginning.start()] + sentence.encode() + b"\n")
+            before = held[: beginning.start()]
+            if before and not before.endswith(b"\n"):  # threads write as they like
+                before += b"\n"
+            _write(target, before + sentence.encode() + b"\n")
             return code
         if is_page:
             since = time.monotonic()  # nothing but the rest of it comes now

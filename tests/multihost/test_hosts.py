@@ -318,8 +318,9 @@ PAGE = LINE + last_words._END + b". absl::Status\n*** Check failure stack trace:
         (b"one\ntwo", b"one\ntwo", 0),
         (b"one\n" + LINE + b"two\n", b"one\n" + LINE + b"two\n", 0),
         (b"one\n" + PAGE + b"two\n", b"one\nerror: another process of the job died [^\n]*\n", 75),
+        (b"one" + PAGE, b"one\nerror: another process of the job died [^\n]*\n", 75),
     ],
-    ids=["words", "an error that is not the end", "the end"],
+    ids=["words", "an error that is not the end", "the end", "the end, in a line of another's"],
 )
 def test_only_the_page_of_a_lost_process_is_replaced(written, read, code):
     (source, into), (out, target) = os.pipe(), os.pipe()
