@@ -8,7 +8,8 @@ paper, in which only the named fields differ; python -m reta_jax.ablate trains a
 32 px (`:no_hi,64` for 64 px), a sixteenth of the channels, 64-d codes, log-mel voice. Trained first
 are the sync expert (configs/judges/synthetic.py:sync_expert) and what all rows start from: the
 paper's have E_I and G of EDTalk and wav2vec 2.0, these have E_I and G of `:base`, in which one code
-goes to all levels, as in EDTalk, and E_A of the shipped weights.
+goes to all levels, as in EDTalk (at 64 px those of the shipped weights), and E_A of the shipped
+weights.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,7 @@ Each row is trained with the same steps, batches and seeds, from the same E_I, G
 else drawn anew, and judged on people that none was trained on. The tables stand beside the paper's,
 whose numbers are of other data and of another judge: what can be compared is the direction, and
 each claim gets a verdict. An interrupted study goes on where it was; rows and seeds can be added.
+At 32 px a run takes minutes; claims about emotion need --size 64, where faces show it.
 
     python -m reta_jax.ablate --world synthetic --workdir ablation [--rows full,no_gpl] [--steps N]
 """
@@ -124,7 +125,7 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
         size=max(64, study.size),
     )
     train_sync_expert(study)
-    if not train_base(study):
+    if not prepare_start(study):
         return False
     judges = load_judges(JUDGES)
     for number, seed in enumerate(seeds):
@@ -155,20 +156,25 @@ def train_sync_expert(study: Study) -> None:
             raise InputError("the sync expert could not be trained: see above")
 
 
-def train_base(study: Study) -> bool:
-    """What every row starts from, if it is not there yet; False when a signal stopped it."""
+def prepare_start(study: Study) -> bool:
+    """E_I, G and E_A of every row, if they are not there yet; False when a signal stopped it.
+
+    At the shipped weights' size they are theirs, whose G knows expressions; else those of `:base`.
+    """
     if (study.workdir / BASE / CONFIG_FILE).exists():
         return True
     config = on_data(study, "base")
-    folder = run_folder(study, "base", config.train.seed)
-    if not train.run(config, folder):
-        return False
-    params, _ = load_weights(folder / "weights")
-    voice, _ = load_weights(SYNTHETIC_WEIGHTS)
-    shared = {name: params[name] for name in ("image_encoder", "generator")}
-    shared["audio_encoder"] = voice["audio_encoder"]
+    shipped, values = load_weights(SYNTHETIC_WEIGHTS)
+    images = shipped
+    if study.size != values["model"]["size"]:
+        folder = run_folder(study, "base", config.train.seed)
+        if not train.run(config, folder):
+            return False
+        images, _ = load_weights(folder / "weights")
+    start = {name: images[name] for name in ("image_encoder", "generator")}
+    start["audio_encoder"] = shipped["audio_encoder"]
     values = {"kind": "image_networks", "fields": {"modulation": config.model.modulation}}
-    save_weights(study.workdir / BASE, shared, values)
+    save_weights(study.workdir / BASE, start, values)
     return True
 
 

@@ -104,7 +104,7 @@ def study(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ablate, "prepare_synthetic", lambda *arguments, **options: None)
     monkeypatch.setattr(ablate, "train_sync_expert", lambda study: None)
-    monkeypatch.setattr(ablate, "train_base", lambda study: True)
+    monkeypatch.setattr(ablate, "prepare_start", lambda study: True)
     monkeypatch.setattr(ablate, "load_judges", lambda folder: ablate.Judges())
     monkeypatch.setattr(ablate.Renderer, "from_pretrained", lambda folder: None)
     monkeypatch.setattr(ablate, "evaluate", evaluate)
@@ -136,33 +136,36 @@ def test_a_stopped_study_goes_on_with_what_is_missing(study, monkeypatch):
     assert [name for name, *_ in trained] == ["ablation_full", "ablation_no_gpl"]
 
 
-def shapes_of(row):
-    config = ablations.get_config(row)
+def shapes_of(row, size):
+    config = ablations.get_config(f"{row},{size}")
     networks = build_networks(config, 96)
     params = expected_params(networks.reta, builtin_morphable(), config.model.size)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params)
     return {name: leaf.shape for name, leaf in flatten(zeros).items()}
 
 
-def test_rows_share_the_networks_that_the_paper_takes_from_others(tmp_path, monkeypatch):
-    """E_I, G and E_A fit into every row as they are."""
+@pytest.mark.parametrize("size", [32, 64])
+def test_rows_share_the_networks_that_the_paper_takes_from_others(tmp_path, monkeypatch, size):
+    """E_I, G and E_A fit into every row as they are; at 64 px those of the shipped weights."""
 
     def run(config, folder):
-        assert config.name == "ablation_base" and not config.init_from
-        zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes_of("base").items()}
+        assert config.name == "ablation_base" and not config.init_from and size == 32
+        shapes = shapes_of("base", size)
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         save_weights(folder / "weights", nest(zeros), {"kind": "reta"})
         return True
 
     monkeypatch.setattr(ablate.train, "run", run)
-    study = Study(tmp_path, tmp_path / "data", 32, 7)
-    assert ablate.train_base(study)
+    study = Study(tmp_path, tmp_path / "data", size, 7)
+    assert ablate.prepare_start(study)
     for row in ablations.ROWS:
         config = ablate.configure(study, row, 0)
         params, _ = load_weights(Path(config.init_from))
         start = flatten(params)
         parts = {name.split("/")[0] for name in start}
         assert parts == {"image_encoder", "generator", "audio_encoder"}
-        shapes = shapes_of(row)
+        assert np.any(start["generator/constant"]) == (size == 64)
+        shapes = shapes_of(row, size)
         assert {n for n, leaf in start.items() if shapes.get(n) != leaf.shape} == set()
 
 
