@@ -1,7 +1,12 @@
 """RETA on a folder of talking heads, an hour or less of them.
 
     python -m data_pipeline.prepare folder --raw videos --out data/corpus
-    python -m reta_jax.train --config configs/corpus.py --config.data.dirs='("data/corpus",)'
+    python -m reta_jax.train --config configs/corpus.py --workdir runs/64
+    python -m reta_jax.train --config configs/corpus.py:128 --workdir runs/128 \
+        --config.init_from=runs/64/weights
+
+A mouth is learnt at 64 px, a quarter as dear; the weights then grow (reta_jax/grow.py) to 128 px,
+and to 256 in the same way. `:128` alone goes on from the shipped weights.
 
 The small model of configs/synthetic.py, starting from its weights, with three layers of Whisper's
 encoder in place of the mel one: so little speech does not teach one to hear (docs/decisions.md).
@@ -14,10 +19,13 @@ from reta_jax.config import paper, small, smoke
 
 
 def get_config(variant: str = ""):
-    config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
+    size = int(variant) if variant.isdecimal() else 64
+    config = small(paper(), size=size, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
     config.model.split_res, config.model.rgb_from = 32, "blended"
-    config.init_from, config.init_partial = "weights/synthetic/reta", True  # all but the voice
+    # Of rendered people, all but the voice; of filmed ones, what the smaller picture taught.
+    config.init_from = "weights/synthetic/reta" if size == 64 else "weights/corpus/reta"
+    config.init_partial = True
     audio = config.model.audio_encoder
     audio.kind, audio.weights, audio.trainable = "whisper", "openai/whisper-tiny", False
     audio.whisper.update({"width": 384, "layers": 3, "heads": 6, "mlp_dim": 1536})

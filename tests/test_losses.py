@@ -63,6 +63,16 @@ def test_mouth_is_the_part_of_the_face_where_mouths_are(rng, axis):
     np.testing.assert_allclose(found, (80 * centre - 0.5).mean(), rtol=1e-5)
 
 
+def test_false_colours_of_the_mouth_count_by_their_squares(rng):
+    """A shift of one channel by d: L1 is d / 3, and the tint d (2, -1, -1) / 3."""
+    (real,) = rng(1, 2, 2, 16, 16, 3)
+    boxes = jnp.asarray([[0.2, 0.2, 0.9, 0.8]] * 2)
+    for d in (0.1, 0.8):
+        green = real + jnp.asarray([0.0, d, 0.0])[None, None, None, None]
+        expected = d / 3 + 10 * d**2 * (4 + 1 + 1) / 9 / 3
+        np.testing.assert_allclose(losses.mouth_loss(green, real, boxes), expected, rtol=1e-4)
+
+
 def test_lips_are_compared_wherever_the_head_is(rng):
     real, bent = rng(2, 3, 20, 2), rng(2, 3, 20, 2)
     moved = real + jnp.asarray([0.3, -0.2])[None, None, None]
