@@ -7,8 +7,6 @@ does not know (the synthetic world's coefficients, a real clip's phonemes) is ze
     out/records/{dataset_info.json, features.json, clips.json, talking_heads-train.array_record-…}
 """
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -27,6 +25,8 @@ from data_pipeline.errors import InputError
 
 JPEG_QUALITY = 95
 COEFFICIENTS = 64
+NAME, VERSION = "talking_heads", "1.0.0"
+CLIPS_PER_SHARD = 256  # of ten seconds at 256 px: about a gigabyte
 _FOLDER = "records"
 _RAW = tfds.features.Encoding.BYTES  # Else every number is a 64-bit varint, slow to parse.
 
@@ -63,27 +63,6 @@ class Source(NamedTuple):
     clip: str
     identity: str
     load: Callable[[], dict[str, Any]]
-
-
-class TalkingHeads(tfds.core.GeneratorBasedBuilder):
-    """Talking-head clips; every data set of the project is prepared through this builder."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, splits: dict[str, list[Source]], **kwargs):
-        self._sources = splits
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        # Order is kept, so that row i of clips.json is record i; training shuffles as it reads.
-        return tfds.core.DatasetInfo(builder=self, features=features(), disable_shuffling=True)
-
-    def _split_generators(self, dl_manager):
-        return {name: self._generate_examples(rows) for name, rows in self._sources.items()}
-
-    def _generate_examples(self, sources: list[Source]):
-        for key, source in enumerate(sources):
-            yield key, source.load()
 
 
 def encode_clip(clip: Any) -> dict[str, Any]:
@@ -193,10 +172,10 @@ def write_records(
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        written = _build(splits, building)
+        _build(splits, building)
         if final.exists():
             final.rename(replaced)
-        written.rename(final)
+        building.rename(final)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise InputError(
@@ -207,12 +186,19 @@ def write_records(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _build(splits: dict[str, list[Source]], building: Path) -> Path:
+def _build(splits: dict[str, list[Source]], building: Path) -> None:
+    """Clip by clip, so that memory holds one of them, and row i of clips.json is record i."""
+    identity = tfds.core.DatasetIdentity(
+        name=NAME, version=VERSION, data_dir=os.fspath(building), module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features(), disable_shuffling=True)
+    writer = tfds.core.SequentialWriter(info, CLIPS_PER_SHARD, file_format="array_record")
+    writer.initialize_splits(list(splits))
     rows: dict[str, list[dict]] = {name: [] for name in splits}
-
-    def noting(source: Source, split: str) -> Source:
-        def load() -> dict[str, Any]:
+    for split, sources in splits.items():
+        for source in sources:
             example = source.load()
+            writer.add_examples({split: [example]})
             rows[split].append(
                 {
                     "clip": example["clip"],
@@ -221,21 +207,8 @@ def _build(splits: dict[str, list[Source]], building: Path) -> Path:
                     "frames": len(example["frames"]),
                 }
             )
-            return example
-
-        return source._replace(load=load)
-
-    tfds.disable_progress_bar()
-    builder = TalkingHeads(
-        splits={name: [noting(s, name) for s in group] for name, group in splits.items()},
-        data_dir=building,
-        file_format="array_record",
-    )
-    with contextlib.redirect_stdout(io.StringIO()):  # It announces a download that is none.
-        builder.download_and_prepare()
-    written = Path(builder.data_dir)
-    (written / "clips.json").write_text(json.dumps(rows))
-    return written
+    writer.close_all()
+    (building / "clips.json").write_text(json.dumps(rows))
 
 
 def open_records(dir: str | os.PathLike, split: str) -> Sequence[dict[str, Any]]:
@@ -250,15 +223,20 @@ def open_records(dir: str | os.PathLike, split: str) -> Sequence[dict[str, Any]]
 
 def list_clips(dir: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     """Clip, identity, emotion and number of frames of every record, in the records' order."""
+    splits = list_splits(dir)
+    if split not in splits:
+        raise InputError(f"{dir} has no split {split!r}: it has {', '.join(sorted(splits))}.")
+    return splits[split]
+
+
+def list_splits(dir: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
+    """`list_clips` of every split; people who are few are all for training."""
     path = Path(dir) / _FOLDER / "clips.json"
     if not path.is_file():
         raise InputError(
             f"{dir} has no prepared data set: make one with python -m data_pipeline.prepare."
         )
-    splits = json.loads(path.read_text())
-    if split not in splits:
-        raise InputError(f"{dir} has no split {split!r}: it has {', '.join(sorted(splits))}.")
-    return splits[split]
+    return json.loads(path.read_text())
 
 
 def iterate_sources(dir: str | os.PathLike) -> Iterator[Source]:

@@ -5,12 +5,14 @@ from ml_collections import ConfigDict
 
 from data_pipeline.augment import AugmentSpec
 from data_pipeline.loader import WindowSpec, training_batches
+from data_pipeline.records import list_splits
 
 
 def open_batches(config: ConfigDict, split: str = "train", batch_size: int | None = None):
     """This process's share of endless training batches, or whole test batches.
 
-    The fields are described in data_pipeline/loader.py.
+    The fields are described in data_pipeline/loader.py. Test batches come from the data sets that
+    keep people for them: a data set of one person keeps none.
 
     Args:
       split: "train" or "test"; their identities are apart.
@@ -21,8 +23,11 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
     trains = split == "train"
     swaps = trains and config.train.eds and config.model.emotion and config.data.pair_for_eds
     parts = jax.device_count() * config.train.accumulate if swaps else 1
+    shares = dict(zip(config.data.dirs, config.data.weights, strict=True))
+    if not trains:
+        shares = {dir: shares[dir] for dir in shares if split in list_splits(dir)} or shares
     return training_batches(
-        dict(zip(config.data.dirs, config.data.weights, strict=True)),
+        shares,
         split=split,
         batch_size=batch_size,
         window=WindowSpec(
@@ -32,6 +37,7 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
             chunk=window.chunk,
             look_ahead=window.look_ahead,
             portrait=config.data.portrait,
+            steady=config.data.steady,
         ),
         seed=config.train.seed,
         process_index=jax.process_index() if trains else 0,
