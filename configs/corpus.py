@@ -30,11 +30,11 @@ def get_config(variant: str = ""):
     audio.kind, audio.weights, audio.trainable = "whisper", "openai/whisper-tiny", False
     audio.whisper.update({"width": 384, "layers": 3, "heads": 6, "mlp_dim": 1536})
     config.data.dirs = ("data/corpus",)
-    config.data.portrait = "pose"  # heads turn as they like, and no voice tells how
+    config.data.portrait, config.data.steady = "pose", True  # no voice tells how a head turns
     config.data.max_identity_share = 0.15  # one person may own most of the minutes
-    config.data.augment = {  # as configs/hdtf.py, and levels, for the log-mel encoder hears them
-        "brightness": 0.05, "contrast": 0.1, "saturation": 0.1, "hue": 5.0,
-        "crop": 0.05, "mirror": 0.5, "gain_db": 6.0,
+    config.data.augment = {  # people are few: each becomes several
+        "brightness": 0.1, "contrast": 0.2, "saturation": 0.4, "hue": 8.0,
+        "crop": 0.1, "stretch": 0.1, "mirror": 0.5, "gain_db": 6.0,
     }  # fmt: skip
     config.experts.vgg.weights = "random"
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}

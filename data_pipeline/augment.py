@@ -25,6 +25,7 @@ class AugmentSpec:
     saturation: float = 0.0  # distances from grey grow or shrink by up to this share
     hue: float = 0.0  # colours turn by up to this many degrees either way
     crop: float = 0.0  # up to this share of the side is cut away, anywhere; nothing is invented
+    stretch: float = 0.0  # up to this share more of one side is: faces become wider or longer
     mirror: float = 0.0  # probability that left and right are exchanged
     gain_db: float = 0.0  # the voice gets louder or softer by up to this; it never clips
 
@@ -40,18 +41,18 @@ class Augment(grain.transforms.RandomMap):
     ) -> dict[str, np.ndarray]:
         spec = self.spec
         colour = _draw_colour(spec, rng)
-        side, corner = _draw_crop(spec, rng)
+        sides, corner = _draw_crop(spec, rng)
         mirrored = bool(rng.random() < spec.mirror)
         gain = 10 ** (_about(spec.gain_db, rng) / 20)
 
         def show(images: UInt8[np.ndarray, "... s s 3"]) -> UInt8[np.ndarray, "... s s 3"]:
-            return _recolour(_reframe(images, side, corner, mirrored), colour)
+            return _recolour(_reframe(images, sides, corner, mirrored), colour)
 
         return element | {
             "portrait": show(element["portrait"]),
             "frames": show(element["frames"]),
-            "landmarks": _move_landmarks(element["landmarks"], side, corner, mirrored),
-            "sync_box": _move_box(element["sync_box"], side, corner, mirrored),
+            "landmarks": _move_landmarks(element["landmarks"], sides, corner, mirrored),
+            "sync_box": _move_box(element["sync_box"], sides, corner, mirrored),
             "audio": _amplify(element["audio"], gain),
         }
 
@@ -73,28 +74,29 @@ def _draw_colour(spec: AugmentSpec, rng: np.random.Generator) -> Float64[np.ndar
 
 def _draw_crop(
     spec: AugmentSpec, rng: np.random.Generator
-) -> tuple[float, Float64[np.ndarray, "2"]]:
-    """Side and corner x, y of the part of the picture that is kept, in [0, 1] of it."""
-    side = 1 - float(rng.uniform(0, spec.crop))
-    return side, rng.uniform(0, 1 - side, 2)
+) -> tuple[Float64[np.ndarray, "2"], Float64[np.ndarray, "2"]]:
+    """Sides and corner x, y of the part of the picture that is kept, in [0, 1] of it."""
+    sides = np.full(2, 1 - rng.uniform(0, spec.crop))
+    if spec.stretch:
+        sides[rng.integers(2)] *= 1 - rng.uniform(0, spec.stretch)
+    return sides, rng.uniform(0, 1 - sides)
 
 
 def _reframe(
     images: UInt8[np.ndarray, "... s s 3"],
-    side: float,
+    sides: Float64[np.ndarray, "2"],
     corner: Float64[np.ndarray, "2"],
     mirrored: bool,
 ) -> UInt8[np.ndarray, "... s s 3"]:
     if mirrored:
         images = images[..., ::-1, :]
-    if side == 1:
+    if (sides == 1).all():
         return np.ascontiguousarray(images)
     size = images.shape[-2]
-    # Pixel i has its centre at i + 1/2.
-    start = corner * size + side / 2 - 0.5
     if mirrored:
-        start[0] = (1 - corner[0] - side) * size + side / 2 - 0.5
-    inverse = np.array([[side, 0, start[0]], [0, side, start[1]]])
+        corner = np.array([1 - corner[0] - sides[0], corner[1]])
+    start = corner * size + sides / 2 - 0.5  # Pixel i has its centre at i + 1/2.
+    inverse = np.column_stack([np.diag(sides), start])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     kept = [
         cv2.warpAffine(image, inverse, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
@@ -114,11 +116,11 @@ def _recolour(
 
 def _move_landmarks(
     landmarks: Float32[np.ndarray, "t 68 2"],
-    side: float,
+    sides: Float64[np.ndarray, "2"],
     corner: Float64[np.ndarray, "2"],
     mirrored: bool,
 ) -> Float32[np.ndarray, "t 68 2"]:
-    moved = ((landmarks - corner) / side).astype(np.float32)
+    moved = ((landmarks - corner) / sides).astype(np.float32)
     if mirrored:
         moved = moved[:, MIRRORED_LANDMARKS] * np.float32([-1, 1]) + np.float32([1, 0])
     return moved
@@ -126,11 +128,11 @@ def _move_landmarks(
 
 def _move_box(
     box: Float32[np.ndarray, "4"],
-    side: float,
+    sides: Float64[np.ndarray, "2"],
     corner: Float64[np.ndarray, "2"],
     mirrored: bool,
 ) -> Float32[np.ndarray, "4"]:
-    y0, x0, y1, x1 = (box - np.tile(corner[::-1], 2)) / side
+    y0, x0, y1, x1 = (box - np.tile(corner[::-1], 2)) / np.tile(sides[::-1], 2)
     if mirrored:
         x0, x1 = 1 - x1, 1 - x0
     return np.clip([y0, x0, y1, x1], 0, 1).astype(np.float32)

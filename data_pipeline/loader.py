@@ -27,8 +27,10 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, to_float, window
 from data_pipeline.augment import Augment, AugmentSpec
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.face import sync_box
 from data_pipeline.pairing import pair_neighbours
 from data_pipeline.records import decode_jpeg, list_clips, open_records
+from data_pipeline.steady import hold_still
 
 _NEUTRAL = EMOTIONS.index("neutral")
 _MAX_EPOCH = 1_000_000
@@ -50,6 +52,7 @@ class WindowSpec:
     look_ahead: int = 2  # what it hears after the chunk
     # A frame of this "clip", of any of its speaker ("identity"), or of the clip in a like "pose".
     portrait: Literal["clip", "identity", "pose"] = "clip"
+    steady: bool = False  # frames are warped until the head is where the portrait has it
     shifted_mel: bool = False  # also the sound of another moment: what a sync expert learns to tell
 
     @property
@@ -413,24 +416,29 @@ class CutWindow(grain.transforms.RandomMap):
         # A chunk never begins before the clip: neither does one when a voice is rendered.
         offset = int(rng.integers(min(spec.chunk - spec.frames, start) + 1))
         heard = (start - offset - spec.past) * SAMPLES_PER_FRAME
-        source, portraits = index, frames
+        source, shown = index, record
         if spec.portrait == "identity":
             source = clips.of_same_identity(index, rng)
-            portraits = frames if source == index else clips.read(source)["frames"]
+            shown = record if source == index else clips.read(source)
         if spec.portrait == "pose":
-            portrait = frames[_like_posed(record["landmarks"], start + spec.frames // 2, rng)]
+            chosen = _like_posed(record["landmarks"], start + spec.frames // 2, rng)
         else:
-            portrait = portraits[int(rng.integers(len(portraits)))]
+            chosen = int(rng.integers(len(shown["frames"])))
         waveform = to_float(record["audio"])
-        window_frames = frames[start : start + spec.frames]
+        cut = slice(start, start + spec.frames)
+        pictures = np.stack([clips.decode(index, jpeg, spec.size) for jpeg in frames[cut]])
+        landmarks, box = record["landmarks"][cut], record["sync_box"]
+        if spec.steady and landmarks.any():
+            pictures, landmarks = hold_still(pictures, landmarks, shown["landmarks"][chosen])
+            box = sync_box(landmarks)
         sample = {
-            "portrait": clips.decode(source, portrait, spec.size),
-            "frames": np.stack([clips.decode(index, jpeg, spec.size) for jpeg in window_frames]),
+            "portrait": clips.decode(source, shown["frames"][chosen], spec.size),
+            "frames": pictures,
             "audio": window(waveform, heard, spec.audio_samples),
             "offset": np.int32(offset),
             "mel": mel_window(waveform, start),
-            "sync_box": record["sync_box"],
-            "landmarks": record["landmarks"][start : start + spec.frames],
+            "sync_box": box,
+            "landmarks": landmarks,
             "emotion": np.int32(record["emotion"]),
             "identity": np.int32(identity),
         }

@@ -48,7 +48,15 @@ def find_dots(frames: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("point", [30, 48, 36])
-@pytest.mark.parametrize("spec", [{"mirror": 1.0}, {"crop": 0.2}, {"mirror": 1.0, "crop": 0.2}])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"mirror": 1.0},
+        {"crop": 0.2},
+        {"stretch": 0.2},
+        {"mirror": 1.0, "crop": 0.2, "stretch": 0.2},
+    ],
+)
 def test_a_landmark_stays_on_its_pixels(sample, point, spec):
     for seed in range(4):
         varied = vary(with_dots(sample, point), seed, **spec)
@@ -71,7 +79,9 @@ def test_the_left_of_a_mirrored_face_is_left(sample):
     np.testing.assert_array_equal(varied["portrait"], sample["portrait"][:, ::-1])
 
 
-@pytest.mark.parametrize("spec", [{"mirror": 1.0}, {"crop": 0.1}, {"mirror": 0.5, "crop": 0.1}])
+@pytest.mark.parametrize(
+    "spec", [{"mirror": 1.0}, {"crop": 0.1}, {"mirror": 0.5, "crop": 0.1, "stretch": 0.1}]
+)
 def test_the_face_box_goes_with_the_landmarks(sample, spec):
     for seed in range(4):
         varied = vary(sample, seed, **spec)
@@ -87,6 +97,17 @@ def test_a_crop_cuts_away_and_invents_nothing(sample):
         seen.append(varied.mean())
     areas = np.array(seen) / 0.25
     assert (areas >= 0.99).all() and (areas <= 1 / 0.8**2 + 0.01).all() and np.ptp(areas) > 0.1
+
+
+def test_a_stretched_face_is_wider_or_longer(sample):
+    extent = lambda landmarks: np.ptp(landmarks[0], axis=0)
+    ratios = []
+    for seed in range(40):
+        width, height = extent(vary(sample, seed, stretch=0.2)["landmarks"])
+        ratios.append(width / height)
+    ratios = np.array(ratios) / np.divide(*extent(sample["landmarks"]))
+    assert ratios.min() < 0.9 and ratios.max() > 1.1
+    assert ratios.min() >= 0.8 - 1e-6 and ratios.max() <= 1.25 + 1e-6
 
 
 def test_colours_change_alike_in_all_pictures(sample):

@@ -12,6 +12,7 @@ from data_pipeline import loader
 from data_pipeline.audio import log_mel, to_float
 from data_pipeline.augment import AugmentSpec
 from data_pipeline.errors import InputError
+from data_pipeline.face import sync_box
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import Source, encode_clip, open_records, write_records
 
@@ -151,6 +152,33 @@ def test_a_portrait_of_a_like_pose_is_of_another_moment():
             at = loader._like_posed(landmarks[:frames], frame, np.random.default_rng(0))
             assert 0 <= at < frames
             assert frames == 1 or at != frame
+
+
+def test_a_steady_head_stays_where_the_portrait_has_it(tmp_path):
+    """A head that walks to the right, one pixel a frame, and does nothing else."""
+    clip = make_clip(0, 0, 8)
+    face = np.random.default_rng(0).uniform(0.3, 0.6, (68, 2)).astype(np.float32)
+    path = np.stack([np.arange(8) / SIZE, np.zeros(8)], -1)[:, None].astype(np.float32)
+    clip = clip._replace(landmarks=face + path, frames=np.full_like(clip.frames, 7))
+    data = write(tmp_path / "data", [clip])
+    for steady in (False, True):
+        spec = WindowSpec(size=SIZE, steady=steady)
+        for batch in take(batches(data, 2, spec), 3):
+            moved = np.ptp(batch["landmarks"][..., 27:36, :], axis=1).max()
+            assert moved < 0.01 if steady else moved == pytest.approx(4 / SIZE, abs=1e-5)
+            for row, landmarks in enumerate(batch["landmarks"]):
+                expected = sync_box(landmarks) if steady else clip.sync_box
+                np.testing.assert_allclose(batch["sync_box"][row], expected, atol=1e-6)
+
+
+def test_without_landmarks_nothing_is_held_still(tmp_path):
+    clip = make_clip(0, 0, 8)
+    clip = clip._replace(landmarks=np.zeros_like(clip.landmarks))
+    data = write(tmp_path / "data", [clip])
+    loose, steady = (
+        take(batches(data, 2, WindowSpec(size=SIZE, steady=steady)), 2) for steady in (False, True)
+    )
+    assert all(same(a, b) for a, b in zip(loose, steady, strict=True))
 
 
 def test_portraits_are_of_the_clip_or_of_the_person(data):
