@@ -23,7 +23,7 @@ from rich.table import Table
 
 from reta_jax.benchmark import CONVOLUTION, measure_ceilings
 from reta_jax.commands import keep_freed_memory
-from reta_jax.models.generator import Generator
+from reta_jax.models.generator import Generator, prepare_for_inference
 from reta_jax.models.stylegan import channels, resolutions
 
 SPLIT_RES = 64
@@ -47,6 +47,9 @@ class TorchDecoder(torch.nn.Module):
             value = np.asarray(value)
             tensor = conv_kernel(value) if value.ndim == 4 else torch.from_numpy(value.copy())
             self.weights[name.replace("/", "_")] = torch.nn.Parameter(tensor, requires_grad=False)
+            if form == TUNED and tensor.ndim == 4:  # as ours, once
+                energy = torch.nn.Parameter(tensor.square().sum((2, 3)), requires_grad=False)
+                self.weights[name.replace("/", "_").replace("_kernel", "_energy")] = energy
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
         self.register_buffer("filter", torch.outer(taps, taps)[None, None] / 16)
         for resolution in self.levels:
@@ -87,9 +90,13 @@ class TorchDecoder(torch.nn.Module):
     ) -> torch.Tensor:
         kernel, alpha = self.weights[f"{name}_kernel"], self.alpha(name, code)
         alpha = alpha * (9 * x.shape[1]) ** -0.5
-        convolve = self.kernel_of_each_sample if self.form == PUBLISHED else self.activations
-        x = convolve(x, kernel, alpha, up) + self.weights[f"{name}_bias"][:, None, None]
-        return F.leaky_relu(x, 0.2) * 2**0.5
+        if self.form == PUBLISHED:
+            x = self.kernel_of_each_sample(x, kernel, alpha, up)
+        else:
+            energy = self.weights[f"{name}_energy"]
+            norm = torch.rsqrt(alpha.square() @ energy.T + 1e-8)[..., None, None]
+            x = norm * self.shared_kernel(x * alpha[..., None, None], kernel, up)
+        return F.leaky_relu(x + self.weights[f"{name}_bias"][:, None, None], 0.2) * 2**0.5
 
     def kernel_of_each_sample(
         self, x: torch.Tensor, kernel: torch.Tensor, alpha: torch.Tensor, up: bool
@@ -108,15 +115,10 @@ class TorchDecoder(torch.nn.Module):
         x = F.conv_transpose2d(x, turned, stride=2, groups=b).reshape(b, o, 2 * h + 1, 2 * w + 1)
         return F.conv2d(x, self.filter.expand(o, 1, 4, 4), padding=1, groups=o)
 
-    def activations(
-        self, x: torch.Tensor, kernel: torch.Tensor, alpha: torch.Tensor, up: bool
-    ) -> torch.Tensor:
+    def shared_kernel(self, x: torch.Tensor, kernel: torch.Tensor, up: bool) -> torch.Tensor:
         """Our form: activations are modulated before and demodulated after one convolution."""
-        energy = kernel.square().sum((2, 3))
-        norm = torch.rsqrt(alpha.square() @ energy.T + 1e-8)[..., None, None]
-        x = x * alpha[..., None, None]
         if not up:
-            return norm * F.conv2d(x, kernel, padding=1)
+            return F.conv2d(x, kernel, padding=1)
 
         def phase(row: int, column: int) -> torch.Tensor:
             part = kernel[:, :, row::2, column::2].contiguous(memory_format=torch.channels_last)
@@ -126,8 +128,7 @@ class TorchDecoder(torch.nn.Module):
         left, right = (blur_phases(phase(0, c), phase(1, c), 2) for c in (0, 1))
         top, bottom = (blur_phases(a, b, 3) for a, b in zip(left, right, strict=True))
         rows = [torch.stack([y.permute(0, 2, 3, 1) for y in pair], 3) for pair in (top, bottom)]
-        x = torch.stack(rows, 2).reshape(b, 2 * h, 2 * w, -1)
-        return norm * x.permute(0, 3, 1, 2)
+        return torch.stack(rows, 2).reshape(b, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
 
     def to_raw(self, name: str, x: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
         kernel = self.weights[f"{name}_kernel"] * x.shape[1] ** -0.5
@@ -178,6 +179,7 @@ def contestants(size: int, multiplier: float) -> dict[str, tuple[Callable[[], An
     found: dict[str, tuple[Callable[[], Any], bool]] = {}
 
     def add_ours(name: str, module: Generator, params: Any) -> None:
+        params = prepare_for_inference(params, module.dtype)
         inputs = jax.device_put((textures, early, late))
         run = jax.jit(lambda p, *x: module.apply({"params": p}, *x).frames[0, 0])
         found[name] = functools.partial(run, params, *inputs), True

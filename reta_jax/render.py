@@ -31,7 +31,7 @@ from data_pipeline.video import VideoWriter, read_image
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.export import ExportedRenderer, is_exported
 from reta_jax.images import to_float, to_uint8
-from reta_jax.models.generator import GeneratorOutput
+from reta_jax.models.generator import GeneratorOutput, prepare_for_inference
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.voice_activity import voice_activity
@@ -130,6 +130,7 @@ class Renderer(ChunkRenderer):
     """A trained model, ready to render.
 
     Args:
+      params: as trained; the attribute has the generator's prepared for inference.
       size: of the frames in pixels.
       close_in_silence: the mouth fades to its rest where nobody speaks.
     """
@@ -142,8 +143,11 @@ class Renderer(ChunkRenderer):
         size: int,
         close_in_silence: bool = True,
     ):
-        self.reta, self.params, self.morphable, self.size = reta, params, morphable, size
-        self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
+        generator = prepare_for_inference(params["generator"], reta.generator.dtype)
+        self.params = params | {"generator": generator}
+        self.reta, self.morphable, self.size = reta, morphable, size
+        silence = functools.partial(controls_in_silence, reta, self.params, morphable)
+        self.silence = silence() if close_in_silence else None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, close_in_silence: bool = True) -> "Renderer":

@@ -14,7 +14,7 @@ before. With rgb_from="blended", to_rgb reads x instead, so that what the portra
 teeth and the inside of a mouth, is painted there: the inpainting that appendix C.4 gives the mask.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -30,15 +30,16 @@ from reta_jax.models.stylegan import (
     leaky_relu,
     resolutions,
 )
-from reta_jax.ops.adain import adain_affine, demodulation, modulate
+from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modulate
 from reta_jax.ops.blur import upsample
-from reta_jax.ops.conv import conv, up_conv, up_conv_polyphase
+from reta_jax.ops.conv import Phases, conv, kernel_phases, up_conv, up_conv_polyphase
 from reta_jax.ops.warp import grid_sample, identity_grid
 
 # Training from scratch starts with sigmoid(2) = 88 % of the warped texture: enough to be judged and
 # to train the flow, while the control features below still receive gradient. Finer levels add to
 # the upsampled map, so the coarsest alone carries it. Imported weights bring their own.
 MASK_BIAS = 2.0
+ENERGY = "energy"  # among prepared parameters: that of a kernel
 
 Modulation = Literal["adain", "modconv"]
 RGBFrom = Literal["warped", "blended"]
@@ -200,7 +201,10 @@ class ControlStyle(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated and demodulated 3x3 convolution, bias, leaky ReLU; `up` doubles the size."""
+    """Modulated and demodulated 3x3 convolution, bias, leaky ReLU; `up` doubles the size.
+
+    Weights that went through `prepare_for_inference` are taken as they are.
+    """
 
     features: int
     modulation: Modulation
@@ -212,13 +216,12 @@ class StyledConv(nn.Module):
         self, x: Float[Array, "n h w i"], code: Float[Array, "n d"]
     ) -> Float[Array, "n _ _ {self.features}"]:
         alpha, scale, shift = ControlStyle(self.modulation, name="style")(x, code)
-        kernel = self.param("kernel", UNIT_NORMAL, (3, 3, x.shape[-1], self.features))
+        kernel, energy = self.weights(x.shape[-1])
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         gain = (9 * x.shape[-1]) ** -0.5
-        norm = demodulation(kernel, alpha * gain) * gain
+        norm = demodulation(energy, alpha * gain) * gain
 
         x = modulate(x, scale, shift)
-        kernel = kernel.astype(self.dtype)
         if self.up == "dilated":
             x = up_conv(x, kernel)
         elif self.up == "polyphase":
@@ -226,6 +229,40 @@ class StyledConv(nn.Module):
         else:
             x = conv(x, kernel, pad=(1, 1))
         return leaky_relu(modulate(x, norm, bias[None]))
+
+    def weights(self, inputs: int) -> tuple[jax.Array | Phases, jax.Array]:
+        """The kernel as this form of convolution takes it, and its energy."""
+        if self.has_variable("params", ENERGY):
+            kernel, energy = (self.get_variable("params", name) for name in ("kernel", ENERGY))
+            return Phases(**kernel) if self.up == "polyphase" else kernel, energy
+        kernel = self.param("kernel", UNIT_NORMAL, (3, 3, inputs, self.features))
+        energy, kernel = kernel_energy(kernel), kernel.astype(self.dtype)
+        return kernel_phases(kernel) if self.up == "polyphase" else kernel, energy
+
+
+def prepare_for_inference(params: dict[str, Any], dtype: DTypeLike) -> dict[str, Any]:
+    """A polyphase generator's parameters with what follows from them alone computed once.
+
+    At batch 1 that is a tenth of a frame's time (docs/decisions.md). What is prepared stays so.
+
+    Args:
+      dtype: the generator's.
+    """
+
+    def styled(part: dict[str, Any], is_up: bool) -> dict[str, Any]:
+        if ENERGY in part:
+            return part
+        kernel = jnp.asarray(part["kernel"])
+        cast = kernel.astype(dtype)
+        form = kernel_phases(cast)._asdict() if is_up else cast
+        return part | {"kernel": form, ENERGY: kernel_energy(kernel)}
+
+    prepared = params | {"conv": styled(params["conv"], False)}
+    for name, level in params.items():
+        if name.startswith("level_"):
+            both = {"up": styled(level["up"], True), "conv": styled(level["conv"], False)}
+            prepared[name] = level | both
+    return prepared
 
 
 class ToRaw(nn.Module):

@@ -45,14 +45,21 @@ def modulate(
     return y.astype(x.dtype)
 
 
+def kernel_energy(kernel: Float[Array, "k l i o"]) -> Float[Array, "i o"]:
+    """Sum of squares over a kernel's taps, float32."""
+    taps = kernel.astype(jnp.float32).reshape(-1, *kernel.shape[2:])
+    return sum(jnp.square(tap) for tap in taps)  # XLA's CPU reduction takes ten times as long
+
+
 def demodulation(
-    kernel: Float[Array, "k l i o"], style: Float[Array, "b i"], eps: float = 1e-8
+    energy: Float[Array, "i o"], style: Float[Array, "b i"], eps: float = 1e-8
 ) -> Float[Array, "b o"]:
     """1 / the norm of the kernel whose input channels are scaled by `style`, per output channel.
 
     Scaling the activations before the convolution and by this after it equals StyleGAN2's
     convolution with a modulated kernel for each sample.
+
+    Args:
+      energy: of the kernel (`kernel_energy`).
     """
-    taps = kernel.astype(jnp.float32).reshape(-1, *kernel.shape[2:])
-    energy = sum(jnp.square(tap) for tap in taps)  # XLA's CPU reduction takes ten times as long
     return jax.lax.rsqrt(jnp.square(style) @ energy + eps)

@@ -5,6 +5,7 @@ and XLA's GPU compiler folds it back in.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +66,18 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def _kernel_gradient(
     x: Array, cotangent: Array, shape: tuple[int, ...], stride: int
 ) -> Float[Array, "k l i o"]:
-    """A matrix product an image, of its patches (small enough for the cache) and cotangent."""
+    """Sums x[row + k, column + l] * cotangent[row, column]: one matrix product an image.
+
+    Rows are shifted in the image and columns in the cotangent, so that the product's sides, small
+    enough for the cache, have three copies of a pixel each, where an image alone would need nine.
+    With a stride the image bears all shifts.
+    """
     rows, columns, inputs, outputs = shape
     height, width = (stride * (n - 1) + 1 for n in cotangent.shape[1:3])
+    image_shifts, cotangent_shifts = (1, columns) if stride == 1 else (columns, 1)
+    if stride == 1:
+        width = x.shape[2]
+    room = cotangent_shifts - 1
 
     def add_image(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
         x, cotangent = image
@@ -75,16 +85,20 @@ def _kernel_gradient(
             [
                 x[k : k + height : stride, j : j + width : stride]
                 for k in range(rows)
-                for j in range(columns)
+                for j in range(image_shifts)
             ],
             axis=-1,
         )
-        product = patches.reshape(-1, rows * columns * inputs).T @ cotangent.reshape(-1, outputs)
+        cotangent = jnp.pad(cotangent, ((0, 0), (room, room), (0, 0)))
+        starts = (room - j for j in range(cotangent_shifts))
+        shifted = jnp.concatenate([cotangent[:, s : s + patches.shape[1]] for s in starts], axis=-1)
+        product = patches.reshape(-1, patches.shape[-1]).T @ shifted.reshape(-1, shifted.shape[-1])
         return total + product.astype(jnp.float32), None
 
-    zeros = jnp.zeros((rows * columns * inputs, outputs), jnp.float32)
+    zeros = jnp.zeros((rows * image_shifts * inputs, cotangent_shifts * outputs), jnp.float32)
     total, _ = jax.lax.scan(add_image, _vary_with(zeros, x), (x, cotangent))
-    return total.reshape(shape)
+    total = total.reshape(rows, image_shifts, inputs, cotangent_shifts, outputs)
+    return total.transpose(0, 1, 3, 2, 4).reshape(shape)
 
 
 def _vary_with(kernel: Array, x: Array) -> Array:
@@ -117,24 +131,35 @@ def up_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Floa
     return blur(x, pad=(1, 1), gain=4.0)
 
 
-def up_conv_polyphase(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
-) -> Float[Array, "b _ _ o"]:
+class Phases(NamedTuple):
+    """What the pixels of an up-convolution see of its kernel, by the parity of row and column."""
+
+    even_even: jax.Array  # (2, 2, i, o)
+    even_odd: jax.Array  # (2, 1, i, o)
+    odd_even: jax.Array  # (1, 2, i, o)
+    odd_odd: jax.Array  # (1, 1, i, o)
+
+
+def kernel_phases(kernel: Float[Array, "3 3 i o"]) -> Phases:
+    """Even output rows see kernel rows 0 and 2, odd ones row 1; likewise the columns."""
+    return Phases(*(kernel[row::2, column::2] for row in (0, 1) for column in (0, 1)))
+
+
+def up_conv_polyphase(x: Float[Array, "b h w i"], phases: Phases) -> Float[Array, "b _ _ o"]:
     """Equal to `up_conv`, without multiplying by the zeros.
 
-    Even output rows see kernel rows 0 and 2, odd ones row 1; likewise the columns. The blur, too,
-    works on the four phases, which are interleaved once at the end.
+    The blur, too, works on the four phases, which are interleaved once at the end.
     """
 
     def phase(row: int, column: int) -> Array:
         pads = ((0, 0), (1 - row, 1 - row), (1 - column, 1 - column), (0, 0))
-        return conv(jnp.pad(x, pads), kernel[row::2, column::2])
+        return conv(jnp.pad(x, pads), phases[2 * row + column])
 
     left, right = (_blur_phases(phase(0, column), phase(1, column), 1) for column in (0, 1))
     top, bottom = (_blur_phases(a, b, 2) for a, b in zip(left, right, strict=True))
     rows = [jnp.stack(pair, axis=3) for pair in (top, bottom)]
     b, h, w, _ = x.shape
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, kernel.shape[-1])
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
 def _up_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -142,7 +167,8 @@ def _up_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 
 
 def _up_conv_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    return jax.vjp(up_conv_polyphase, *residuals)[1](cotangent)
+    form = lambda x, kernel: up_conv_polyphase(x, kernel_phases(kernel))
+    return jax.vjp(form, *residuals)[1](cotangent)
 
 
 up_conv.defvjp(_up_conv_forward, _up_conv_backward)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.models.generator import MASK_BIAS, Generator, StyledConv
+from reta_jax.models.generator import MASK_BIAS, Generator, StyledConv, prepare_for_inference
 from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.pretrained import lia
 from tests.golden.fill import golden, state_dict, uniform
@@ -116,6 +116,20 @@ def test_starts_with_no_flow_and_mostly_texture(textures, codes):
         np.testing.assert_array_equal(flow, 0)
     np.testing.assert_allclose(output.raw[0][..., 2], MASK_BIAS, rtol=1e-6)
     assert output.masks[-1].mean() > 0.8
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_prepared_parameters_give_the_same_frames(network, textures, codes, dtype):
+    model, params, _ = network
+    model = model.clone(polyphase=True, dtype=dtype)
+    prepared = prepare_for_inference(params["params"], dtype)
+    outputs = [
+        jax.jit(model.apply)({"params": p}, textures, *codes) for p in (params["params"], prepared)
+    ]
+    for plain, ours in zip(*map(jax.tree.leaves, outputs), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
+    again = prepare_for_inference(prepared, dtype)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a is b, prepared, again))
 
 
 @pytest.mark.parametrize("rgb_from", ["warped", "blended"])

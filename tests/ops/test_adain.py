@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.ops.adain import adain, demodulation, modulate
+from reta_jax.ops.adain import adain, demodulation, kernel_energy, modulate
 from reta_jax.ops.conv import conv
 
 
@@ -41,7 +41,9 @@ def test_adain_statistics_are_float32_for_bfloat16_maps():
 
 def test_modulating_maps_equals_modulating_the_kernel_of_each_sample():
     x, style, kernel = arrays((3, 6, 6, 4), (3, 4), (3, 3, 4, 5))
-    ours = modulate(conv(modulate(x, style), kernel, pad=(1, 1)), demodulation(kernel, style))
+    ours = modulate(
+        conv(modulate(x, style), kernel, pad=(1, 1)), demodulation(kernel_energy(kernel), style)
+    )
     for sample in range(3):
         modulated = np.asarray(kernel) * np.asarray(style)[sample, :, None]
         modulated /= np.sqrt(np.square(modulated).sum((0, 1, 2)) + 1e-8)
