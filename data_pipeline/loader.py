@@ -52,7 +52,7 @@ class WindowSpec:
     look_ahead: int = 2  # what it hears after the chunk
     # A frame of this "clip", of any of its speaker ("identity"), or of the clip in a like "pose".
     portrait: Literal["clip", "identity", "pose"] = "clip"
-    steady: bool = False  # frames are warped until the head is where the portrait has it
+    steady: bool = False  # frames are the portrait with their faces, held still
     shifted_mel: bool = False  # also the sound of another moment: what a sync expert learns to tell
 
     @property
@@ -427,12 +427,14 @@ class CutWindow(grain.transforms.RandomMap):
         waveform = to_float(record["audio"])
         cut = slice(start, start + spec.frames)
         pictures = np.stack([clips.decode(index, jpeg, spec.size) for jpeg in frames[cut]])
+        portrait = clips.decode(source, shown["frames"][chosen], spec.size)
         landmarks, box = record["landmarks"][cut], record["sync_box"]
         if spec.steady and landmarks.any():
-            pictures, landmarks = hold_still(pictures, landmarks, shown["landmarks"][chosen])
+            there = shown["landmarks"][chosen]
+            pictures, landmarks = hold_still(pictures, landmarks, portrait, there)
             box = sync_box(landmarks)
         sample = {
-            "portrait": clips.decode(source, shown["frames"][chosen], spec.size),
+            "portrait": portrait,
             "frames": pictures,
             "audio": window(waveform, heard, spec.audio_samples),
             "offset": np.int32(offset),

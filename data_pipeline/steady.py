@@ -1,8 +1,8 @@
 """Holds a filmed head still, so that what differs from its portrait is what a voice can tell.
 
-Heads turn as they like; a model that hears only a voice answers that with a blur. Each frame is
-warped until what is rigid of its face lies where the portrait has it, while the border of the
-picture stays where it is. Lips and jaw move with the head as a whole and keep their shape.
+Heads turn and what is behind them passes by as they like; a model that hears only a voice answers
+that with a blur. Each frame is warped until what is rigid of its face lies where the portrait has
+it. Lips and jaw move with the head as a whole and keep their shape. Around is the portrait.
 """
 
 import cv2
@@ -17,24 +17,28 @@ _BORDER = np.array([(x, y) for x in (0, 0.25, 0.5, 0.75, 1) for y in (0, 0.25, 0
 _BORDER = _BORDER[(_BORDER % 1 == 0).any(1)]
 _SMOOTHING = 1e-4  # landmarks tremble by half a pixel of 256
 _CELLS = 32  # the warp is computed at their corners and linear in between
+_ROOM, _SOFT = 1.1, 0.03  # around the face, as a factor, and its edge, in sides of the picture
 
 
 def hold_still(
     frames: UInt8[np.ndarray, "t s s 3"],
     landmarks: Float32[np.ndarray, "t 68 2"],
-    portrait: Float32[np.ndarray, "68 2"],
+    portrait: UInt8[np.ndarray, "s s 3"],
+    portrait_landmarks: Float32[np.ndarray, "68 2"],
 ) -> tuple[UInt8[np.ndarray, "t s s 3"], Float32[np.ndarray, "t 68 2"]]:
-    """Frames, and their landmarks, with the head where the portrait's is.
+    """The portrait with the faces of the frames, and their landmarks.
 
     Args:
         landmarks: x, y in [0, 1] of each frame.
-        portrait: x, y in [0, 1] of the portrait's points.
     """
     still, moved = np.empty_like(frames), np.empty_like(landmarks)
+    wanted = portrait_landmarks.astype(np.float64)
     for i, (frame, points) in enumerate(zip(frames, landmarks, strict=True)):
-        here, there = _controls(points.astype(np.float64), portrait.astype(np.float64))
-        still[i] = _warp(frame, from_points=there, to_points=here)
+        here, there = _controls(points.astype(np.float64), wanted)
         moved[i] = _spline(here, there)(points)
+        mask = _face_mask(np.concatenate([moved[i], portrait_landmarks]), len(frame))
+        warped = _warp(frame, from_points=there, to_points=here)
+        still[i] = np.round(mask * warped + (1 - mask) * portrait)
     return still, moved
 
 
@@ -81,3 +85,14 @@ def _warp(
     columns, rows = np.meshgrid(centres, centres)
     dense = cv2.remap(np.float32(places), columns, rows, cv2.INTER_LINEAR) * size - 0.5
     return cv2.remap(frame, dense, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _face_mask(points: Float32[np.ndarray, "n 2"], size: int) -> Float32[np.ndarray, "s s 1"]:
+    """1 on the face that the points are of, up to the hair, and 0 around it."""
+    centre = points.mean(0)
+    brows, chin = points[:, 1].min(), points[:, 1].max()
+    forehead = points - np.float32([0, 0.25 * (chin - brows)])
+    hull = cv2.convexHull(centre + _ROOM * (np.concatenate([points, forehead]) - centre))
+    mask = np.zeros((size, size), np.float32)
+    cv2.fillConvexPoly(mask, np.round(hull * size).astype(np.int32), 1.0)
+    return cv2.GaussianBlur(mask, (0, 0), _SOFT * size)[..., None]

@@ -36,7 +36,7 @@ def paper() -> ConfigDict:
             "weights": (1.0,),  # share of the samples from each
             # Source frame: of the "clip", of any of its "identity", of the clip in a like "pose".
             "portrait": "clip",
-            "steady": False,  # True: frames are warped until the head is where the portrait has it
+            "steady": False,  # True: frames become the portrait with their faces, held still
             "max_identity_share": 1.0,  # of the samples; 1 draws every clip alike, 0 every identity
             "pair_for_eds": True,  # other emotions and people side by side where train.eds swaps
             "augment": {  # how far samples are varied, 0 is off: data_pipeline/augment.py
