@@ -109,7 +109,7 @@ def benchmark(renderer: Renderer, batch: int, repeats: int) -> dict[str, Any]:
 
 def stages(renderer: Renderer, batch: int) -> list[Stage]:
     """The parts of rendering a chunk for `batch` streams, in the order of Figure 1."""
-    reta, params, morphable = renderer.reta, renderer.params, renderer.morphable
+    reta, params, morphable = renderer.reta, renderer.prepared, renderer.morphable
     chunk = reta.window.chunk
     random = np.random.default_rng(0)
     portraits = random.integers(0, 256, (batch, renderer.size, renderer.size, 3), np.uint8)

@@ -112,7 +112,7 @@ def pick_clip(data: Path, size: int) -> EvaluationClip:
 def sheet(renderer: Renderer, clip: EvaluationClip, generated: np.ndarray) -> np.ndarray:
     """Contact sheet of moments of the clip, one a row, with what the model did inside."""
     reta, morphable = renderer.reta, renderer.morphable
-    identity = encode_portrait(reta, renderer.params, clip.portrait[None])
+    identity = encode_portrait(reta, renderer.prepared, clip.portrait[None])
     inside = jax.jit(functools.partial(forward_chunk, reta))
     triangles = np.asarray(morphable.triangles)
     chunks = list(audio_windows(clip.audio, reta.window))
@@ -120,7 +120,7 @@ def sheet(renderer: Renderer, clip: EvaluationClip, generated: np.ndarray) -> np
     for moment in np.linspace(0, len(generated) - 1, MOMENTS).round().astype(int):
         chunk, i = divmod(int(moment), reta.window.chunk)
         output, controls = inside(
-            renderer.params, morphable, identity, chunks[chunk][0][None], renderer.silence
+            renderer.prepared, morphable, identity, chunks[chunk][0][None], renderer.silence
         )
         rows.append(
             model_row(

@@ -31,7 +31,7 @@ from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.files import write_whole
 from reta_jax.ops.warp import without_windows
 from reta_jax.weights import CONFIG_FILE, load_weights, save_weights
-from reta_jax.windows import AudioWindow, ChunkRenderer, in_chunks
+from reta_jax.windows import AudioWindow, ChunkRenderer, check_portrait, in_chunks
 
 if TYPE_CHECKING:
     from reta_jax.render import Renderer
@@ -96,7 +96,7 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
 def _weights(renderer: "Renderer") -> dict[str, Any]:
     """All that decides what a renderer makes, as arguments of its programs."""
     weights: dict[str, Any] = {
-        "params": renderer.params,
+        "params": renderer.prepared,
         "uv_expression": renderer.morphable.uv_expression,
     }
     if renderer.silence is not None:
@@ -190,6 +190,7 @@ class ExportedRenderer(ChunkRenderer):
     def stream(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        check_portrait(portrait, self.size)
         identity = self.encode_portrait(self.weights, portrait[None])
         chunk = lambda audio: self.render_chunk(self.weights, audio, *identity)
         yield from in_chunks(chunk, waveform, self.window)

@@ -36,7 +36,7 @@ from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.windows import ChunkRenderer, in_chunks
+from reta_jax.windows import ChunkRenderer, check_portrait, in_chunks
 
 _WEIGHTS = Path(__file__).parents[1] / "weights"
 SHIPPED_WEIGHTS = _WEIGHTS / "corpus" / "reta"  # of filmed people
@@ -130,7 +130,7 @@ class Renderer(ChunkRenderer):
     """A trained model, ready to render.
 
     Args:
-      params: as trained; the attribute has the generator's prepared for inference.
+      params: as trained; the attribute `prepared` has them as they render fastest.
       size: of the frames in pixels.
       close_in_silence: the mouth fades to its rest where nobody speaks.
     """
@@ -143,11 +143,10 @@ class Renderer(ChunkRenderer):
         size: int,
         close_in_silence: bool = True,
     ):
+        self.reta, self.params, self.morphable, self.size = reta, params, morphable, size
         generator = prepare_for_inference(params["generator"], reta.generator.dtype)
-        self.params = params | {"generator": generator}
-        self.reta, self.morphable, self.size = reta, morphable, size
-        silence = functools.partial(controls_in_silence, reta, self.params, morphable)
-        self.silence = silence() if close_in_silence else None
+        self.prepared = params | {"generator": generator}
+        self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, close_in_silence: bool = True) -> "Renderer":
@@ -179,7 +178,10 @@ class Renderer(ChunkRenderer):
     def stream(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        yield from render(self.reta, self.params, self.morphable, portrait, waveform, self.silence)
+        check_portrait(portrait, self.size)
+        yield from render(
+            self.reta, self.prepared, self.morphable, portrait, waveform, self.silence
+        )
 
 
 def load_renderer(path: Path, close_in_silence: bool = True) -> ChunkRenderer:

@@ -43,7 +43,7 @@ from data_pipeline.audio import (
 from data_pipeline.errors import InputError
 from reta_jax.models.reta import Identity
 from reta_jax.render import Renderer, encode_portrait, render_chunk
-from reta_jax.windows import AudioWindow
+from reta_jax.windows import AudioWindow, check_portrait
 
 PATIENCE = 5  # frames that a voice waits for its images in an utterance
 
@@ -327,7 +327,7 @@ class StreamServer:
     def __init__(self, renderer: Renderer, streams: int):
         self._renderer = renderer
         blank = np.zeros((1, renderer.size, renderer.size, 3), np.uint8)
-        identity = encode_portrait(renderer.reta, renderer.params, blank)
+        identity = encode_portrait(renderer.reta, renderer.prepared, blank)
         self._identities = jax.tree.map(lambda x: jnp.repeat(x, streams, 0), identity)
         self._slots: list[ServedStream | None] = [None] * streams
         self._windows = np.zeros((streams, renderer.reta.window.samples), np.float32)
@@ -339,15 +339,11 @@ class StreamServer:
           InputError: all places are taken, or the portrait has another size.
         """
         renderer = self._renderer
-        if portrait.shape != (renderer.size, renderer.size, 3):
-            raise InputError(
-                f"a portrait of shape {portrait.shape}: this model takes a face crop of "
-                f"{renderer.size}x{renderer.size} (data_pipeline.face.portrait_crop)"
-            )
+        check_portrait(portrait, renderer.size)
         if None not in self._slots:
             raise InputError(f"all {len(self._slots)} streams are taken: close one")
         slot = self._slots.index(None)
-        identity = encode_portrait(renderer.reta, renderer.params, portrait[None])
+        identity = encode_portrait(renderer.reta, renderer.prepared, portrait[None])
         self._identities = _put_slot(self._identities, identity, np.int32(slot))
         self._windows[slot] = 0
         idle = self._render()[slot, 0]
@@ -374,7 +370,7 @@ class StreamServer:
     def _render(self) -> UInt8[np.ndarray, "b t h w 3"]:
         r = self._renderer
         frames = render_chunk(
-            r.reta, r.params, r.morphable, self._identities, self._windows, r.silence
+            r.reta, r.prepared, r.morphable, self._identities, self._windows, r.silence
         )
         return np.asarray(frames)
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, window
+from data_pipeline.errors import InputError
 
 
 class AudioWindow(NamedTuple):
@@ -48,7 +49,15 @@ class ChunkRenderer:
     def stream(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        """Yields frames chunk by chunk, in constant memory."""
+        """Yields frames chunk by chunk, in constant memory.
+
+        Args:
+          portrait: a face crop of the model's size.
+          waveform: 16 kHz mono in [-1, 1].
+
+        Raises:
+          InputError: the portrait has another size.
+        """
         raise NotImplementedError
 
     def render(
@@ -57,6 +66,15 @@ class ChunkRenderer:
         """All frames of a voice; see `stream` for long ones."""
         none = np.zeros((0, self.size, self.size, 3), np.uint8)
         return np.concatenate([none, *self.stream(portrait, waveform)])
+
+
+def check_portrait(portrait: np.ndarray, size: int) -> None:
+    """Raises InputError for what is no face crop of the model's size."""
+    if portrait.shape != (size, size, 3):
+        raise InputError(
+            f"a portrait of shape {portrait.shape}: this model takes a face crop of "
+            f"{size}x{size} (data_pipeline.face.portrait_crop)"
+        )
 
 
 def in_chunks(

@@ -368,6 +368,12 @@ def test_a_server_that_never_answers_does_not_hold_anybody_up(folder, monkeypatc
 # Refusals
 
 
+def test_a_portrait_of_another_size(renderer, portrait):
+    for other in (portrait[:-1], np.zeros((64, 64, 3), np.uint8)):
+        with pytest.raises(InputError, match="takes a face crop of 32x32"):
+            renderer.render(other, speech(FRAME))
+
+
 def test_bad_portraits(refused, folder):
     (folder / "text.png").write_text("not a picture")
     noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), np.uint8)

@@ -49,8 +49,8 @@ def render_clip(renderer: Renderer, clip: EvaluationClip) -> Rendered:
 def coefficients(renderer: Renderer, clip: EvaluationClip) -> Float[np.ndarray, "t 64"]:
     """p_exp of every frame, as it was rendered."""
     reta = renderer.reta
-    identity = encode_portrait(reta, renderer.params, clip.portrait[None])
-    args = renderer.params, renderer.morphable, identity
+    identity = encode_portrait(reta, renderer.prepared, clip.portrait[None])
+    args = renderer.prepared, renderer.morphable, identity
     found = [
         _p_exp(reta, *args, audio[None], renderer.silence)[0]
         for audio, _ in audio_windows(clip.audio, reta.window)
