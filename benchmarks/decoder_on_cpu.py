@@ -185,6 +185,7 @@ def contestants(size: int, multiplier: float) -> dict[str, tuple[Callable[[], An
         found[name] = functools.partial(run, params, *inputs), True
 
     add_ours("JAX, ours", ours, params)
+    add_ours("JAX, ours, bf16", ours.clone(dtype=jnp.bfloat16), params)
     adain = generator(modulation="adain")
     abstract = jax.eval_shape(adain.init, jax.random.key(0), textures, early, late)["params"]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)

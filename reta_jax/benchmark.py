@@ -41,7 +41,14 @@ from reta_jax.models.morphable import position_map
 from reta_jax.models.reta import RETA, Controls, build_reta
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import expected_params
-from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer, encode_portrait, render_chunk
+from reta_jax.render import (
+    SYNTHETIC_WEIGHTS,
+    Dtype,
+    Renderer,
+    add_dtype,
+    encode_portrait,
+    render_chunk,
+)
 from reta_jax.stream import Streamer
 
 CONVOLUTION = "conv 3x3"
@@ -230,7 +237,7 @@ def measure_ceilings(repeats: int) -> dict[str, float]:
     found = {}
     for dtype in ("float32", "bfloat16"):
         matrix = jnp.ones((side, side), dtype)
-        seconds = _seconds(lambda a: a @ a, repeats, matrix)
+        seconds = _seconds(_multiply, repeats, matrix)
         found[f"matmul {dtype} (TFLOP/s)"] = 2e-12 * side**3 / seconds
         maps, kernel = (
             jnp.ones(shape, dtype)
@@ -242,6 +249,10 @@ def measure_ceilings(repeats: int) -> dict[str, float]:
     values = jnp.ones((64 if is_cpu else 512) * 2**18, jnp.float32)
     found["copy (GB/s)"] = 2e-9 * values.nbytes / _seconds(lambda x: x + 1, repeats, values)
     return found
+
+
+def _multiply(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    return jnp.matmul(a, a, preferred_element_type=jnp.float32)  # else CPUs multiply in float32
 
 
 def _convolve(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Array:
@@ -323,9 +334,10 @@ def cold_starts(renderer: Renderer, repeats: int) -> tuple[float, float]:
         return start(), float(np.median([start() for _ in range(repeats)]))
 
 
-def paper_renderer() -> Renderer:
+def paper_renderer(dtype: Dtype | None = None) -> Renderer:
     """The paper's model with random weights: speed does not depend on them."""
     config = paper().model
+    config.dtype = dtype or config.dtype
     config.audio_encoder.weights = "random"
     reta = build_reta(config)
     morphable, _ = load_morphable(config)
@@ -385,6 +397,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="streams at once")
     parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")
     parser.add_argument("--repeats", type=int, default=20)
+    add_dtype(parser)
     parser.add_argument(
         "--cold-start", action="store_true", help="time the start of a process, too"
     )
@@ -406,7 +419,9 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.out and not arguments.out.parent.is_dir():
             raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
         renderer = (
-            paper_renderer() if arguments.paper else Renderer.from_pretrained(arguments.checkpoint)
+            paper_renderer(arguments.dtype)
+            if arguments.paper
+            else Renderer.from_pretrained(arguments.checkpoint, dtype=arguments.dtype)
         )
         if arguments.chunk:
             renderer = renderer.with_chunk(arguments.chunk)

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, UInt8
 from data_pipeline.errors import InputError
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.files import write_whole
-from reta_jax.ops.warp import without_windows
+from reta_jax.ops.platforms import one_form
 from reta_jax.weights import CONFIG_FILE, load_weights, save_weights
 from reta_jax.windows import AudioWindow, ChunkRenderer, check_portrait, in_chunks
 
@@ -81,7 +81,7 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
     weights, files = _weights(renderer), {}
     for name, program in _programs(renderer, weights, 1).items():
         function = functools.partial(program.function, weights)
-        with without_windows():
+        with one_form():
             model = to_onnx(function, program.arrays, model_name=Path(name).stem)
         files[f"{Path(name).stem}.{ONNX}"] = model.SerializeToString()
     about = json.dumps(_about(renderer, ONNX, files), indent=1)
@@ -213,7 +213,7 @@ def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    from reta_jax.render import SHIPPED_WEIGHTS
+    from reta_jax.render import SHIPPED_WEIGHTS, add_dtype
 
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.export", description="A model as programs that run anywhere."
@@ -234,6 +234,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="let the mouth fade to its rest where nobody speaks",
     )
+    add_dtype(parser)
     return parser.parse_args(argv)
 
 
@@ -242,7 +243,9 @@ def main(argv: list[str] | None = None) -> None:
 
     arguments = parse_arguments(argv)
     with sentences_for_errors():
-        renderer = Renderer.from_pretrained(arguments.checkpoint, arguments.close_in_silence)
+        renderer = Renderer.from_pretrained(
+            arguments.checkpoint, arguments.close_in_silence, arguments.dtype
+        )
         if arguments.onnx:
             export_onnx(renderer, arguments.out)
         else:

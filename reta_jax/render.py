@@ -15,7 +15,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.windows import ChunkRenderer, check_portrait, in_chunks
 
+Dtype = Literal["float32", "bfloat16"]
 _WEIGHTS = Path(__file__).parents[1] / "weights"
 SHIPPED_WEIGHTS = _WEIGHTS / "corpus" / "reta"  # of filmed people
 SYNTHETIC_WEIGHTS = _WEIGHTS / "synthetic" / "reta"
@@ -149,13 +150,19 @@ class Renderer(ChunkRenderer):
         self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, close_in_silence: bool = True) -> "Renderer":
+    def from_pretrained(
+        cls, path: str | Path, close_in_silence: bool = True, dtype: Dtype | None = None
+    ) -> "Renderer":
         """Loads a folder of weights, a training run's latest checkpoint, or a hub repository.
+
+        Args:
+          dtype: of the networks' arithmetic, in place of the one they were trained with; flow,
+            normalisation and frames are float32 in any case.
 
         Raises:
           InputError: nothing there, or it does not fit its config.
         """
-        model = load_reta(path)
+        model = load_reta(path, dtype)
         size = model.config.model.size
         return cls(model.reta, model.params, model.morphable, size, close_in_silence)
 
@@ -184,18 +191,23 @@ class Renderer(ChunkRenderer):
         )
 
 
-def load_renderer(path: Path, close_in_silence: bool = True) -> ChunkRenderer:
+def load_renderer(
+    path: Path, close_in_silence: bool = True, dtype: Dtype | None = None
+) -> ChunkRenderer:
     """The model of a folder of weights, of a workdir, or of `reta_jax.export`.
 
     Raises:
-      InputError: nothing there, it does not fit, or an exported model was made to close its mouth.
+      InputError: nothing there, it does not fit, or something is asked of an exported model that
+        was settled when it was exported.
     """
     if not is_exported(path):
-        return Renderer.from_pretrained(path, close_in_silence)
-    if not close_in_silence:
-        raise InputError(
-            f"{path} is exported: give --no-close-in-silence to python -m reta_jax.export instead"
-        )
+        return Renderer.from_pretrained(path, close_in_silence, dtype)
+    settled = {"--no-close-in-silence": not close_in_silence, f"--dtype {dtype}": bool(dtype)}
+    for option, is_asked in settled.items():
+        if is_asked:
+            raise InputError(
+                f"{path} is exported: give {option} to python -m reta_jax.export instead"
+            )
     return ExportedRenderer.load(path)
 
 
@@ -252,6 +264,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="auto finds the face and crops to it; none takes the image as it is",
     )
     parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    add_dtype(parser)
     parser.add_argument(
         "--close-in-silence",
         action=argparse.BooleanOptionalAction,
@@ -265,11 +278,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=get_args(Dtype),
+        help="the networks' arithmetic; bfloat16 is faster where the machine multiplies in it",
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
         frames = render_file(
-            load_renderer(arguments.checkpoint, arguments.close_in_silence),
+            load_renderer(arguments.checkpoint, arguments.close_in_silence, arguments.dtype),
             arguments.image,
             arguments.audio,
             arguments.out,

@@ -5,6 +5,7 @@ and XLA's GPU compiler folds it back in.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reta_jax.ops.blur import blur
+from reta_jax.ops.platforms import by_platform
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+TAPS_FROM = 128  # input channels from which a CPU convolves bfloat16 by matrix products
 
 
 def conv(
@@ -30,13 +33,50 @@ def conv(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, kernel: Array, stride: int) -> Array:
-    return _plain_conv(x, kernel, stride)
+    return by_platform(
+        x, kernel, default=_form(_whole, stride), cpu=_form(_cpu_form(kernel, stride), stride)
+    )
 
 
-def _plain_conv(x: Array, kernel: Array, stride: int) -> Array:
+def _form(function: Callable, stride: int) -> Callable:
+    return functools.partial(function, stride=stride)
+
+
+def _whole(x: Array, kernel: Array, stride: int) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "VALID", dimension_numbers=DIMENSIONS
     )
+
+
+def _by_taps(x: Array, kernel: Array, stride: int) -> Array:
+    """A matrix product a tap of the kernel, summed in float32."""
+    rows, columns, _, _ = kernel.shape
+    height, width = x.shape[1] - rows + 1, x.shape[2] - columns + 1
+    taps = (
+        jnp.einsum(
+            "nhwi,io->nhwo",
+            x[:, k : k + height, j : j + width],
+            kernel[k, j],
+            preferred_element_type=jnp.float32,
+        )
+        for k in range(rows)
+        for j in range(columns)
+    )
+    return sum(taps).astype(x.dtype)
+
+
+def _whole_in_float32(x: Array, kernel: Array, stride: int) -> Array:
+    return _whole(x.astype(jnp.float32), kernel.astype(jnp.float32), stride).astype(x.dtype)
+
+
+def _cpu_form(kernel: Array, stride: int) -> Callable:
+    """XLA's products know a CPU's units for bfloat16, its convolutions do not (docs/decisions.md).
+
+    Of few channels, and of float32, convolutions are faster.
+    """
+    if kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= TAPS_FROM and stride == 1:
+        return _by_taps
+    return _whole_in_float32
 
 
 def _conv_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -46,18 +86,19 @@ def _conv_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Ar
 def _conv_backward(
     stride: int, residuals: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
-    """XLA's CPU form of the kernel's gradient is slow: three times as slow as ours."""
     x, kernel = residuals
-    (d_x,) = jax.vjp(lambda x: _plain_conv(x, kernel, stride), x)[1](cotangent)
 
-    def ours(x: Array, kernel: Array, cotangent: Array) -> Array:
-        return _kernel_gradient(x, cotangent, kernel.shape, stride).astype(kernel.dtype)
+    def on_cpu(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+        """XLA's form of the kernel's gradient is slow: three times as slow as ours."""
+        form = _form(_cpu_form(kernel, stride), stride)
+        (d_x,) = jax.vjp(lambda x: form(x, kernel), x)[1](cotangent)
+        d_kernel = _kernel_gradient(x, cotangent, kernel.shape, stride)
+        return d_x, d_kernel.astype(kernel.dtype)
 
-    def xlas(x: Array, kernel: Array, cotangent: Array) -> Array:
-        return jax.vjp(lambda k: _plain_conv(x, k, stride), kernel)[1](cotangent)[0]
+    def elsewhere(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+        return jax.vjp(_form(_whole, stride), x, kernel)[1](cotangent)
 
-    # By the platform that is compiled for, which need not be the one that traces.
-    return d_x, jax.lax.platform_dependent(x, kernel, cotangent, cpu=ours, default=xlas)
+    return by_platform(x, kernel, cotangent, default=elsewhere, cpu=on_cpu)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
@@ -153,13 +194,13 @@ def up_conv_polyphase(x: Float[Array, "b h w i"], phases: Phases) -> Float[Array
 
     def phase(row: int, column: int) -> Array:
         pads = ((0, 0), (1 - row, 1 - row), (1 - column, 1 - column), (0, 0))
-        return conv(jnp.pad(x, pads), phases[2 * row + column])
+        return conv(jnp.pad(x, pads), phases[2 * row + column]).astype(jnp.float32)
 
     left, right = (_blur_phases(phase(0, column), phase(1, column), 1) for column in (0, 1))
     top, bottom = (_blur_phases(a, b, 2) for a, b in zip(left, right, strict=True))
     rows = [jnp.stack(pair, axis=3) for pair in (top, bottom)]
     b, h, w, _ = x.shape
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1).astype(x.dtype)
 
 
 def _up_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:

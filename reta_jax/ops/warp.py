@@ -21,15 +21,15 @@ platform that the program is compiled for (docs/scaling.md has the figures):
         map, most of them zero. Nothing is gathered.
 """
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.lax import GatherDimensionNumbers, GatherScatterMode, ScatterDimensionNumbers
 from jaxtyping import Array, Float
+
+from reta_jax.ops.platforms import by_platform
 
 DENSE_PIXELS = 32 * 32  # of a map: up to here TPUs take the dense form
 IN_BOUNDS = GatherScatterMode.PROMISE_IN_BOUNDS
@@ -95,29 +95,10 @@ def _sample_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[
 _sample.defvjp(_sample_forward, _sample_backward)
 
 
-_without_windows = contextvars.ContextVar("without_windows", default=False)
-
-
-@contextlib.contextmanager
-def without_windows() -> Iterator[None]:
-    """What is traced inside takes a TPU's forms on every platform.
-
-    For converters, which know neither a choice by platform nor gathers of windows.
-    """
-    token = _without_windows.set(True)
-    try:
-        yield
-    finally:
-        _without_windows.reset(token)
-
-
 def _by_platform(direction: str, features: Array, *arrays: Array) -> Any:
     on_tpu = DENSE if features.shape[0] * features.shape[1] <= DENSE_PIXELS else ROWS
-    if _without_windows.get():
-        return getattr(on_tpu, direction)(features, *arrays)
-    return jax.lax.platform_dependent(
-        features, *arrays, tpu=getattr(on_tpu, direction), default=getattr(WINDOWS, direction)
-    )
+    windows, plain = (getattr(form, direction) for form in (WINDOWS, on_tpu))
+    return by_platform(features, *arrays, default=windows, simple=plain, tpu=plain)
 
 
 class Form(NamedTuple):

@@ -34,8 +34,11 @@ class Pretrained(NamedTuple):
     config: ConfigDict
 
 
-def load_reta(source: str | Path) -> Pretrained:
+def load_reta(source: str | Path, dtype: str | None = None) -> Pretrained:
     """A model from a folder of weights, a training run's workdir, or a hub repository.
+
+    Args:
+      dtype: of the networks' arithmetic, in place of the config's.
 
     Raises:
       InputError: nothing there, or the weights do not fit the model that their config describes;
@@ -56,6 +59,7 @@ def load_reta(source: str | Path) -> Pretrained:
         )
     try:
         config = config_from_dict(values)
+        config.model.dtype = dtype or config.model.dtype
         reta = build_reta(config.model)
         morphable, _ = load_morphable(config.model)
         expected = expected_params(reta, morphable, config.model.size)

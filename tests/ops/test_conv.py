@@ -1,10 +1,19 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
-from reta_jax.ops.conv import DIMENSIONS, conv, kernel_phases, up_conv, up_conv_polyphase
+from reta_jax.ops.conv import (
+    DIMENSIONS,
+    TAPS_FROM,
+    conv,
+    kernel_phases,
+    up_conv,
+    up_conv_polyphase,
+)
 
 TAPS = jnp.array([1.0, 3.0, 3.0, 1.0])
 
@@ -26,6 +35,32 @@ def test_conv_is_a_cross_correlation(image, kernel):
     np.testing.assert_allclose(conv(image, kernel, pad=(1, 1)), expected, atol=1e-5)
     strided = conv(image, kernel, stride=2)
     np.testing.assert_allclose(strided, expected[:, 1:-1, 1:-1][:, ::2, ::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [TAPS_FROM - 1, TAPS_FROM])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_on_cpu_is_summed_in_float32(inputs, stride):
+    """Of few channels and of many, for which a CPU has a form each: rounded once, at the end."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 7, 6, inputs)), rng.normal(size=(3, 3, inputs, 4)) / 30
+    x, kernel = (jnp.asarray(array, jnp.bfloat16) for array in (x, kernel))
+
+    def exact(x, kernel):
+        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+        strides = (stride, stride)
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, "VALID", dimension_numbers=DIMENSIONS
+        )
+
+    ours = functools.partial(conv, stride=stride)
+    np.testing.assert_allclose(*map(np.float32, (ours(x, kernel), exact(x, kernel))), rtol=2**-8)
+    gradients = lambda form: jax.jit(jax.grad(lambda *a: jnp.sin(form(*a)).sum(), (0, 1)))
+    for mine, theirs in zip(gradients(ours)(x, kernel), gradients(exact)(x, kernel), strict=True):
+        assert mine.dtype == jnp.bfloat16
+        difference = np.abs(np.float32(mine) - np.float32(theirs)).max()
+        assert difference < 0.02 * np.abs(np.float32(theirs)).max()
+    program = jax.jit(ours).lower(x, kernel).compile().as_text()
+    assert ("convolution(" in program) == (inputs < TAPS_FROM or stride > 1)
 
 
 def polyphase(x, kernel):
