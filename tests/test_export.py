@@ -96,6 +96,8 @@ def test_the_render_command_takes_either(folder, weights):
     assert isinstance(load_renderer(weights, True), Renderer)
     with pytest.raises(InputError, match="give --no-close-in-silence to python -m reta_jax.export"):
         load_renderer(folder, False)
+    with pytest.raises(InputError, match="give --dtype bfloat16 to python -m reta_jax.export"):
+        load_renderer(folder, True, "bfloat16")
 
 
 def test_a_damaged_program_is_refused(copy):

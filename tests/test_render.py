@@ -20,10 +20,11 @@ import skimage.data
 from PIL import Image
 
 from data_pipeline import face
+from data_pipeline.audio import load_audio
 from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter, read_video
 from reta_jax import render as rendering
-from reta_jax.render import Renderer, main, render_chunk
+from reta_jax.render import SHIPPED_WEIGHTS, Renderer, main, render_chunk
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
 from reta_jax.windows import AudioWindow, audio_windows
 from tests.tiny import save_tiny_model
@@ -363,6 +364,20 @@ def test_a_server_that_never_answers_does_not_hold_anybody_up(folder, monkeypatc
         )
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert isinstance(face.default_detector(), face.CascadeDetector)
+
+
+@pytest.mark.slow
+def test_bfloat16_shows_the_same_face_with_the_same_mouth():
+    """The weights of the repository, a photograph and a voice: 45 dB between the two."""
+    voice = load_audio(REPOSITORY / "docs" / "voice.flac")[:20_000]
+    exact = Renderer.from_pretrained(SHIPPED_WEIGHTS)
+    half = Renderer.from_pretrained(SHIPPED_WEIGHTS, dtype="bfloat16")
+    woman = skimage.data.astronaut()[:300, 80:380]
+    portrait = cv2.resize(woman, (exact.size, exact.size), interpolation=cv2.INTER_AREA)
+    frames = [renderer.render(portrait, voice).astype(int) for renderer in (exact, half)]
+    error = np.square(frames[0] - frames[1]).mean()
+    assert 0 < error < 255**2 / 10**4.5
+    assert np.square(np.diff(frames[0], axis=0)).mean() > error  # mouths move by more than that
 
 
 # Refusals
