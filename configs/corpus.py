@@ -23,6 +23,7 @@ def get_config(variant: str = ""):
     config = small(paper(), size=size, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
     config.model.split_res, config.model.rgb_from = 32, "blended"
+    config.model.grid_size, config.model.detail_from = 64, 256
     # Of rendered people, all but the voice; of filmed ones, what the smaller picture taught.
     config.init_from = "weights/synthetic/reta" if size == 64 else "weights/corpus/reta"
     config.init_partial = True

@@ -98,6 +98,8 @@ def _model() -> ConfigDict:
             "channel_multiplier": 1.0,
             "modulation": "adain",  # Eq. 1; "modconv" is LIA's and EDTalk's arithmetic
             "rgb_from": "warped",  # as published weights; "blended" paints what the mask leaves
+            "grid_size": 0,  # finer levels keep the identity grid of this size; 0: as published
+            "detail_from": 0,  # levels from here on add fine colours only; 0: as published
             "split_res": 64,  # levels below take f_STY + f_M, from here on f_STY + f_E
             "injection": "hierarchical",  # "concat" is "w/o HI" of Table 4
             "geometry": "3dmm",  # "direct" is "w/o 3DMM", "none" is "w/o GPL" of Table 4

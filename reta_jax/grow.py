@@ -4,7 +4,7 @@ A mouth is learnt where frames are cheap, and pictures become sharp where they a
 begin at half the size, and grow. A level is added to each so that at first the grown E_I sees its
 picture at half the size, and the grown G doubles the frame that the small one makes:
 
-    E_I'(P) = E_I(half(P))        G' = upsample(G)
+    E_I'(P) = E_I(half(P))        G' = upsample(G), or also the portrait's detail
 
 The new layers' other channels start at random, without effect, and learn (progressive growing, with
 no fading-in, because nothing changes at first).
@@ -21,18 +21,25 @@ from reta_jax.models.stylegan import channels
 HALVING = np.float32([-0.5, 2.0, -0.5])
 
 
-def grow(params: dict[str, Any], size: int, multiplier: float) -> dict[str, Any]:
+def grow(
+    params: dict[str, Any], size: int, multiplier: float, only_detail: bool = False
+) -> dict[str, Any]:
     """Parameters for twice the size, as far as they are not the random start's.
 
     Args:
       params: of a RETA for `size`^2 pictures, whose channels `multiplier` scales.
+      only_detail: the new level adds the portrait's detail (`Generator.detail_from`), at first all
+        of it, where the mask shows the portrait.
     """
     encoder, generator = params["image_encoder"], params["generator"]
     width = channels(2 * size, multiplier)
     trunk = encoder["trunk"]
     from_rgb, down = _entrance(trunk["from_rgb"], width)
     trunk = trunk | {"from_rgb": from_rgb, f"down_{size}": down}
-    level = {"to_rgb": {"conv": {"kernel": np.zeros((1, 1, width, 3), np.float32)}}}
+    to_rgb = np.zeros((1, 1, width, 3), np.float32)
+    if only_detail:  # `_entrance` leaves sqrt(2) (x + 1) of the colours x, to_rgb's ReLU sqrt(2)
+        to_rgb[0, 0, :3] = 0.5 * np.sqrt(width) * np.eye(3)
+    level = {"to_rgb": {"conv": {"kernel": to_rgb}}}
     return params | {
         "image_encoder": encoder | {"trunk": trunk},
         "generator": generator | {f"level_{2 * size}": level},

@@ -75,7 +75,8 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
         if not config.init_partial:
             check_params(params, abstract.params["reta"], config.init_from)
         for size in _doublings(values["model"], config.model):
-            params = grow(params, size, config.model.channel_multiplier)
+            only_detail = 0 < config.model.detail_from <= 2 * size
+            params = grow(params, size, config.model.channel_multiplier, only_detail)
         return Initial(params, {}, provenance)
     if values.get("kind") != "image_networks":
         raise InputError(f"init_from={config.init_from} holds {values.get('kind')!r} weights")

@@ -8,9 +8,10 @@ import numpy as np
 from scipy.ndimage import correlate1d
 
 from reta_jax.grow import grow
-from reta_jax.models.generator import Generator
+from reta_jax.models.generator import Generator, add_detail
 from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.ops.blur import upsample
+from reta_jax.ops.warp import grid_sample, inherited_grid
 from reta_jax.state import take_fitting
 
 MULTIPLIER = 1 / 32
@@ -86,6 +87,24 @@ def test_every_new_leaf_fits():
         for key in path:
             target = target[key.key]
         assert target.shape == leaf.shape, path
+
+
+def test_a_level_of_detail_begins_with_the_portraits():
+    """Where the mask is 1: the small frames, and what they are too small for of the portrait."""
+    small = start(8, jax.random.key(0))
+    small["generator"]["level_8"]["to_flow"]["bias"] = jnp.array([0.0, 0.0, 50.0])
+    grown = take_fitting(start(16, jax.random.key(1)), grow(small, 8, MULTIPLIER, only_detail=True))
+    rng = np.random.default_rng(0)
+    portrait = rng.uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    codes = rng.standard_normal((2, 1, 2, 8)).astype(np.float32)
+    textures = run(grown, portrait, codes)[1]
+    generator = networks(16)[1].clone(grid_size=8, detail_from=16)
+    output = jax.jit(generator.apply)({"params": grown["generator"]}, textures, *codes)
+    before = run(small, halve(portrait), codes)[2].frames
+    shown = grid_sample(jnp.asarray(portrait) + 1, inherited_grid(16, 8)[None])
+    for frame in range(2):
+        expected = add_detail(before[:, frame], shown)
+        np.testing.assert_allclose(output.frames[:, frame], expected, atol=1e-4)
 
 
 def test_all_new_layers_learn():

@@ -31,9 +31,9 @@ from reta_jax.models.stylegan import (
     resolutions,
 )
 from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modulate
-from reta_jax.ops.blur import upsample
+from reta_jax.ops.blur import blur, upsample
 from reta_jax.ops.conv import Phases, conv, kernel_phases, up_conv, up_conv_polyphase
-from reta_jax.ops.warp import grid_sample, identity_grid
+from reta_jax.ops.warp import grid_sample, identity_grid, inherited_grid
 
 # Training from scratch starts with sigmoid(2) = 88 % of the warped texture: enough to be judged and
 # to train the flow, while the control features below still receive gradient. Finer levels add to
@@ -62,6 +62,10 @@ class Generator(nn.Module):
     split_res: the levels below take the early code (f_STY + f_M), the others the late one
       (f_STY + f_E).
     rgb_from: what the colours are read off, see above.
+    grid_size: finer levels sample on the identity grid of this size; 0: each on its own, as the
+      published ones.
+    detail_from: from this level on, the portrait's detail is all that colours add
+      (`add_detail`); 0: no level.
     polyphase: the up-convolution's form, with equal results: in four phases, or as one dilated
       convolution. Four phases are faster on CPU.
     remat: a level is computed again for its gradient instead of being kept.
@@ -73,6 +77,8 @@ class Generator(nn.Module):
     modulation: Modulation = "adain"
     split_res: int = 64
     rgb_from: RGBFrom = "warped"
+    grid_size: int = 0
+    detail_from: int = 0
     polyphase: bool = False
     dtype: DTypeLike = jnp.float32
     remat: bool = False
@@ -108,6 +114,8 @@ class Generator(nn.Module):
                 features=channels(resolution, self.channel_multiplier),
                 modulation=self.modulation,
                 rgb_from=self.rgb_from,
+                grid_size=min(resolution, self.grid_size or resolution),
+                only_detail=0 < self.detail_from <= resolution,
                 polyphase=self.polyphase,
                 mask_bias=MASK_BIAS if raw is None else 0.0,
                 dtype=self.dtype,
@@ -122,6 +130,19 @@ class Generator(nn.Module):
             masks=tuple(mask_of(raw) for raw in maps),
             raw=tuple(maps),
         )
+
+
+def add_detail(
+    frames: Float[Array, "n g g 3"], step: Float[Array, "n h h 3"]
+) -> Float[Array, "n h h 3"]:
+    """Frames of twice the size, with what of `step` is too fine for the frames as they are.
+
+    The highest band of a Laplacian pyramid. Beyond the border both are continued: nothing of the
+    frames' grey rim is left.
+    """
+    edges = lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    coarse = blur(edges(step), pad=(0, 0), stride=2)
+    return step + upsample(edges(frames - coarse))[:, 2:-2, 2:-2]
 
 
 def flow_of(raw: Float[Array, "*b 3"]) -> Float[Array, "*b 2"]:
@@ -141,6 +162,8 @@ class Level(nn.Module):
     features: int
     modulation: Modulation
     rgb_from: RGBFrom
+    grid_size: int
+    only_detail: bool
     polyphase: bool
     mask_bias: float
     dtype: DTypeLike
@@ -164,7 +187,10 @@ class Level(nn.Module):
         warped = mask * self.warp(texture, raw)
         x = warped + (1 - mask) * x
 
-        step = ToRGB(self.dtype, name="to_rgb")(warped if self.rgb_from == "warped" else x)
+        to_rgb = ToRGB(self.dtype, name="to_rgb")
+        if self.only_detail:
+            return x, add_detail(frames, to_rgb(warped)), raw
+        step = to_rgb(warped if self.rgb_from == "warped" else x)
         frames = step if frames is None else step + upsample(frames)
         return x, frames, raw
 
@@ -172,7 +198,8 @@ class Level(nn.Module):
         self, texture: Float[Array, "b h h c"], raw: Float[Array, "n h h 3"]
     ) -> Float[Array, "n h h c"]:
         b, h, w, _ = texture.shape
-        grid = identity_grid(h, w)[None] + flow_of(raw)
+        grid = identity_grid(h, w) if self.grid_size == h else inherited_grid(h, self.grid_size)
+        grid = grid[None] + flow_of(raw)
         warped = grid_sample(texture.astype(self.dtype), grid.reshape(b, -1, h, w, 2))
         return warped.reshape(-1, h, w, texture.shape[-1])
 

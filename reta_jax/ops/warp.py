@@ -45,6 +45,15 @@ def identity_grid(h: int, w: int) -> Float[Array, "{h} {w} 2"]:
     return jnp.stack(jnp.meshgrid(jnp.linspace(-1, 1, w), jnp.linspace(-1, 1, h)), -1)
 
 
+def inherited_grid(size: int, born: int) -> Float[Array, "{size} {size} 2"]:
+    """The identity grid of born^2 pixels, continued to the pixels of a finer map.
+
+    The published grid magnifies a map of n^2 pixels by n / (n - 1), which flows learn to undo, for
+    each size by another amount. On this grid a flow that is right at born^2 is right at size^2.
+    """
+    return identity_grid(size, size) * ((size - 1) / size * born / (born - 1))
+
+
 def grid_sample(
     features: Float[Array, "b h w c"], grid: Float[Array, "b *points 2"]
 ) -> Float[Array, "b *points c"]:

@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.models.generator import MASK_BIAS, Generator, StyledConv, prepare_for_inference
+from reta_jax.models.generator import (
+    MASK_BIAS,
+    Generator,
+    StyledConv,
+    add_detail,
+    prepare_for_inference,
+)
 from reta_jax.models.image_encoder import ImageEncoder
+from reta_jax.ops.blur import blur
 from reta_jax.pretrained import lia
 from tests.golden.fill import golden, state_dict, uniform
 
@@ -144,6 +151,21 @@ def test_what_the_mask_leaves_is_painted_only_when_blended(network, textures, co
     assert all(not mask.any() for mask in output.masks)
     spread = np.ptp(output.frames[:, :, 8:-8, 8:-8], axis=(0, 1, 2, 3)).max()
     assert spread > 0.1 if rgb_from == "blended" else spread < 1e-5
+
+
+def test_detail_is_what_the_coarser_frames_lack():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    picture, frames, nothing = draw(1, 16, 16, 3), draw(1, 8, 8, 3), jnp.zeros((1, 16, 16, 3))
+    # A picture at half the size and its detail are the picture, up to its rim.
+    edges = jnp.pad(picture, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    half = blur(edges, pad=(0, 0), stride=2)
+    np.testing.assert_allclose(add_detail(half, picture), picture, atol=1e-5)
+    # What is too coarse is not detail, and frames of one colour have no rim.
+    np.testing.assert_allclose(
+        add_detail(frames, picture + 3), add_detail(frames, picture), atol=1e-5
+    )
+    np.testing.assert_allclose(add_detail(jnp.ones((1, 8, 8, 3)), nothing), 1, atol=1e-6)
 
 
 def test_adain_layer_is_equation_1_then_convolution():

@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from reta_jax.ops import warp
-from reta_jax.ops.warp import identity_grid
+from reta_jax.ops.warp import identity_grid, inherited_grid
 
 grid_sample = jax.jit(warp.grid_sample)
 
@@ -89,6 +89,17 @@ def test_identity_grid_samples_half_a_pixel_outside():
     ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (1, 8, 8, 1))
     sampled = grid_sample(ramp, grid[None])[0, 4, 1:-1, 0]
     np.testing.assert_allclose(sampled, np.arange(1, 7) * 8 / 7 - 0.5, atol=1e-5)
+
+
+def test_a_flow_that_is_right_on_one_grid_is_right_on_the_finer_one():
+    """At 8^2 this flow undoes the magnification; at 32^2, on the inherited grid, too."""
+    for size in (8, 32):
+        grid = inherited_grid(size, 8)
+        if size == 8:
+            np.testing.assert_allclose(grid, identity_grid(8, 8), atol=1e-6)
+        undone = (grid - grid / 8)[None]
+        picture = jax.random.normal(jax.random.key(0), (1, size, size, 2))
+        np.testing.assert_allclose(grid_sample(picture, undone), picture, atol=1e-4)
 
 
 def test_gradients_match_autodiff_of_the_definition(features):
