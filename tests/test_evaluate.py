@@ -417,8 +417,9 @@ def test_another_model_is_judged_beside_the_same_rows(weights, judges, data, tmp
     renderer = Renderer.from_pretrained(weights)
     first = evaluate(renderer, judges, data, cache=tmp_path)["rows"]
     monkeypatch.setattr(judging, "judge_known", lambda *_: pytest.fail("they are judged again"))
-    renderer.params = jax.tree.map(lambda x: 0.5 * x, renderer.params)
-    second = evaluate(renderer, judges, data, cache=tmp_path)["rows"]
+    params = jax.tree.map(lambda x: 0.5 * x, renderer.params)
+    other = Renderer(renderer.reta, params, renderer.morphable, renderer.size)
+    second = evaluate(other, judges, data, cache=tmp_path)["rows"]
     assert first.pop("generated") != second.pop("generated")
     assert first == second
 

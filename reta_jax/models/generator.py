@@ -183,11 +183,14 @@ class Level(nn.Module):
 
         step = ToRaw(self.modulation, self.mask_bias, name="to_flow")(x, code)
         raw = step if raw is None else step + upsample(raw)
-        mask = mask_of(raw).astype(self.dtype)
-        warped = mask * self.warp(texture, raw)
-        x = warped + (1 - mask) * x
+        dtype = (
+            jnp.float32 if self.only_detail else self.dtype
+        )  # the portrait's colours as they are
+        mask = mask_of(raw).astype(dtype)
+        warped = mask * self.warp(texture.astype(dtype), raw)
+        x = (warped + (1 - mask) * x).astype(self.dtype)
 
-        to_rgb = ToRGB(self.dtype, name="to_rgb")
+        to_rgb = ToRGB(dtype, name="to_rgb")
         if self.only_detail:
             return x, add_detail(frames, to_rgb(warped)), raw
         step = to_rgb(warped if self.rgb_from == "warped" else x)
@@ -200,7 +203,7 @@ class Level(nn.Module):
         b, h, w, _ = texture.shape
         grid = identity_grid(h, w) if self.grid_size == h else inherited_grid(h, self.grid_size)
         grid = grid[None] + flow_of(raw)
-        warped = grid_sample(texture.astype(self.dtype), grid.reshape(b, -1, h, w, 2))
+        warped = grid_sample(texture, grid.reshape(b, -1, h, w, 2))
         return warped.reshape(-1, h, w, texture.shape[-1])
 
 
