@@ -44,7 +44,7 @@ class EqualDense(nn.Module):
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b {self.features}"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,))
-        return (x.astype(jnp.float32) * x.shape[-1] ** -0.5) @ kernel + bias[None]
+        return x.astype(jnp.float32) @ (kernel * x.shape[-1] ** -0.5) + bias[None]
 
 
 class EqualConv(nn.Module):
