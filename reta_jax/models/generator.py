@@ -273,7 +273,7 @@ class StyledConv(nn.Module):
 def prepare_for_inference(params: dict[str, Any], dtype: DTypeLike) -> dict[str, Any]:
     """A polyphase generator's parameters with what follows from them alone computed once.
 
-    At batch 1 that is a tenth of a frame's time (docs/decisions.md). What is prepared stays so.
+    At batch 1 every frame would compute it anew. What is prepared stays so.
 
     Args:
       dtype: the generator's.
