@@ -29,6 +29,7 @@ from reta_jax.models.stylegan import (
     channels,
     leaky_relu,
     resolutions,
+    scaled_dense,
 )
 from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modulate
 from reta_jax.ops.blur import blur, upsample
@@ -140,9 +141,14 @@ def add_detail(
     The highest band of a Laplacian pyramid. Beyond the border both are continued: nothing of the
     frames' grey rim is left.
     """
-    edges = lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    coarse = blur(edges(step), pad=(0, 0), stride=2)
-    return step + upsample(edges(frames - coarse))[:, 2:-2, 2:-2]
+    coarse = blur(_continued(step), pad=(0, 0), stride=2)
+    return step + upsample(_continued(frames - coarse))[:, 2:-2, 2:-2]
+
+
+def _continued(x: Float[Array, "n h w c"]) -> Float[Array, "n _ _ c"]:
+    """With its outermost pixels once more around it."""
+    rows = jnp.concatenate([x[:, :1], x, x[:, -1:]], 1)
+    return jnp.concatenate([rows[:, :, :1], rows, rows[:, :, -1:]], 2)
 
 
 def flow_of(raw: Float[Array, "*b 3"]) -> Float[Array, "*b 2"]:
@@ -279,7 +285,8 @@ def prepare_for_inference(params: dict[str, Any], dtype: DTypeLike) -> dict[str,
       dtype: the generator's.
     """
 
-    def styled(part: dict[str, Any], is_up: bool) -> dict[str, Any]:
+    def styled(part: dict[str, Any], is_up: bool = False) -> dict[str, Any]:
+        part = with_style(part)
         if ENERGY in part:
             return part
         kernel = jnp.asarray(part["kernel"])
@@ -287,11 +294,21 @@ def prepare_for_inference(params: dict[str, Any], dtype: DTypeLike) -> dict[str,
         form = kernel_phases(cast)._asdict() if is_up else cast
         return part | {"kernel": form, ENERGY: kernel_energy(kernel)}
 
-    prepared = params | {"conv": styled(params["conv"], False)}
+    def with_style(part: dict[str, Any]) -> dict[str, Any]:
+        style = {
+            name: scaled_dense(layer) if name in ("alpha", "beta") else layer
+            for name, layer in part["style"].items()
+        }
+        return part | {"style": style}
+
+    prepared = params | {"conv": styled(params["conv"])}
     for name, level in params.items():
         if name.startswith("level_"):
-            both = {"up": styled(level["up"], True), "conv": styled(level["conv"], False)}
-            prepared[name] = level | both
+            prepared[name] = level | {
+                "up": styled(level["up"], is_up=True),
+                "conv": styled(level["conv"]),
+                "to_flow": with_style(level["to_flow"]),
+            }
     return prepared
 
 

@@ -14,6 +14,7 @@ from reta_jax.ops.blur import blur
 from reta_jax.ops.conv import conv
 
 UNIT_NORMAL = nn.initializers.normal(1.0)
+SCALED = "scaled_kernel"  # of a linear layer: among prepared parameters
 
 
 def channels(resolution: int, multiplier: float = 1.0) -> int:
@@ -34,7 +35,10 @@ def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
 
 
 class EqualDense(nn.Module):
-    """Linear layer, always float32: its inputs are codes, not maps."""
+    """Linear layer, always float32: its inputs are codes, not maps.
+
+    A kernel under the name SCALED, of `scaled_dense`, is taken as it is.
+    """
 
     features: int
     kernel_init: Initializer = UNIT_NORMAL
@@ -42,9 +46,25 @@ class EqualDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b {self.features}"]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        kernel = self.scaled_kernel(x.shape[-1])
         bias = self.param("bias", self.bias_init, (self.features,))
-        return x.astype(jnp.float32) @ (kernel * x.shape[-1] ** -0.5) + bias[None]
+        return x.astype(jnp.float32) @ kernel + bias[None]
+
+    def scaled_kernel(self, inputs: int) -> Float[Array, "{inputs} {self.features}"]:
+        if self.has_variable("params", SCALED):
+            return self.get_variable("params", SCALED)
+        return _scaled(self.param("kernel", self.kernel_init, (inputs, self.features)))
+
+
+def scaled_dense(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Parameters of an EqualDense with its kernel scaled once, which every call else does anew."""
+    if SCALED in params:
+        return params
+    return {SCALED: _scaled(params["kernel"]), "bias": params["bias"]}
+
+
+def _scaled(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
+    return kernel * kernel.shape[0] ** -0.5
 
 
 class EqualConv(nn.Module):

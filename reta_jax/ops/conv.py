@@ -70,13 +70,14 @@ def _whole_in_float32(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _cpu_form(kernel: Array, stride: int) -> Callable:
-    """XLA's products know a CPU's units for bfloat16, its convolutions do not (docs/decisions.md).
+    """A pixel's product with a matrix is a product, and faster called so.
 
-    Of few channels, and of float32, convolutions are faster.
+    Of larger kernels, too, in bfloat16: XLA's products know a CPU's units for it, its convolutions
+    do not (docs/decisions.md). Of few channels, and of float32, convolutions are faster.
     """
-    if kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= TAPS_FROM and stride == 1:
-        return _by_taps
-    return _whole_in_float32
+    is_pointwise = kernel.shape[:2] == (1, 1)
+    is_wide_bfloat16 = kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= TAPS_FROM
+    return _by_taps if stride == 1 and (is_pointwise or is_wide_bfloat16) else _whole_in_float32
 
 
 def _conv_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:

@@ -16,12 +16,17 @@ _one_form = contextvars.ContextVar("one_form", default=False)
 
 @contextlib.contextmanager
 def one_form() -> Iterator[None]:
-    """What is traced inside takes the `simple` forms, for converters that know no choice."""
+    """What is traced inside takes the `simple` forms, for converters that know no choice.
+
+    JAX keeps what it has traced and does not know of this, so it has to forget, twice.
+    """
+    jax.clear_caches()
     token = _one_form.set(True)
     try:
         yield
     finally:
         _one_form.reset(token)
+        jax.clear_caches()
 
 
 def by_platform(

@@ -57,7 +57,7 @@ def inherited_grid(size: int, born: int) -> Float[Array, "{size} {size} 2"]:
 def grid_sample(
     features: Float[Array, "b h w c"], grid: Float[Array, "b *points 2"]
 ) -> Float[Array, "b *points c"]:
-    """Samples `features` at `grid`; a sample beyond the border counts as zero.
+    """Samples `features`, 2x2 pixels or more, at `grid`; beyond the border all counts as zero.
 
     All points of a batch row share its features: (b, t, h, w, 2) warps one map to t frames without
     copying it. Coordinates and weights are float32, the result has the dtype of the features.
@@ -68,24 +68,30 @@ def grid_sample(
 
 
 class _Windows(NamedTuple):
-    """The 2x2 pixels around each point, on the map with a border of one zero pixel."""
+    """The 2x2 pixels around each point, or the nearest where some of those are beyond the border.
 
-    corner: jax.Array  # (n, 2) row and column of the first pixel, always in bounds
-    rows: jax.Array  # (n, 2) weight of each row; 0 where the point is beyond the border
-    columns: jax.Array  # (n, 2) the same for the columns
-    slopes: jax.Array  # (n, 2) y and x pixels per unit of the grid, likewise 0 beyond the border
+    The weight of a pixel falls from 1 to 0 over one pixel's distance, so that the nearest 2x2 of
+    the map have the same sum as a map with zeros around it would give, without one being made.
+    """
+
+    corner: jax.Array  # (n, 2) row and column of the first pixel
+    rows: jax.Array  # (n, 2) weight of each row
+    columns: jax.Array  # (n, 2) weight of each column
+    row_slopes: jax.Array  # (n, 2) change of the weight of each row per unit of the grid
+    column_slopes: jax.Array  # (n, 2) likewise
 
 
 def _windows(points: Array, h: int, w: int) -> _Windows:
     size = jnp.array([[h, w]])
     position = ((points[:, ::-1] + 1) * size - 1) / 2
-    first = jnp.floor(position)
-    inside = (first >= -1) & (first < size)
     # Clipped as integers: any coordinate, NaN too, gives a window that exists.
-    corner = jnp.clip(first.astype(jnp.int32), -1, size - 1) + 1
-    after = position - first
-    weights = jnp.where(inside[..., None], jnp.stack([1 - after, after], -1), 0)
-    return _Windows(corner, weights[:, 0], weights[:, 1], jnp.where(inside, size / 2, 0))
+    corner = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, size - 2)
+    beyond = position[..., None] - (corner[..., None] + jnp.arange(2)[None, None])  # (n, 2, 2)
+    before = (beyond >= -1) & (beyond < 0)
+    after = (beyond >= 0) & (beyond < 1)
+    weights = jnp.where(before, 1 + beyond, jnp.where(after, 1 - beyond, 0))
+    slopes = (before.astype(jnp.float32) - after) * size[..., None] / 2
+    return _Windows(corner, weights[:, 0], weights[:, 1], slopes[:, 0], slopes[:, 1])
 
 
 @jax.custom_vjp
@@ -132,13 +138,9 @@ def _mix(windows: _Windows, pixels: Float[Array, "n 2 2 c"]) -> Float[Array, "n 
 
 def _slope(windows: _Windows, along: Float[Array, "n 2 2"]) -> Float[Array, "n 2"]:
     """Cotangent of the points, from each pixel's product with the cotangent of the sample."""
-    d_y = jnp.sum(windows.columns * (along[:, 1] - along[:, 0]), -1) * windows.slopes[:, 0]
-    d_x = jnp.sum(windows.rows * (along[:, :, 1] - along[:, :, 0]), -1) * windows.slopes[:, 1]
+    d_y = jnp.sum(along * (windows.row_slopes[:, :, None] * windows.columns[:, None]), (1, 2))
+    d_x = jnp.sum(along * (windows.rows[:, :, None] * windows.column_slopes[:, None]), (1, 2))
     return jnp.stack([d_x, d_y], -1)
-
-
-def _bordered(features: Float[Array, "h w c"]) -> Float[Array, "_ _ c"]:
-    return jnp.pad(features, ((1, 1), (1, 1), (0, 0)))
 
 
 # Windows
@@ -146,7 +148,7 @@ def _bordered(features: Float[Array, "h w c"]) -> Float[Array, "_ _ c"]:
 
 def _gather_windows(features: Array, corner: Array) -> Float[Array, "n 2 2 c"]:
     size = (2, 2, features.shape[-1])
-    found = jax.lax.gather(_bordered(features), corner, GATHER, size, mode=IN_BOUNDS)
+    found = jax.lax.gather(features, corner, GATHER, size, mode=IN_BOUNDS)
     return found.astype(jnp.float32)
 
 
@@ -166,28 +168,28 @@ def _windows_backward(features: Array, points: Array, cotangent: Array) -> tuple
 
     shares = (windows.rows[:, :, None] * windows.columns[:, None])[..., None]
     shares = shares * cotangent[:, None, None]
-    padded = jnp.zeros((h + 2, w + 2, c), jnp.float32)
-    padded = jax.lax.scatter_add(padded, windows.corner, shares, SCATTER, mode=IN_BOUNDS)
+    zeros = jnp.zeros((h, w, c), jnp.float32)
+    d_features = jax.lax.scatter_add(zeros, windows.corner, shares, SCATTER, mode=IN_BOUNDS)
 
     along = jnp.einsum("nijc,nc->nij", _gather_windows(features, windows.corner), cotangent)
-    return padded[1:-1, 1:-1].astype(features.dtype), _slope(windows, along)
+    return d_features.astype(features.dtype), _slope(windows, along)
 
 
 WINDOWS = Form(_windows_forward, _windows_backward)
 
 
-# Rows: the bordered map as a list of pixels
+# Rows: the map as a list of pixels
 
 
 def _places(windows: _Windows, w: int) -> list[list[Array]]:
     """Where in the list the four pixels of each point are."""
     row, column = windows.corner[:, 0], windows.corner[:, 1]
-    return [[(row + i) * (w + 2) + column + j for j in (0, 1)] for i in (0, 1)]
+    return [[(row + i) * w + column + j for j in (0, 1)] for i in (0, 1)]
 
 
 def _take_rows(features: Array, windows: _Windows) -> Float[Array, "n 2 2 c"]:
-    h, w, c = features.shape
-    pixels = _bordered(features).reshape(-1, c)
+    _, w, c = features.shape
+    pixels = features.reshape(-1, c)
     take = lambda place: pixels.at[place].get(mode="promise_in_bounds").astype(jnp.float32)
     return jnp.stack([jnp.stack(list(map(take, row)), 1) for row in _places(windows, w)], 1)
 
@@ -201,12 +203,12 @@ def _rows_backward(features: Array, points: Array, cotangent: Array) -> tuple[Ar
     h, w, c = features.shape
     windows = _windows(points, h, w)
     cotangent = cotangent.astype(jnp.float32)
-    pixels = jnp.zeros(((h + 2) * (w + 2), c), jnp.float32)
+    pixels = jnp.zeros((h * w, c), jnp.float32)
     for i, row in enumerate(_places(windows, w)):
         for j, place in enumerate(row):
             share = (windows.rows[:, i] * windows.columns[:, j])[:, None] * cotangent
             pixels = pixels.at[place].add(share, mode="promise_in_bounds")
-    d_features = pixels.reshape(h + 2, w + 2, c)[1:-1, 1:-1].astype(features.dtype)
+    d_features = pixels.reshape(features.shape).astype(features.dtype)
     along = jnp.einsum("nijc,nc->nij", _take_rows(features, windows), cotangent)
     return d_features, _slope(windows, along)
 
@@ -218,8 +220,8 @@ ROWS = Form(_rows_forward, _rows_backward)
 
 
 def _spread(corner: Array, weights: Float[Array, "n 2"], size: int) -> Float[Array, "n {size}"]:
-    """The two weights of an axis at their places among all its pixels; the border falls away."""
-    place = corner[:, None] - 1
+    """The two weights of an axis at their places among all its pixels."""
+    place = corner[:, None]
     pixels = jnp.arange(size)[None]
     return jnp.where(pixels == place, weights[:, :1], 0) + jnp.where(
         pixels == place + 1, weights[:, 1:], 0
@@ -252,8 +254,7 @@ def _dense_backward(features: Array, points: Array, cotangent: Array) -> tuple[A
     weights = rows[:, :, None] * columns[:, None]
     d_features = _product("nhw,nc->hwc", weights, cotangent, features.dtype)
     along = _product("nc,hwc->nhw", cotangent, features, features.dtype)
-    rise = jnp.array([[[-1.0, 1.0]]]) * windows.slopes[:, :, None]  # of the weights of both axes
-    rises = _axes(windows._replace(rows=rise[:, 0], columns=rise[:, 1]), h, w)
+    rises = _axes(windows._replace(rows=windows.row_slopes, columns=windows.column_slopes), h, w)
     d_y = jnp.sum(along * (rises[0][:, :, None] * columns[:, None]), (1, 2))
     d_x = jnp.sum(along * (rows[:, :, None] * rises[1][:, None]), (1, 2))
     return d_features.astype(features.dtype), jnp.stack([d_x, d_y], -1)
