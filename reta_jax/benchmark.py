@@ -42,7 +42,7 @@ from reta_jax.models.reta import RETA, Controls, build_reta
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import expected_params
 from reta_jax.render import (
-    SYNTHETIC_WEIGHTS,
+    SHIPPED_WEIGHTS,
     Dtype,
     Renderer,
     add_dtype,
@@ -392,7 +392,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="python -m reta_jax.benchmark", description="Times rendering, stage by stage."
     )
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--checkpoint", type=Path, default=SYNTHETIC_WEIGHTS)
+    model.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
     model.add_argument("--paper", action="store_true", help="the paper's model, random weights")
     parser.add_argument("--batch", type=int, default=1, help="streams at once")
     parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")

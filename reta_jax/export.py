@@ -213,7 +213,7 @@ def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    from reta_jax.render import SHIPPED_WEIGHTS, add_dtype
+    from reta_jax.render import SHIPPED_WEIGHTS, add_dtype, add_expression_scale
 
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.export", description="A model as programs that run anywhere."
@@ -235,6 +235,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="let the mouth fade to its rest where nobody speaks",
     )
     add_dtype(parser)
+    add_expression_scale(parser)
     return parser.parse_args(argv)
 
 
@@ -244,7 +245,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
         renderer = Renderer.from_pretrained(
-            arguments.checkpoint, arguments.close_in_silence, arguments.dtype
+            arguments.checkpoint,
+            arguments.close_in_silence,
+            arguments.dtype,
+            arguments.expression_scale,
         )
         if arguments.onnx:
             export_onnx(renderer, arguments.out)

@@ -57,6 +57,26 @@ def controls_in_silence(reta: RETA, params: Any, morphable: MorphableModel) -> C
     return _encode_chunk(reta, params, morphable, silence, frames=1)
 
 
+def scale_expression(params: dict[str, Any], rest: Controls, scale: float) -> dict[str, Any]:
+    """Parameters whose f_M and f_E go `scale` times as far from those in silence.
+
+    Their last layers are linear: f' = rest + scale (f - rest). p_exp and its mesh stay as they are.
+
+    Args:
+      rest: of `controls_in_silence`.
+    """
+    controls = {"motion_decoder": rest.motion} if "motion_encoder" not in params else {}
+    controls |= {"motion_encoder": rest.motion, "emotion_student": rest.emotion}
+    scaled = {}
+    for network in controls.keys() & params.keys():
+        head, still = params[network]["head"], controls[network][0, 0]
+        bias = still + scale * (head["bias"] - still)
+        scaled[network] = params[network] | {
+            "head": {"kernel": scale * head["kernel"], "bias": bias}
+        }
+    return params | scaled
+
+
 def forward_chunk(
     reta: RETA,
     params: Any,
@@ -151,20 +171,30 @@ class Renderer(ChunkRenderer):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, close_in_silence: bool = True, dtype: Dtype | None = None
+        cls,
+        path: str | Path,
+        close_in_silence: bool = True,
+        dtype: Dtype | None = None,
+        expression_scale: float = 1.0,
     ) -> "Renderer":
         """Loads a folder of weights, a training run's latest checkpoint, or a hub repository.
 
         Args:
           dtype: of the networks' arithmetic, in place of the one they were trained with; flow,
             normalisation and frames are float32 in any case.
+          expression_scale: how far mouth and expression go from their rest, 1 as trained.
 
         Raises:
-          InputError: nothing there, or it does not fit its config.
+          InputError: nothing there, it does not fit its config, or the scale is negative.
         """
+        if not expression_scale >= 0:
+            raise InputError(f"an expression scale of {expression_scale:g}: give 0 or more")
         model = load_reta(path, dtype)
-        size = model.config.model.size
-        return cls(model.reta, model.params, model.morphable, size, close_in_silence)
+        params, size = model.params, model.config.model.size
+        if expression_scale != 1:
+            rest = controls_in_silence(model.reta, params, model.morphable)
+            params = scale_expression(params, rest, expression_scale)
+        return cls(model.reta, params, model.morphable, size, close_in_silence)
 
     def with_chunk(self, chunk: int) -> "Renderer":
         """The same model with fewer frames a window: less delay live, more work for the voice.
@@ -192,7 +222,10 @@ class Renderer(ChunkRenderer):
 
 
 def load_renderer(
-    path: Path, close_in_silence: bool = True, dtype: Dtype | None = None
+    path: Path,
+    close_in_silence: bool = True,
+    dtype: Dtype | None = None,
+    expression_scale: float = 1.0,
 ) -> ChunkRenderer:
     """The model of a folder of weights, of a workdir, or of `reta_jax.export`.
 
@@ -201,8 +234,12 @@ def load_renderer(
         was settled when it was exported.
     """
     if not is_exported(path):
-        return Renderer.from_pretrained(path, close_in_silence, dtype)
-    settled = {"--no-close-in-silence": not close_in_silence, f"--dtype {dtype}": bool(dtype)}
+        return Renderer.from_pretrained(path, close_in_silence, dtype, expression_scale)
+    settled = {
+        "--no-close-in-silence": not close_in_silence,
+        f"--dtype {dtype}": bool(dtype),
+        f"--expression-scale {expression_scale:g}": expression_scale != 1,
+    }
     for option, is_asked in settled.items():
         if is_asked:
             raise InputError(
@@ -271,6 +308,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="let the mouth fade to its rest where nobody speaks",
     )
+    add_expression_scale(parser)
     arguments = parser.parse_args(argv)
     if arguments.out is None:
         name = f"{arguments.image.stem}_{arguments.audio.stem}.mp4"
@@ -286,11 +324,27 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_expression_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--expression-scale",
+        "--expression_scale",
+        type=float,
+        default=1.0,
+        help="how far mouth and expression go from their rest; 1 as trained",
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        renderer = load_renderer(
+            arguments.checkpoint,
+            arguments.close_in_silence,
+            arguments.dtype,
+            arguments.expression_scale,
+        )
         frames = render_file(
-            load_renderer(arguments.checkpoint, arguments.close_in_silence, arguments.dtype),
+            renderer,
             arguments.image,
             arguments.audio,
             arguments.out,

@@ -98,6 +98,8 @@ def test_the_render_command_takes_either(folder, weights):
         load_renderer(folder, False)
     with pytest.raises(InputError, match="give --dtype bfloat16 to python -m reta_jax.export"):
         load_renderer(folder, True, "bfloat16")
+    with pytest.raises(InputError, match="give --expression-scale 1.5 to python"):
+        load_renderer(folder, expression_scale=1.5)
 
 
 def test_a_damaged_program_is_refused(copy):

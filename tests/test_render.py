@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
@@ -24,7 +25,14 @@ from data_pipeline.audio import load_audio
 from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter, read_video
 from reta_jax import render as rendering
-from reta_jax.render import SHIPPED_WEIGHTS, Renderer, main, render_chunk
+from reta_jax.render import (
+    SHIPPED_WEIGHTS,
+    Renderer,
+    controls_in_silence,
+    forward_chunk,
+    main,
+    render_chunk,
+)
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
 from reta_jax.windows import AudioWindow, audio_windows
 from tests.tiny import save_tiny_model
@@ -519,3 +527,29 @@ def test_killed_in_the_middle_of_writing(folder, weights, name):
 def test_scripts_are_told_what_is_missing(tmp_path):
     with pytest.raises(InputError, match="give a folder with params.safetensors"):
         Renderer.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_expression_scale_moves_the_controls_away_from_their_rest(weights, portrait, scale):
+    plain, scaled = (
+        Renderer.from_pretrained(weights, close_in_silence=False, expression_scale=s)
+        for s in (1.0, scale)
+    )
+    window, _ = next(audio_windows(speech(CHUNK * FRAME), plain.reta.window))
+
+    def controls(renderer, audio=window[None]):
+        identity = rendering.encode_portrait(renderer.reta, renderer.params, portrait[None])
+        arguments = renderer.params, renderer.morphable, identity, jnp.asarray(audio)
+        return forward_chunk(renderer.reta, *arguments)[1]
+
+    rest = controls_in_silence(plain.reta, plain.params, plain.morphable)
+    before, after = controls(plain), controls(scaled)
+    for name in ("motion", "emotion"):
+        still, moved, found = (getattr(x, name) for x in (rest, before, after))
+        assert np.abs(moved - still).max() > 1e-3
+        np.testing.assert_allclose(found, still + scale * (moved - still), atol=1e-4)
+    np.testing.assert_array_equal(after.p_exp, before.p_exp)
+
+
+def test_a_negative_expression_scale_is_refused(refused):
+    assert "an expression scale of -1: give 0 or more" in refused(**{"expression-scale": -1})
