@@ -187,7 +187,7 @@ class Renderer(ChunkRenderer):
         Raises:
           InputError: nothing there, it does not fit its config, or the scale is negative.
         """
-        if not expression_scale >= 0:
+        if not 0 <= expression_scale < float("inf"):
             raise InputError(f"an expression scale of {expression_scale:g}: give 0 or more")
         model = load_reta(path, dtype)
         params, size = model.params, model.config.model.size
