@@ -248,7 +248,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     judges.add_argument("--syncnet", type=Path, help="SyncNet v2; default weights/syncnet_v2")
     judges.add_argument("--inception", type=Path, help="FID's; default weights/fid_inception")
     judges.add_argument("--identity", help="identity_net weights, or MODULE:FUNCTION of your own")
-    judges.add_argument("--face-landmarker", type=Path, help="MediaPipe's model, for blinks too")
+    judges.add_argument("--face-landmarker", type=Path, help="MediaPipe's model: for filmed people")
     parser.add_argument("--out", type=Path, help="folder for report, protocol and judged clips")
     return parser.parse_args(argv)
 

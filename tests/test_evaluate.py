@@ -19,6 +19,7 @@ from reta_jax.experts.load import example_inputs
 from reta_jax.experts.syncnet import SyncNetV2
 from reta_jax.images import to_float
 from reta_jax.metrics import clips as clip_figures
+from reta_jax.metrics import judges as judge_networks
 from reta_jax.metrics.blocks import BLOCK, in_blocks
 from reta_jax.metrics.clips import judge_generated, judge_known
 from reta_jax.metrics.image import psnr
@@ -319,6 +320,35 @@ def test_anybodys_identity_network_may_judge(judges_folder, clip, monkeypatch):
     wrong = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
     with pytest.raises(InputError, match="not \\(t, d\\)"):
         wrong(clip.frames)
+
+
+def test_mediapipe_judges_mouths_and_faces_and_looks_once(
+    judges_folder, clip, tmp_path, monkeypatch
+):
+    looks = []
+
+    def find_points(frames, landmarker):
+        """The true landmarks in true frames; no face in others."""
+        looks.append(len(frames))
+        points = np.full((len(frames), 68, 2), np.nan)
+        for i, frame in enumerate(frames):
+            same = (clip.frames == frame).all((1, 2, 3))
+            if same.any():
+                points[i] = clip.landmarks[same.argmax()] * len(frame)
+        return points
+
+    monkeypatch.setattr(judge_networks, "find_points", find_points)
+    monkeypatch.setattr(judge_networks, "FaceLandmarker", lambda model: None)
+    model = tmp_path / "face_landmarker.task"
+    model.write_bytes(b"landmarks")
+    judges = load_judges(judges_folder, face_landmarker=model)
+    rows = judge_known(judges, Protocol(figures=("mouth", "face")), clip).rows
+
+    truth, late, blurred = (rows[name] for name in ("truth", LATE, "truth, blurred"))
+    assert truth["mouth_correlation"] > 0.9999 and truth["mouth_landmark_distance"] < 1e-5
+    assert truth["faces_seen"] == 1 and late["mouth_correlation"] < 0.99
+    assert blurred["faces_seen"] == 0 and "mouth_correlation" not in blurred
+    assert len(looks) == 1
 
 
 def test_a_protocol_cuts_and_chooses_the_portrait(clip):

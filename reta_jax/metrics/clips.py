@@ -196,19 +196,25 @@ def compare_pixels(
 def compare_mouths(
     clip: EvaluationClip, mouth: Float[np.ndarray, "t 20 2"], audio: Float[np.ndarray, " n"]
 ) -> Figures:
-    """Lips against the true ones and against the voice, in heights of the judge's picture."""
-    boxes = jnp.broadcast_to(clip.sync_box, (len(mouth), 4))
-    truth = into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes)
-    openings = mouth_opening(jnp.asarray(mouth)), mouth_opening(truth)
-    opening, true_opening = (np.asarray(gap) for gap in openings)
+    """Lips against the true ones and against the voice, in heights of the judge's picture.
+
+    Frames in which the judge sees no mouth (NaN) are left out.
+    """
+    frames, seen = len(mouth), np.isfinite(mouth[:, 0, 0])
+    if seen.sum() < 3:
+        return {}
+    boxes = jnp.broadcast_to(clip.sync_box, (frames, 4))
+    truth = np.asarray(into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes))[seen]
+    mouth = mouth[seen]
+    opening, true_opening = (np.asarray(mouth_opening(jnp.asarray(x))) for x in (mouth, truth))
     figures = {
         "mouth_correlation": correlation(opening, true_opening),
         "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
-        "mouth_landmark_distance": float(np.linalg.norm(mouth - np.asarray(truth), axis=-1).mean()),
+        "mouth_landmark_distance": float(np.linalg.norm(mouth - truth, axis=-1).mean()),
         "mouth_jitter": jitter(mouth),
-        "voice_correlation": correlation(opening, loudness(audio, len(mouth))),
+        "voice_correlation": correlation(opening, loudness(audio, frames)[seen]),
     }
-    silent = silent_frames(audio, len(mouth))
+    silent = silent_frames(audio, frames)[seen]
     if silent.sum() > 1:
         figures["movement_in_silence"] = float(np.std(opening[silent]))
     return figures

@@ -23,7 +23,7 @@ from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.records import list_clips
 from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.inception import FIDInception
-from reta_jax.experts.landmark_net import lower_face
+from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face
 from reta_jax.experts.load import load_expert
 from reta_jax.images import to_float
 from reta_jax.metrics.blocks import BLOCK, in_blocks
@@ -58,7 +58,7 @@ class Judge(NamedTuple):
 class Judges(NamedTuple):
     """None where no weights are at hand: its figures are left out, and the report says so."""
 
-    mouth: Judge | None = None  # frames and face box (4,) to (t, 20, 2) in the lower face
+    mouth: Judge | None = None  # frames and face box (4,) to (t, 20, 2) in the lower face, or NaN
     emotion: Judge | None = None  # frames to an index into EMOTIONS
     face: Judge | None = None  # frames to (t, 68, 2) in [0, 1], NaN where there is no face
     identity: Judge | None = None  # frames to unit vectors (t, d)
@@ -87,19 +87,26 @@ def load_judges(
         uint8 frames (t, h, w, 3) and gives vectors (t, d).
       syncnet: SyncNet v2; default weights/syncnet_v2, if it was imported there.
       inception: the FID's Inception; default weights/fid_inception, likewise.
-      face_landmarker: MediaPipe's model, instead of face_net: it also sees blinks.
+      face_landmarker: MediaPipe's model, instead of landmark_net and face_net, which know rendered
+        people; it also sees blinks.
 
     Raises:
       InputError: named weights are missing or of another kind.
     """
     own = lambda name: str(folder / name) if (folder / name).is_dir() else None
     imported = lambda name: IMPORTED / name if (IMPORTED / name).is_dir() else None
-    face, who = own("face_net"), identity or own("identity_net")
+    who = identity or own("identity_net")
+    if face_landmarker:
+        face = _mediapipe(face_landmarker)
+        mouth = _lips(face)
+    else:
+        face = _face(own("face_net")) if own("face_net") else None
+        mouth = _mouth(folder / "landmark_net")
     syncnet, inception = syncnet or imported("syncnet_v2"), inception or imported("fid_inception")
     return Judges(
-        mouth=_mouth(folder / "landmark_net"),
+        mouth=mouth,
         emotion=_emotion(emotion or folder / "emotion_fan"),
-        face=_mediapipe(face_landmarker) if face_landmarker else _face(face) if face else None,
+        face=face,
         identity=None if who is None else _function(who) if ":" in who else _identity(who),
         sync=_sync(syncnet) if syncnet else None,
         inception=_inception(inception) if inception else None,
@@ -131,11 +138,25 @@ def _on_pictures(network: nn.Module, variables: Any) -> Callable[[Frames], Any]:
 
 def _mediapipe(model: Path) -> Judge:
     landmarker = FaceLandmarker(model)
+    last = None, np.zeros(0)  # both judges look at the same frames
 
     def look(frames: Frames) -> Float[np.ndarray, "t 68 2"]:
-        return find_points(frames, landmarker) / frames.shape[2:0:-1]
+        nonlocal last
+        if last[0] is not frames:
+            last = frames, find_points(frames, landmarker) / frames.shape[2:0:-1]
+        return last[1]
 
     return Judge(MEDIAPIPE, str(model), look, file_digest(landmarker_model(model)))
+
+
+def _lips(face: Judge) -> Judge:
+    """A judge of mouths that takes the lips from a face's landmarks."""
+
+    def look(frames: Frames, box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "t 20 2"]:
+        boxes = jnp.broadcast_to(box, (len(frames), 4))
+        return np.asarray(into_lower_face(jnp.asarray(face.look(frames)[:, MOUTH]), boxes))
+
+    return face._replace(look=look)
 
 
 def _identity(source: str) -> Judge:

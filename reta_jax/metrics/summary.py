@@ -72,7 +72,8 @@ def _notes(judges: Judges, protocol: Protocol, known: list[Judged]) -> list[str]
     if own and any(one.identity and not one.identity.startswith("synthetic_") for one in known):
         notes.append(
             f"the {', '.join(own)} judges know the synthetic world only: look at the truth's row "
-            "before you believe them here, or name others (--emotion, --identity, --judges)"
+            "before you believe them here, or name others (--face-landmarker, --emotion, "
+            "--identity, --judges)"
         )
     people: dict[str, list[np.ndarray]] = defaultdict(list)
     for one in known:
