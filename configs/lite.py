@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.synthetic_clips_per_identity = 3
     config.loss.motion, config.loss.l1 = 0.0, 10.0
     config.loss.mouth = 10.0
-    train.batch_size, train.steps, train.learning_rate = 4, 1_000, 8e-4
+    train.batch_size, train.steps, train.learning_rate = 4, 700, 8e-4
     train.warmup_steps, train.perceptual_scales = 50, (0.5,)
-    train.preview_every, train.save_every = 250, 500
+    train.preview_every, train.save_every = 100, 350
     return smoke(config) if variant == "smoke" else config

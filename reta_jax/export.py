@@ -213,7 +213,7 @@ def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    from reta_jax.render import SHIPPED_WEIGHTS, add_dtype, add_expression_scale
+    from reta_jax.render import SHIPPED_WEIGHTS, add_choices
 
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.export", description="A model as programs that run anywhere."
@@ -228,14 +228,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--onnx", action="store_true", help="ONNX models instead, for one stream at a time"
     )
-    parser.add_argument(
-        "--close-in-silence",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="let the mouth fade to its rest where nobody speaks",
-    )
-    add_dtype(parser)
-    add_expression_scale(parser)
+    add_choices(parser)
     return parser.parse_args(argv)
 
 

@@ -301,14 +301,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="auto finds the face and crops to it; none takes the image as it is",
     )
     parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
-    add_dtype(parser)
-    parser.add_argument(
-        "--close-in-silence",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="let the mouth fade to its rest where nobody speaks",
-    )
-    add_expression_scale(parser)
+    add_choices(parser)
     arguments = parser.parse_args(argv)
     if arguments.out is None:
         name = f"{arguments.image.stem}_{arguments.audio.stem}.mp4"
@@ -316,21 +309,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def add_dtype(parser: argparse.ArgumentParser) -> None:
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """What an exported model has settled: see `Renderer.from_pretrained`."""
+    add_dtype(parser)
     parser.add_argument(
-        "--dtype",
-        choices=get_args(Dtype),
-        help="the networks' arithmetic; bfloat16 is faster where the machine multiplies in it",
+        "--close-in-silence",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the mouth fade to its rest where nobody speaks",
     )
-
-
-def add_expression_scale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expression-scale",
         "--expression_scale",
         type=float,
         default=1.0,
         help="how far mouth and expression go from their rest; 1 as trained",
+    )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=get_args(Dtype),
+        help="the networks' arithmetic; bfloat16 is faster where the machine multiplies in it",
     )
 
 

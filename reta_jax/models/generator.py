@@ -189,9 +189,8 @@ class Level(nn.Module):
 
         step = ToRaw(self.modulation, self.mask_bias, name="to_flow")(x, code)
         raw = step if raw is None else step + upsample(raw)
-        dtype = (
-            jnp.float32 if self.only_detail else self.dtype
-        )  # the portrait's colours as they are
+        # A detail is the portrait's colours, as they are.
+        dtype = jnp.float32 if self.only_detail else self.dtype
         mask = mask_of(raw).astype(dtype)
         warped = mask * self.warp(texture.astype(dtype), raw)
         x = (warped + (1 - mask) * x).astype(self.dtype)
