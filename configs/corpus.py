@@ -21,10 +21,12 @@ from reta_jax.config import paper, small, smoke
 
 
 def get_config(variant: str = ""):
-    size = int(variant) if variant.isdecimal() else 64
+    size = int(variant) if variant.isdecimal() else 256 if variant == "voice" else 64
     config = small(paper(), size=size, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
-    config.model.split_res, config.model.rgb_from = 32, "blended"
+    config.model.split_res, config.model.rgb_from = 64, "blended"
+    config.model.emotion = False  # nothing here teaches one
+    config.model.tcn.update({"dilations": (1, 2), "dropout": 0.3, "noise": 2.0})
     config.model.grid_size, config.model.detail_from = 64, 256
     # Of rendered people, all but the voice; of filmed ones, all.
     config.init_from = "weights/corpus/reta" if size == 256 else "weights/synthetic/reta"
@@ -42,15 +44,25 @@ def get_config(variant: str = ""):
     config.experts.vgg.weights = "random"
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
-    config.loss.l1, config.loss.motion, config.loss.prior = 10.0, 20.0, 0.002
+    config.loss.l1, config.loss.motion, config.loss.prior = 10.0, 20.0, 0.0
     config.loss.mouth, config.loss.lips = 10.0, 3000.0
     config.experts.lips.weights = "weights/corpus/landmark_net"
     train = config.train
+    train.shown_geometry = True
+    train.only = ("image_encoder", "generator", "motion_encoder")
     train.batch_size, train.frames, train.steps = 4, 5, 10_000
     train.learning_rate, train.betas = 8e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
     train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
-    if size == 256:  # four seconds a step become one and a half
-        config.loss.motion, train.frames, train.perceptual_scales = 0.0, 2, (0.5,)
+    if size == 256:  # four seconds a step become two
+        config.loss.motion, train.perceptual_scales = 0.0, (0.5,)
+        train.batch_size, train.frames = 8, 1
+    if variant == "voice":
+        config.loss.update({name: 0.0 for name in ("l1", "perceptual", "motion", "mouth", "lips")})
+        config.loss.geometry, config.loss.prior = 1.0, 0.0
+        config.data.portrait, config.data.steady = "clip", False
+        train.shown_geometry, train.only = False, ("motion_decoder",)
+        train.batch_size, train.frames, train.steps = 16, 10, 1_000
+        train.learning_rate = 1e-3
     return smoke(config) if variant == "smoke" else config

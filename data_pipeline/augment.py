@@ -11,6 +11,8 @@ import grain
 import numpy as np
 from jaxtyping import Float32, Float64, Int, UInt8
 
+from data_pipeline.expression import mirror_coefficients
+
 _LUMA = np.array([0.299, 0.587, 0.114])
 # ITU-R BT.601: the axes of colour, in whose plane a hue turns.
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -44,6 +46,7 @@ class Augment(grain.transforms.RandomMap):
         sides, corner = _draw_crop(spec, rng)
         mirrored = bool(rng.random() < spec.mirror)
         gain = 10 ** (_about(spec.gain_db, rng) / 20)
+        coefficients = element["coefficients"]
 
         def show(images: UInt8[np.ndarray, "... s s 3"]) -> UInt8[np.ndarray, "... s s 3"]:
             return _recolour(_reframe(images, sides, corner, mirrored), colour)
@@ -53,6 +56,7 @@ class Augment(grain.transforms.RandomMap):
             "frames": show(element["frames"]),
             "landmarks": _move_landmarks(element["landmarks"], sides, corner, mirrored),
             "sync_box": _move_box(element["sync_box"], sides, corner, mirrored),
+            "coefficients": mirror_coefficients(coefficients) if mirrored else coefficients,
             "audio": _amplify(element["audio"], gain),
         }
 

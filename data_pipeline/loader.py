@@ -27,6 +27,7 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, to_float, window
 from data_pipeline.augment import Augment, AugmentSpec
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.expression import fit_coefficients
 from data_pipeline.face import sync_box
 from data_pipeline.pairing import pair_neighbours
 from data_pipeline.records import decode_jpeg, list_clips, open_records
@@ -82,7 +83,8 @@ def training_batches(
         portrait uint8 (b,S,S,3) | frames uint8 (b,T,S,S,3) | audio float32 (b,W) past + chunk +
         look-ahead, zeros outside the clip | offset int32 (b,) frames[0] inside the chunk |
         mel float32 (b,80,16) of the five frames from frames[0] on | sync_box float32 (b,4) |
-        landmarks float32 (b,T,68,2) in [0, 1] | emotion int32 (b,) | identity int32 (b,)
+        landmarks float32 (b,T,68,2) in [0, 1] | coefficients float32 (b,T,64) of the built-in 3DMM,
+        known or fitted to the landmarks | emotion int32 (b,) | identity int32 (b,)
 
     and, with window.shifted_mel, shifted_mel float32 (b,80,16): three frames or more away.
 
@@ -441,12 +443,19 @@ class CutWindow(grain.transforms.RandomMap):
             "mel": mel_window(waveform, start),
             "sync_box": box,
             "landmarks": landmarks,
+            "coefficients": _expression(record)[cut],
             "emotion": np.int32(record["emotion"]),
             "identity": np.int32(identity),
         }
         if spec.shifted_mel:
             sample["shifted_mel"] = mel_window(waveform, _another_start(start, len(frames), rng))
         return sample
+
+
+def _expression(record: Mapping[str, Any]) -> Float32[np.ndarray, "t 64"]:
+    """p_exp of every frame: the synthetic world's own, of a filmed face what landmarks tell."""
+    known, landmarks = record["coefficients"], record["landmarks"]
+    return known if known.any() or not landmarks.any() else fit_coefficients(landmarks)
 
 
 def _like_posed(

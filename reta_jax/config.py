@@ -22,6 +22,7 @@ def paper() -> ConfigDict:
             # Where no sync expert is at hand; the paper has neither:
             "mouth": 0.0,  # L1 of the mouth
             "lips": 0.0,  # the shape of the lips, as a landmark network sees it
+            "geometry": 0.0,  # D's mesh against that of the filmed face
             "prior": 0.0,  # on the 3DMM's coefficients; the paper has none, small runs gain by it
         }
     )
@@ -74,6 +75,8 @@ def paper() -> ConfigDict:
             "adversarial_start": 0,  # first step with the discriminator
             "r1_gamma": 0.0,  # R1 on the discriminator, off in the paper
             "r1_every": 16,
+            "shown_geometry": False,  # True: pictures are made of the filmed p_exp, not the voice's
+            "only": (),  # parts of RETA that are trained, as they are named there; (): all
             "eds": True,  # False is "w/o EDS" of Table 4
             "emotion_frames": 5,  # frames of a clip that the teacher sees, cross-synthesised too
             "perceptual_scales": (1.0, 0.5, 0.25, 0.125),
@@ -109,7 +112,8 @@ def _model() -> ConfigDict:
             "p_exp_limit": 1.0,  # 1 is a full expression of the built-in model; 3 (std) for BFM
             "uv_resolution": 64,
             "morphable": "builtin",  # or the folder of an imported 3DMM (reta_jax.pretrained)
-            "tcn": {"features": 512, "dilations": (1, 2, 4, 8)},
+            # Dropout and noise, in standard deviations of f_A, in training only.
+            "tcn": {"features": 512, "dilations": (1, 2, 4, 8), "dropout": 0.0, "noise": 0.0},
             "motion_encoder": {"channels": (32, 64, 128, 256)},
             "window": {"past": 50, "chunk": 10, "look_ahead": 2},  # video frames
             "audio_encoder": {
@@ -165,7 +169,7 @@ def small(config: ConfigDict, size: int, channel_multiplier: float, style_dim: i
             "channel_multiplier": channel_multiplier,
             "split_res": max(8, size // 4),
             "dtype": "float32",
-            "tcn": {"features": 2 * style_dim, "dilations": (1, 2, 4)},
+            "tcn": {"features": 2 * style_dim, "dilations": (1, 2, 4), "dropout": 0.0, "noise": 0.0},
             "motion_encoder": {"channels": (8, 16, 32, 32)},
         }
     )

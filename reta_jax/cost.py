@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.errors import InputError
+from data_pipeline.records import COEFFICIENTS
 from reta_jax import parallel
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
@@ -139,6 +140,7 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
         "offset": ((), jnp.int32),
         "mel": ((80, 16), jnp.float32),
         "sync_box": ((4,), jnp.float32),
+        "coefficients": ((frames, COEFFICIENTS), jnp.float32),
     }
     return {
         name: jax.ShapeDtypeStruct((clips, *shape), dtype)

@@ -30,8 +30,9 @@ def make_preview(
     @jax.jit
     def forward(params: Any):
         batch = to_device_batch(raw)
-        output, _, controls = render_batch(reta, params, morphable, batch)
-        p_exp = controls.p_exp
+        shown = batch.coefficients if config.train.shown_geometry else None
+        output, _, controls = render_batch(reta, params, morphable, batch, shown)
+        p_exp = controls.p_exp if shown is None else shown
         vertices = None if p_exp is None else mesh(morphable, p_exp[:, 0])
         return (
             to_uint8(output.frames[:, 0]),

@@ -84,10 +84,11 @@ def optimizers(
 
 def only_trained(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
     """A function of TrainState.params, or of their gradient: None for each leaf that is frozen."""
-    is_tuned = config.model.audio_encoder.trainable
+    is_tuned, only = config.model.audio_encoder.trainable, config.train.only
 
     def keep(path: tuple, leaf: Any) -> Any:
-        return leaf if is_tuned or path[1].key != "audio_encoder" else None
+        part = path[1].key
+        return leaf if (part in only if only else is_tuned or part != "audio_encoder") else None
 
     return lambda params: jax.tree_util.tree_map_with_path(keep, params)
 

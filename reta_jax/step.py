@@ -46,6 +46,8 @@ class Batch(NamedTuple):
     offset: Array  # (b,)
     mel: Array  # (b, 80, 16)
     sync_box: Array  # (b, 4)
+    coefficients: Array  # (b, t, k) p_exp, known or fitted
+    key: Array | None  # of dropout; None: without
 
 
 class Rendered(NamedTuple):
@@ -77,6 +79,7 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
 
     def step(state: TrainState, constants: Constants, raw: dict[str, Array]):
         raw = micro_batches(raw, config.train.accumulate)
+        raw["key"] = dropout_keys(config, state.step)
 
         def generator_objective(params: Any, raw: dict[str, Array]):
             batch = to_device_batch(raw)
@@ -124,6 +127,14 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
 def micro_batches(raw: dict[str, Array], count: int) -> dict[str, Array]:
     """A device's rows in `count` parts of neighbours: (b, ...) to (count, b / count, ...)."""
     return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), raw)
+
+
+def dropout_keys(config: ml_collections.ConfigDict, step: Array) -> Array:
+    """A key for each micro-batch of this device at this step."""
+    key = jax.random.key(config.train.seed)
+    for number in (step, jax.lax.axis_index(AXIS)):
+        key = jax.random.fold_in(key, number)
+    return jax.random.split(key, config.train.accumulate)
 
 
 def mean_gradient(
@@ -197,14 +208,24 @@ def to_device_batch(raw: dict[str, Array]) -> Batch:
         offset=raw["offset"],
         mel=raw["mel"],
         sync_box=raw["sync_box"],
+        coefficients=raw["coefficients"],
+        key=raw.get("key"),
     )
 
 
-def render_batch(reta: RETA, params: Any, morphable: MorphableModel, batch: Batch) -> Rendered:
+def render_batch(
+    reta: RETA,
+    params: Any,
+    morphable: MorphableModel,
+    batch: Batch,
+    shown: Array | None = None,
+) -> Rendered:
     frames = batch.frames.shape[1]
     return Rendered(
         *reta.apply(
-            {"params": params}, batch.portrait, batch.audio, batch.offset, frames, morphable
+            {"params": params},
+            *(batch.portrait, batch.audio, batch.offset, frames, morphable, shown),
+            rngs={} if batch.key is None else {"dropout": batch.key},
         )
     )
 
@@ -224,6 +245,7 @@ def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Ar
         "prior": weights.prior,
         "mouth": weights.mouth,
         "lips": weights.lips,
+        "geometry": weights.geometry,
     }
     return sum(scale[name] * value for name, value in terms.items())
 
@@ -243,9 +265,13 @@ def generator_terms(
     """
     weights = losses.LossWeights(**config.loss)
     experts = constants.experts
-    rendered = render_batch(networks.reta, params["reta"], constants.morphable, batch)
+    morphable = constants.morphable
+    shown = batch.coefficients if config.train.shown_geometry else None
+    rendered = render_batch(networks.reta, params["reta"], morphable, batch, shown)
     generated, real = rendered.output.frames.astype(jnp.float32), batch.frames
-    terms = {"l1": losses.l1_loss(generated, real)}
+    terms = {}
+    if weights.l1:
+        terms["l1"] = losses.l1_loss(generated, real)
     if weights.perceptual:
         taps = vgg_taps(config, experts.perceive, real)
         perceive = forgetful(config, experts.perceive)
@@ -271,6 +297,10 @@ def generator_terms(
         terms["lips"] = losses.lip_shape_loss(
             forgetful(config, experts.find_lips)(_flat(generated), box),
             experts.find_lips(_flat(real), box),
+        )
+    if weights.geometry and rendered.controls.p_exp is not None:
+        terms["geometry"] = losses.geometry_loss(
+            rendered.controls.p_exp, batch.coefficients, morphable.expression
         )
     if weights.prior and rendered.controls.p_exp is not None:
         terms["prior"] = losses.coefficient_prior(rendered.controls.p_exp)

@@ -69,6 +69,10 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "First and last step to trace, e.g. 10:15."
 )
+PARTS = {
+    *("image_encoder", "audio_encoder", "generator", "motion_decoder", "motion_encoder"),
+    *("emotion_student", "fusion"),
+}  # of RETA, for train.only
 AGREE_EVERY = 10  # steps between which processes do not ask each other whether to stop
 
 
@@ -149,6 +153,16 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.loss.sync and config.train.frames < 5:
         raise InputError(f"loss.sync needs train.frames >= 5, not {config.train.frames}")
+    needs_mesh = config.loss.geometry or config.train.shown_geometry
+    if needs_mesh and (config.model.geometry, config.model.morphable) != ("3dmm", "builtin"):
+        raise InputError(
+            "loss.geometry and train.shown_geometry are about the built-in 3DMM's coefficients: "
+            "set model.geometry='3dmm' and model.morphable='builtin', or these to 0 and False"
+        )
+    if unknown := set(config.train.only) - PARTS:
+        raise InputError(
+            f"train.only names {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}"
+        )
     if config.train.frames > config.model.window.chunk:
         raise InputError(
             f"train.frames={config.train.frames} exceeds model.window.chunk="

@@ -7,19 +7,22 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from configs.hdtf import get_config
-from reta_jax import parallel
+from reta_jax import parallel, train
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, load_experts, wanted_experts
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls
-from reta_jax.state import build_networks, create_state, first_state, optimizers
+from reta_jax.state import build_networks, create_state, first_state, only_trained, optimizers
 from reta_jax.step import (
     GRADIENT_NORMS,
     Constants,
     cross_synthesis,
+    dropout_keys,
     emotion_terms,
     generator_terms,
     make_step,
@@ -29,13 +32,14 @@ from reta_jax.step import (
 )
 from tests.weights import random_variables
 
-LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth", "lips",
+LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth", "lips", "geometry",
           "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
 
 
 def smoke_config(**train):
     config = get_config("smoke")
     config.loss.prior, config.loss.mouth, config.loss.lips = 0.02, 0.5, 0.5
+    config.loss.geometry = 0.01
     # The first step of a warm-up has a learning rate of zero.
     config.train.update(
         {"warmup_steps": 0, "decay": False, "ema_decay": 0.15, "r1_every": 2} | train
@@ -54,6 +58,7 @@ def make_batch(clips=4, size=32, frames=5, window=62):
         "offset": random.integers(0, 6, clips).astype(np.int32),
         "mel": random.uniform(-4, 4, (clips, 80, 16)).astype(np.float32),
         "sync_box": np.tile(np.float32([0.2, 0.2, 0.8, 0.8]), (clips, 1)),
+        "coefficients": random.uniform(0, 1, (clips, frames, 64)).astype(np.float32),
     }
 
 
@@ -140,7 +145,7 @@ def plain():
     config = smoke_config()
     config.model.audio_encoder.trainable = False
     config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
-    config.loss.prior = config.loss.mouth = config.loss.lips = 0.0
+    config.loss.prior = config.loss.mouth = config.loss.lips = config.loss.geometry = 0.0
     setup = Setup(config)
     batch = make_batch()
     device_batch = to_device_batch(jax.tree.map(jnp.asarray, batch))
@@ -230,6 +235,67 @@ def test_frozen_audio_encoder_is_bit_identical_after_a_step(plain):
     trained = {name for name in before if name.startswith(".params['reta']")}
     frozen = {name for name in trained if "['audio_encoder']" in name}
     assert len(frozen) > 10 and same(before, after) & trained == frozen
+
+
+def test_only_the_parts_named_move_and_a_tuned_encoder_is_none_of_them():
+    config = smoke_config(only=("motion_decoder", "generator"))
+    params = {
+        "reta": {part: {"w": jnp.ones(2)} for part in train.PARTS},
+        "projection": {"kernel": jnp.ones(2)},
+    }
+    kept = only_trained(config)(params)
+    moving = {"motion_decoder", "generator"}
+    assert {part for part, leaf in kept["reta"].items() if leaf["w"] is not None} == moving
+    assert kept["projection"]["kernel"] is None
+    update, _ = optimizers(config)[0].update(
+        params, optimizers(config)[0].init(params), params
+    )
+    assert {part for part, leaf in update["reta"].items() if leaf["w"].any()} == moving
+
+
+def test_shown_coefficients_are_what_pictures_are_made_of(setup):
+    """Pictures follow the filmed p_exp and teach D nothing; the mesh of D is asked for by itself."""
+    batch = to_device_batch(jax.tree.map(jnp.asarray, make_batch(2)))
+    params = setup.params(batch)
+    config = smoke_config(shown_geometry=True)
+    for name in LOSSES - {"l1", "geometry", "emotion_visual", "emotion_audio", "emotion_cross"}:
+        config.loss[name] = 0.0
+    config.loss.emotion = 0.0
+
+    @functools.partial(jax.jit, static_argnames=("l1", "geometry"))
+    def gradient(params, batch, l1, geometry):
+        changed = config.copy_and_resolve_references()
+        changed.loss.l1, changed.loss.geometry = l1, geometry
+
+        def objective(params):
+            terms, frames = generator_terms(
+                changed, setup.networks, params, None, setup.constants, batch, adversarial=False
+            )
+            return total_loss(terms, changed), frames
+
+        (_, frames), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        return frames, {part: optax.tree.norm(g) for part, g in gradient["reta"].items()}
+
+    frames, norms = gradient(params, batch, 1.0, 0.0)
+    assert norms["motion_decoder"] == 0 < norms["motion_encoder"]
+    other = batch._replace(coefficients=batch.coefficients[::-1])
+    assert jnp.abs(gradient(params, other, 1.0, 0.0)[0] - frames).max() > 1e-2
+    _, norms = gradient(params, batch, 0.0, 1.0)
+    assert norms["motion_decoder"] > 0 == norms["motion_encoder"] == norms["generator"]
+
+
+def test_dropout_has_a_key_of_its_own_at_each_step_on_each_device_and_in_each_micro_batch():
+    config = smoke_config(accumulate=2)
+    mesh = parallel.make_mesh()
+    keys = jax.jit(
+        jax.shard_map(
+            lambda step: jax.random.key_data(dropout_keys(config, step)),
+            mesh=mesh, in_specs=P(), out_specs=P(parallel.AXIS),
+        )
+    )  # fmt: skip
+    drawn = np.concatenate([keys(jnp.int32(step)) for step in (0, 1)])
+    assert len(drawn) == 4 * jax.device_count()
+    assert len(np.unique(drawn, axis=0)) == len(drawn)
 
 
 def test_warm_up_begins_at_zero_and_zero_steps_of_it_begin_at_once():

@@ -396,6 +396,17 @@ def test_missing_data_is_one_sentence_and_exit_code_2(tmp_path):
     assert line.startswith("error: data/smoke has no prepared data set: make one with")
 
 
+@pytest.mark.parametrize("model", [{"geometry": "direct"}, {"morphable": "bfm"}])
+@pytest.mark.parametrize("asks", [("loss", "geometry", 1.0), ("train", "shown_geometry", True)])
+def test_filmed_coefficients_are_of_the_builtin_mesh_alone(model, asks):
+    config = get_config("smoke")
+    config.model.update(model)
+    section, field, value = asks
+    config[section][field] = value
+    with pytest.raises(InputError, match="are about the built-in 3DMM's coefficients"):
+        train.check_config(config)
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
@@ -424,6 +435,7 @@ def test_the_sync_expert_needs_five_frames():
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
+        ("train", {"only": ("generator", "mouth")}, "train.only names mouth; parts are audio_enc"),
         ("train", {"frames": 11}, "train.frames=11 exceeds model.window.chunk=10"),
         ("train", {"batch_size": 1}, "train.batch_size=1 gives 1"),
         ("train", {"batch_size": 4, "accumulate": 3},

@@ -72,10 +72,11 @@ class RETA(nn.Module):
         offset: Int[Array, " b"],
         frames: int,
         morphable: MorphableModel,
+        shown: Float[Array, "b t k"] | None = None,
     ) -> tuple[GeneratorOutput, Identity, Controls]:
-        """Renders `frames` frames of the chunk, from the `offset`-th on."""
+        """Renders `frames` frames of the chunk, from the `offset`-th on; `shown` as encode_voice."""
         identity = self.encode_portrait(portrait)
-        controls = self.encode_voice(audio, offset, frames, morphable)
+        controls = self.encode_voice(audio, offset, frames, morphable, shown)
         return self.generate(identity, controls), identity, controls
 
     @classmethod
@@ -105,8 +106,12 @@ class RETA(nn.Module):
         offset: Int[Array, " b"] | None,
         frames: int,
         morphable: MorphableModel,
+        shown: Float[Array, "b t k"] | None = None,
     ) -> Controls:
-        """Controls for frames [offset, offset + frames) of the window's chunk; None is 0."""
+        """Controls for frames [offset, offset + frames) of the window's chunk; None is 0.
+
+        With `shown`, f_M is of these coefficients instead of p_exp, which stays the voice's.
+        """
         features = self.audio_encoder(audio)
         if not self.tune_audio_encoder:
             features = jax.lax.stop_gradient(features)
@@ -116,7 +121,8 @@ class RETA(nn.Module):
             motion = _take(self.motion_decoder(features), start, frames)
             if self.motion_encoder is not None:
                 p_exp = self.p_exp_limit * jnp.tanh(motion / self.p_exp_limit)
-                motion = self.motion_encoder(position_map(morphable, p_exp))
+                seen = p_exp if shown is None else shown
+                motion = self.motion_encoder(position_map(morphable, seen))
         if self.emotion_student is not None:
             emotion = _take(self.emotion_student(features), start, frames)
         return Controls(motion, emotion, p_exp)
@@ -160,6 +166,8 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     tcn = {
         "features": config.tcn.features,
         "dilations": tuple(config.tcn.dilations),
+        "dropout": config.tcn.get("dropout", 0.0),  # older weights have neither
+        "noise": config.tcn.get("noise", 0.0),
         "dtype": dtype,
     }
     motion_decoder = motion_encoder = emotion_student = fusion = None

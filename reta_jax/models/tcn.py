@@ -12,6 +12,7 @@ class ResidualBlock(nn.Module):
     features: int
     kernel: int
     dilation: int
+    dropout: float = 0.0
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
@@ -25,7 +26,7 @@ class ResidualBlock(nn.Module):
             dtype=self.dtype,
         )(y)
         y = nn.Dense(self.features, dtype=self.dtype)(nn.gelu(y))
-        return x + y
+        return x + nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(y)
 
 
 class TCN(nn.Module):
@@ -33,20 +34,30 @@ class TCN(nn.Module):
 
     Convolutions are centred: the network always runs on a whole audio window (past, chunk,
     look-ahead), so the few future frames that it sees are the same in training and live.
+
+    dropout: of each block's output; noise: on the features, in their standard deviations. Both
+      where there is a "dropout" key, which is in training: few people teach few networks to hear.
     """
 
     outputs: int
     features: int = 512
     kernel: int = 3
     dilations: tuple[int, ...] = (1, 2, 4, 8)
+    dropout: float = 0.0
+    noise: float = 0.0
     head_scale: float = 1.0  # variance of the first outputs; 0: f_STY rules alone at first
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t {self.outputs}"]:
+        if self.noise and self.has_rng("dropout"):
+            spread = jnp.std(x, (0, 1), keepdims=True)
+            x = x + self.noise * spread * jax.random.normal(self.make_rng("dropout"), x.shape)
         x = nn.Dense(self.features, dtype=self.dtype, name="stem")(x)
         for i, dilation in enumerate(self.dilations):
-            x = ResidualBlock(self.features, self.kernel, dilation, self.dtype, name=f"block{i}")(x)
+            x = ResidualBlock(
+                self.features, self.kernel, dilation, self.dropout, self.dtype, name=f"block{i}"
+            )(x)
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         init = nn.initializers.zeros
         if self.head_scale:

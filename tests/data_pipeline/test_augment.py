@@ -19,6 +19,7 @@ def sample() -> dict[str, np.ndarray]:
         "frames": clip.frames,
         "landmarks": clip.landmarks,
         "sync_box": clip.sync_box,
+        "coefficients": clip.coefficients,
         "audio": np.random.default_rng(0).uniform(-0.4, 0.4, 3200).astype(np.float32),
         "mel": np.ones((80, 16), np.float32),
         "offset": np.int32(3),

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import types
 from collections import Counter
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from data_pipeline import loader
 from data_pipeline.audio import log_mel, to_float
 from data_pipeline.augment import AugmentSpec
 from data_pipeline.errors import InputError
+from data_pipeline.expression import fit_coefficients
 from data_pipeline.face import sync_box
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import Source, encode_clip, open_records, write_records
@@ -88,9 +90,19 @@ def test_batches_have_their_shapes_and_types(data):
         "mel": ((3, 80, 16), "float32"),
         "sync_box": ((3, 4), "float32"),
         "landmarks": ((3, 5, 68, 2), "float32"),
+        "coefficients": ((3, 5, 64), "float32"),
         "emotion": ((3,), "int32"),
         "identity": ((3,), "int32"),
     }
+
+
+def test_known_coefficients_are_not_fitted_anew(tmp_path):
+    known = np.random.default_rng(0).random((20, 64), np.float32)
+    clip = types.SimpleNamespace(**make_clip(0, 0, 20)._asdict(), coefficients=known)
+    path = write(tmp_path, [clip])
+    batch = take(batches(path, 2), 1)[0]
+    for row, start in enumerate(frame_numbers(batch["frames"])[:, 0]):
+        np.testing.assert_array_equal(batch["coefficients"][row], known[start : start + 5])
 
 
 def test_every_sample_is_aligned_with_its_clip(data):
@@ -114,6 +126,10 @@ def test_every_sample_is_aligned_with_its_clip(data):
             np.testing.assert_array_equal(batch["mel"][i], log_mel(waveform)[:, first : first + 16])
             np.testing.assert_array_equal(
                 batch["landmarks"][i], record["landmarks"][start : start + 5]
+            )
+            np.testing.assert_array_equal(
+                batch["coefficients"][i],
+                fit_coefficients(record["landmarks"])[start : start + 5],
             )
             assert batch["emotion"][i] == record["emotion"]
             assert 0 <= offset <= 5 and offset <= start

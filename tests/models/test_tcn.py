@@ -57,3 +57,30 @@ def test_residual_block_is_norm_convolution_and_a_layer():
     y = sum(y[:, 2 * i : 2 * i + 9] @ params["Conv_0"]["kernel"][i] for i in range(3))
     gelu = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
     np.testing.assert_allclose(ours, x + gelu @ params["Dense_0"]["kernel"], atol=1e-5)
+
+
+@pytest.mark.parametrize("disturbed", [{"dropout": 0.5}, {"noise": 0.5}])
+def test_disturbed_with_a_key_only_and_otherwise_as_without(features, disturbed):
+    network, plain = TCN(5, 8, **disturbed), TCN(5, 8)
+    variables = random_variables(plain, features)
+    run = jax.jit(lambda seed: network.apply(variables, features, rngs={"dropout": seed}))
+    expected = plain.apply(variables, features)
+    np.testing.assert_array_equal(network.apply(variables, features), expected)
+    first, again, other = (run(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert jnp.abs(first - expected).max() > 1e-2
+    assert jnp.abs(first - other).max() > 1e-2
+
+
+def test_noise_is_of_the_features_own_spread():
+    """Features ten thousand times as large, of one dimension, are disturbed as much in proportion."""
+    x = jax.random.normal(jax.random.key(0), (4, 500, 2)) * jnp.array([[[1.0, 1e4]]])
+    network = TCN(2, 2, dilations=(), noise=0.5)
+    variables = jax.tree.map(jnp.zeros_like, random_variables(network, x))
+    stem = variables["params"]["stem"]
+    variables["params"]["stem"] = stem | {"kernel": jnp.eye(2)}
+    _, state = network.apply(
+        variables, x, rngs={"dropout": jax.random.key(1)}, capture_intermediates=True
+    )
+    (seen,) = state["intermediates"]["stem"]["__call__"]
+    np.testing.assert_allclose(jnp.std(seen - x, (0, 1)), [0.5, 0.5e4], rtol=0.05)
