@@ -10,6 +10,10 @@
 A mouth is learnt at 64 and 128 px, where a step is cheap; the weights then grow (reta_jax/grow.py).
 At 256 px the portrait's own detail comes in. `:256` alone goes on from the shipped weights.
 
+Pictures are made of coefficients fitted to the filmed faces, and D learns the same from the voice
+(train.shown_geometry, loss.geometry; docs/decisions.md). `:voice` teaches D alone, a quarter of an
+hour on one core: for another language, say.
+
 The small model of configs/synthetic.py, starting from its weights, with three layers of Whisper's
 encoder in place of the mel one: so little speech does not teach one to hear (docs/decisions.md).
 No sync expert of filmed faces is at hand: the mouth is asked for by L1 inside its crop and by the
@@ -44,12 +48,11 @@ def get_config(variant: str = ""):
     config.experts.vgg.weights = "random"
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
-    config.loss.l1, config.loss.motion, config.loss.prior = 10.0, 20.0, 0.0
+    config.loss.l1, config.loss.motion, config.loss.geometry = 10.0, 20.0, 0.05
     config.loss.mouth, config.loss.lips = 10.0, 3000.0
     config.experts.lips.weights = "weights/corpus/landmark_net"
     train = config.train
-    train.shown_geometry = True
-    train.only = ("image_encoder", "generator", "motion_encoder")
+    train.shown_geometry = True  # faces are learnt from faces, and what they do from voices
     train.batch_size, train.frames, train.steps = 4, 5, 10_000
     train.learning_rate, train.betas = 8e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
@@ -60,9 +63,7 @@ def get_config(variant: str = ""):
         train.batch_size, train.frames = 8, 1
     if variant == "voice":
         config.loss.update({name: 0.0 for name in ("l1", "perceptual", "motion", "mouth", "lips")})
-        config.loss.geometry, config.loss.prior = 1.0, 0.0
-        config.data.portrait, config.data.steady = "clip", False
+        config.loss.geometry, config.data.steady = 1.0, False
         train.shown_geometry, train.only = False, ("motion_decoder",)
-        train.batch_size, train.frames, train.steps = 16, 10, 1_000
-        train.learning_rate = 1e-3
+        train.batch_size, train.steps, train.learning_rate = 16, 1_000, 1e-3
     return smoke(config) if variant == "smoke" else config

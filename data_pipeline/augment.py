@@ -46,19 +46,20 @@ class Augment(grain.transforms.RandomMap):
         sides, corner = _draw_crop(spec, rng)
         mirrored = bool(rng.random() < spec.mirror)
         gain = 10 ** (_about(spec.gain_db, rng) / 20)
-        coefficients = element["coefficients"]
 
         def show(images: UInt8[np.ndarray, "... s s 3"]) -> UInt8[np.ndarray, "... s s 3"]:
             return _recolour(_reframe(images, sides, corner, mirrored), colour)
 
-        return element | {
+        varied = {
             "portrait": show(element["portrait"]),
             "frames": show(element["frames"]),
             "landmarks": _move_landmarks(element["landmarks"], sides, corner, mirrored),
             "sync_box": _move_box(element["sync_box"], sides, corner, mirrored),
-            "coefficients": mirror_coefficients(coefficients) if mirrored else coefficients,
             "audio": _amplify(element["audio"], gain),
         }
+        if mirrored and "coefficients" in element:
+            varied["coefficients"] = mirror_coefficients(element["coefficients"])
+        return element | varied
 
 
 def _about(spread: float, rng: np.random.Generator) -> float:

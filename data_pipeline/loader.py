@@ -54,6 +54,7 @@ class WindowSpec:
     # A frame of this "clip", of any of its speaker ("identity"), or of the clip in a like "pose".
     portrait: Literal["clip", "identity", "pose"] = "clip"
     steady: bool = False  # frames are the portrait with their faces, held still
+    expression: bool = False  # also what the face does, in coefficients of the built-in 3DMM
     shifted_mel: bool = False  # also the sound of another moment: what a sync expert learns to tell
 
     @property
@@ -83,10 +84,11 @@ def training_batches(
         portrait uint8 (b,S,S,3) | frames uint8 (b,T,S,S,3) | audio float32 (b,W) past + chunk +
         look-ahead, zeros outside the clip | offset int32 (b,) frames[0] inside the chunk |
         mel float32 (b,80,16) of the five frames from frames[0] on | sync_box float32 (b,4) |
-        landmarks float32 (b,T,68,2) in [0, 1] | coefficients float32 (b,T,64) of the built-in 3DMM,
-        known or fitted to the landmarks | emotion int32 (b,) | identity int32 (b,)
+        landmarks float32 (b,T,68,2) in [0, 1] | emotion int32 (b,) | identity int32 (b,)
 
-    and, with window.shifted_mel, shifted_mel float32 (b,80,16): three frames or more away.
+    and, with window.expression, coefficients float32 (b,chunk,64): p_exp in the chunk, known or
+    fitted to the landmarks, behind the clip's end as at its end; with window.shifted_mel,
+    shifted_mel float32 (b,80,16): three frames or more away.
 
     What stops a reader (a damaged record, a file that is gone, storage that no longer answers) is
     raised by `next` as an InputError that names the data set, the clip and the file.
@@ -443,10 +445,12 @@ class CutWindow(grain.transforms.RandomMap):
             "mel": mel_window(waveform, start),
             "sync_box": box,
             "landmarks": landmarks,
-            "coefficients": _expression(record)[cut],
             "emotion": np.int32(record["emotion"]),
             "identity": np.int32(identity),
         }
+        if spec.expression:
+            chunk = np.minimum(np.arange(spec.chunk) + start - offset, len(frames) - 1)
+            sample["coefficients"] = _expression(record)[chunk]
         if spec.shifted_mel:
             sample["shifted_mel"] = mel_window(waveform, _another_start(start, len(frames), rng))
         return sample

@@ -169,7 +169,7 @@ def small(config: ConfigDict, size: int, channel_multiplier: float, style_dim: i
             "channel_multiplier": channel_multiplier,
             "split_res": max(8, size // 4),
             "dtype": "float32",
-            "tcn": {"features": 2 * style_dim, "dilations": (1, 2, 4), "dropout": 0.0, "noise": 0.0},
+            "tcn": {"features": 2 * style_dim, "dilations": (1, 2, 4)},
             "motion_encoder": {"channels": (8, 16, 32, 32)},
         }
     )

@@ -74,7 +74,7 @@ class RETA(nn.Module):
         morphable: MorphableModel,
         shown: Float[Array, "b t k"] | None = None,
     ) -> tuple[GeneratorOutput, Identity, Controls]:
-        """Renders `frames` frames of the chunk, from the `offset`-th on; `shown` as encode_voice."""
+        """Renders `frames` frames of the chunk from the `offset`-th on; `shown`: encode_voice."""
         identity = self.encode_portrait(portrait)
         controls = self.encode_voice(audio, offset, frames, morphable, shown)
         return self.generate(identity, controls), identity, controls
@@ -118,13 +118,13 @@ class RETA(nn.Module):
         start = self.window.past if offset is None else self.window.past + offset
         motion = p_exp = emotion = None
         if self.motion_decoder is not None:
-            motion = _take(self.motion_decoder(features), start, frames)
+            motion = take_frames(self.motion_decoder(features), start, frames)
             if self.motion_encoder is not None:
                 p_exp = self.p_exp_limit * jnp.tanh(motion / self.p_exp_limit)
                 seen = p_exp if shown is None else shown
                 motion = self.motion_encoder(position_map(morphable, seen))
         if self.emotion_student is not None:
-            emotion = _take(self.emotion_student(features), start, frames)
+            emotion = take_frames(self.emotion_student(features), start, frames)
         return Controls(motion, emotion, p_exp)
 
     def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
@@ -221,7 +221,8 @@ def _speech_network(config: ml_collections.ConfigDict, dtype: jax.typing.DTypeLi
     )
 
 
-def _take(x: Float[Array, "b s d"], start: Int[Array, " b"] | int, frames: int) -> Array:
+def take_frames(x: Float[Array, "b s d"], start: Int[Array, " b"] | int, frames: int) -> Array:
+    """Frames [start, start + frames) of each row."""
     if isinstance(start, int):
         return x[:, start : start + frames]
     return jax.vmap(lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, frames))(x, start)

@@ -48,9 +48,7 @@ def test_where_the_head_is_and_how_large_does_not_matter(clips):
     angle = np.linspace(0, 0.5, len(landmarks))
     turn = np.stack([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moved = 30 * np.einsum("ijt,tlj->tli", turn, landmarks) + [5, -7]
-    np.testing.assert_allclose(
-        fit_coefficients(moved), fit_coefficients(landmarks), atol=1e-4
-    )
+    np.testing.assert_allclose(fit_coefficients(moved), fit_coefficients(landmarks), atol=1e-4)
 
 
 def test_a_face_at_rest_is_zero(clips):

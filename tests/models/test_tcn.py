@@ -73,7 +73,7 @@ def test_disturbed_with_a_key_only_and_otherwise_as_without(features, disturbed)
 
 
 def test_noise_is_of_the_features_own_spread():
-    """Features ten thousand times as large, of one dimension, are disturbed as much in proportion."""
+    """A dimension ten thousand times as large is disturbed as much in proportion."""
     x = jax.random.normal(jax.random.key(0), (4, 500, 2)) * jnp.array([[[1.0, 1e4]]])
     network = TCN(2, 2, dilations=(), noise=0.5)
     variables = jax.tree.map(jnp.zeros_like, random_variables(network, x))
