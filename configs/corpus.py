@@ -8,11 +8,8 @@
         --config.init_from=runs/128/weights
 
 A mouth is learnt at 64 and 128 px, where a step is cheap; the weights then grow (reta_jax/grow.py).
-At 256 px the portrait's own detail comes in. `:256` alone goes on from the shipped weights.
-
-Pictures are made of coefficients fitted to the filmed faces, and D learns the same from the voice
-(train.shown_geometry, loss.geometry; docs/decisions.md). `:voice` teaches D alone, a quarter of an
-hour on one core: for another language, say.
+At 256 px the portrait's own detail comes in. `:256` alone goes on from the shipped weights, and so
+does `:voice`, which leaves faces as they are and learns from new voices what mouths do.
 
 The small model of configs/synthetic.py, starting from its weights, with three layers of Whisper's
 encoder in place of the mel one: so little speech does not teach one to hear (docs/decisions.md).
@@ -28,9 +25,7 @@ def get_config(variant: str = ""):
     size = int(variant) if variant.isdecimal() else 256 if variant == "voice" else 64
     config = small(paper(), size=size, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"
-    config.model.split_res, config.model.rgb_from = 64, "blended"
-    config.model.emotion = False  # nothing here teaches one
-    config.model.tcn.update({"dilations": (1, 2), "dropout": 0.3, "noise": 2.0})
+    config.model.split_res, config.model.rgb_from = 32, "blended"
     config.model.grid_size, config.model.detail_from = 64, 256
     # Of rendered people, all but the voice; of filmed ones, all.
     config.init_from = "weights/corpus/reta" if size == 256 else "weights/synthetic/reta"
@@ -48,22 +43,19 @@ def get_config(variant: str = ""):
     config.experts.vgg.weights = "random"
     config.experts.vgg.fields = {"channel_multiplier": 1 / 8}
     config.loss.update({"sync": 0.0, "emotion": 0.0, "perceptual": 0.05, "adversarial": 0.0})
-    config.loss.l1, config.loss.motion, config.loss.geometry = 10.0, 20.0, 0.05
+    config.loss.l1, config.loss.motion, config.loss.prior = 10.0, 20.0, 0.002
     config.loss.mouth, config.loss.lips = 10.0, 3000.0
     config.experts.lips.weights = "weights/corpus/landmark_net"
     train = config.train
-    train.shown_geometry = True  # faces are learnt from faces, and what they do from voices
     train.batch_size, train.frames, train.steps = 4, 5, 10_000
     train.learning_rate, train.betas = 8e-4, (0.5, 0.99)
     train.warmup_steps, train.decay, train.clip_norm = 50, True, 1.0
     train.perceptual_scales = (1.0, 0.5)
     train.log_every, train.preview_every, train.save_every = 50, 500, 1_000
-    if size == 256:  # four seconds a step become two
-        config.loss.motion, train.perceptual_scales = 0.0, (0.5,)
-        train.batch_size, train.frames = 8, 1
+    if size == 256:  # four seconds a step become one and a half
+        config.loss.motion, train.frames, train.perceptual_scales = 0.0, 2, (0.5,)
     if variant == "voice":
-        config.loss.update({name: 0.0 for name in ("l1", "perceptual", "motion", "mouth", "lips")})
-        config.loss.geometry, config.data.steady = 1.0, False
-        train.shown_geometry, train.only = False, ("motion_decoder",)
-        train.batch_size, train.steps, train.learning_rate = 16, 1_000, 1e-3
+        train.only = ("motion_decoder", "motion_encoder", "emotion_student")
+        config.model.tcn.update({"dropout": 0.2, "noise": 0.7})  # voices are few
+        train.batch_size, train.frames, train.steps, train.learning_rate = 8, 1, 700, 5e-4
     return smoke(config) if variant == "smoke" else config

@@ -11,8 +11,6 @@ import grain
 import numpy as np
 from jaxtyping import Float32, Float64, Int, UInt8
 
-from data_pipeline.expression import mirror_coefficients
-
 _LUMA = np.array([0.299, 0.587, 0.114])
 # ITU-R BT.601: the axes of colour, in whose plane a hue turns.
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -50,16 +48,13 @@ class Augment(grain.transforms.RandomMap):
         def show(images: UInt8[np.ndarray, "... s s 3"]) -> UInt8[np.ndarray, "... s s 3"]:
             return _recolour(_reframe(images, sides, corner, mirrored), colour)
 
-        varied = {
+        return element | {
             "portrait": show(element["portrait"]),
             "frames": show(element["frames"]),
             "landmarks": _move_landmarks(element["landmarks"], sides, corner, mirrored),
             "sync_box": _move_box(element["sync_box"], sides, corner, mirrored),
             "audio": _amplify(element["audio"], gain),
         }
-        if mirrored and "coefficients" in element:
-            varied["coefficients"] = mirror_coefficients(element["coefficients"])
-        return element | varied
 
 
 def _about(spread: float, rng: np.random.Generator) -> float:

@@ -27,7 +27,6 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, to_float, window
 from data_pipeline.augment import Augment, AugmentSpec
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
-from data_pipeline.expression import fit_coefficients
 from data_pipeline.face import sync_box
 from data_pipeline.pairing import pair_neighbours
 from data_pipeline.records import decode_jpeg, list_clips, open_records
@@ -54,7 +53,6 @@ class WindowSpec:
     # A frame of this "clip", of any of its speaker ("identity"), or of the clip in a like "pose".
     portrait: Literal["clip", "identity", "pose"] = "clip"
     steady: bool = False  # frames are the portrait with their faces, held still
-    expression: bool = False  # also what the face does, in coefficients of the built-in 3DMM
     shifted_mel: bool = False  # also the sound of another moment: what a sync expert learns to tell
 
     @property
@@ -86,9 +84,7 @@ def training_batches(
         mel float32 (b,80,16) of the five frames from frames[0] on | sync_box float32 (b,4) |
         landmarks float32 (b,T,68,2) in [0, 1] | emotion int32 (b,) | identity int32 (b,)
 
-    and, with window.expression, coefficients float32 (b,chunk,64): p_exp in the chunk, known or
-    fitted to the landmarks, behind the clip's end as at its end; with window.shifted_mel,
-    shifted_mel float32 (b,80,16): three frames or more away.
+    and, with window.shifted_mel, shifted_mel float32 (b,80,16): three frames or more away.
 
     What stops a reader (a damaged record, a file that is gone, storage that no longer answers) is
     raised by `next` as an InputError that names the data set, the clip and the file.
@@ -448,18 +444,9 @@ class CutWindow(grain.transforms.RandomMap):
             "emotion": np.int32(record["emotion"]),
             "identity": np.int32(identity),
         }
-        if spec.expression:
-            chunk = np.minimum(np.arange(spec.chunk) + start - offset, len(frames) - 1)
-            sample["coefficients"] = _expression(record)[chunk]
         if spec.shifted_mel:
             sample["shifted_mel"] = mel_window(waveform, _another_start(start, len(frames), rng))
         return sample
-
-
-def _expression(record: Mapping[str, Any]) -> Float32[np.ndarray, "t 64"]:
-    """p_exp of every frame: the synthetic world's own, of a filmed face what landmarks tell."""
-    known, landmarks = record["coefficients"], record["landmarks"]
-    return known if known.any() or not landmarks.any() else fit_coefficients(landmarks)
 
 
 def _like_posed(

@@ -38,7 +38,6 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
             look_ahead=window.look_ahead,
             portrait=config.data.portrait,
             steady=config.data.steady,
-            expression=wants_expression(config),
         ),
         seed=config.train.seed,
         process_index=jax.process_index() if trains else 0,
@@ -47,8 +46,3 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
         pair_within=batch_size // parts if swaps else 0,
         augment=AugmentSpec(**config.data.augment) if trains else AugmentSpec(),
     )
-
-
-def wants_expression(config: ConfigDict) -> bool:
-    """Whether training looks at what filmed faces do, in coefficients of the built-in 3DMM."""
-    return bool(config.loss.geometry or config.train.shown_geometry)

@@ -25,9 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.errors import InputError
-from data_pipeline.records import COEFFICIENTS
 from reta_jax import parallel
-from reta_jax.batches import wants_expression
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
 from reta_jax.pretrained.load import load_morphable
@@ -142,8 +140,6 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
         "mel": ((80, 16), jnp.float32),
         "sync_box": ((4,), jnp.float32),
     }
-    if wants_expression(config):
-        shapes["coefficients"] = ((config.model.window.chunk, COEFFICIENTS), jnp.float32)
     return {
         name: jax.ShapeDtypeStruct((clips, *shape), dtype)
         for name, (shape, dtype) in shapes.items()

@@ -13,8 +13,6 @@ from reta_jax.ops.crop import crop_resize
 
 MOUTH = ((0.55, 0.2), (0.95, 0.8))  # corners (y, x) in a face's box
 TINTS = 10.0  # of the mouth, beside its L1
-MM_PER_CM = 10.0
-LEVEL = 0.1  # share of a clip's level in the geometry loss
 
 
 class LossWeights(NamedTuple):
@@ -31,7 +29,6 @@ class LossWeights(NamedTuple):
     prior: float = 0.0  # of the coefficients; the paper has none
     mouth: float = 0.0  # L1 of the mouth, where no sync expert is at hand; the paper has none
     lips: float = 0.0  # shape of the lips, likewise
-    geometry: float = 0.0  # the mesh of D against the filmed face's; the paper has none
 
 
 def l1_loss(generated: Float[Array, "*s"], real: Float[Array, "*s"]) -> Float[Array, ""]:
@@ -128,26 +125,6 @@ def emotion_audio_loss(
 ) -> Float[Array, ""]:
     """L_emo^{v-a} of section 3.1: 1 - cos(f_E, sg(f_V)), f_E already projected to f_V's width."""
     return (1.0 - cosine_similarity(student, jax.lax.stop_gradient(teacher), eps)).mean()
-
-
-def geometry_loss(
-    p_exp: Float[Array, "*n t k"], real: Float[Array, "*n t k"], expression: Float[Array, "v 3 k"]
-) -> Float[Array, ""]:
-    """Mean square distance of two moving meshes' vertices, in square millimetres.
-
-    What is the same in all t frames counts a tenth: no voice tells what a face looks like at rest,
-    and of a few people's it is learnt by heart (docs/decisions.md).
-
-    Args:
-      real: coefficients that are known or fitted, a constant.
-      expression: U_exp in centimetres.
-    """
-    modes = MM_PER_CM * _f32(expression).reshape(-1, expression.shape[-1])
-    products = modes.T @ modes / len(expression)  # (k, k): a mesh a frame is never made
-    size = lambda x: jnp.einsum("...k,kl,...l->...", x, products, x).mean()
-    difference = _f32(p_exp) - jax.lax.stop_gradient(_f32(real))
-    level = difference.mean(-2, keepdims=True)
-    return size(difference - level) + LEVEL * size(level)
 
 
 def coefficient_prior(p_exp: Float[Array, "*n k"]) -> Float[Array, ""]:

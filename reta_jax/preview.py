@@ -13,7 +13,7 @@ from reta_jax.images import to_uint8
 from reta_jax.models.morphable import MorphableModel, mesh
 from reta_jax.models.reta import RETA
 from reta_jax.pictures import COLUMNS, contact_sheet, model_row
-from reta_jax.step import render_batch, shown_coefficients, to_device_batch
+from reta_jax.step import render_batch, to_device_batch
 
 CLIPS = 4
 
@@ -30,9 +30,8 @@ def make_preview(
     @jax.jit
     def forward(params: Any):
         batch = to_device_batch(raw)
-        shown = shown_coefficients(config, batch)
-        output, _, controls = render_batch(reta, params, morphable, batch, shown)
-        p_exp = controls.p_exp if shown is None else shown
+        output, _, controls = render_batch(reta, params, morphable, batch)
+        p_exp = controls.p_exp
         vertices = None if p_exp is None else mesh(morphable, p_exp[:, 0])
         return (
             to_uint8(output.frames[:, 0]),

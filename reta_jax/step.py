@@ -20,7 +20,7 @@ from reta_jax.experts.vgg19 import image_pyramid
 from reta_jax.images import to_float
 from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
-from reta_jax.models.reta import RETA, Controls, Identity, take_frames
+from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.variance_mask import Stages, temporal_variance_mask
 from reta_jax.parallel import AXIS
 from reta_jax.state import Networks, TrainState, only_trained, optimizers
@@ -46,7 +46,6 @@ class Batch(NamedTuple):
     offset: Array  # (b,)
     mel: Array  # (b, 80, 16)
     sync_box: Array  # (b, 4)
-    coefficients: Array | None  # (b, chunk, k) p_exp of the faces; frames[0] is the offset-th
     key: Array | None  # of dropout; None: without
 
 
@@ -208,49 +207,19 @@ def to_device_batch(raw: dict[str, Array]) -> Batch:
         offset=raw["offset"],
         mel=raw["mel"],
         sync_box=raw["sync_box"],
-        coefficients=raw.get("coefficients"),
         key=raw.get("key"),
     )
 
 
-def render_batch(
-    reta: RETA,
-    params: Any,
-    morphable: MorphableModel,
-    batch: Batch,
-    shown: Array | None = None,
-) -> Rendered:
-    """The batch's frames; with `shown`, of these coefficients instead of the voice's."""
+def render_batch(reta: RETA, params: Any, morphable: MorphableModel, batch: Batch) -> Rendered:
     frames = batch.frames.shape[1]
     return Rendered(
         *reta.apply(
             {"params": params},
-            *(batch.portrait, batch.audio, batch.offset, frames, morphable, shown),
-            rngs=dropout(batch),
+            *(batch.portrait, batch.audio, batch.offset, frames, morphable),
+            rngs={} if batch.key is None else {"dropout": batch.key},
         )
     )
-
-
-def shown_coefficients(config: ml_collections.ConfigDict, batch: Batch) -> Array | None:
-    """p_exp that pictures are made of in training; None: the voice's."""
-    if not config.train.shown_geometry:
-        return None
-    return take_frames(batch.coefficients, batch.offset, batch.frames.shape[1])
-
-
-def hear_chunk(reta: RETA, params: Any, morphable: MorphableModel, batch: Batch) -> Array:
-    """The voice's p_exp in the whole chunk, (b, chunk, k), whatever is shown of it."""
-    controls = reta.apply(
-        {"params": params},
-        *(batch.audio, None, reta.window.chunk, morphable),
-        rngs=dropout(batch),
-        method=RETA.encode_voice,
-    )
-    return controls.p_exp
-
-
-def dropout(batch: Batch) -> dict[str, Array]:
-    return {} if batch.key is None else {"dropout": batch.key}
 
 
 def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Array:
@@ -268,7 +237,6 @@ def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Ar
         "prior": weights.prior,
         "mouth": weights.mouth,
         "lips": weights.lips,
-        "geometry": weights.geometry,
     }
     return sum(scale[name] * value for name, value in terms.items())
 
@@ -288,17 +256,9 @@ def generator_terms(
     """
     weights = losses.LossWeights(**config.loss)
     experts = constants.experts
-    morphable = constants.morphable
-    shown, heard = shown_coefficients(config, batch), None
-    if weights.geometry and networks.reta.motion_encoder is not None:
-        heard = hear_chunk(networks.reta, params["reta"], morphable, batch)
-        if shown is None:  # the same, but not computed twice
-            shown = take_frames(heard, batch.offset, batch.frames.shape[1])
-    rendered = render_batch(networks.reta, params["reta"], morphable, batch, shown)
+    rendered = render_batch(networks.reta, params["reta"], constants.morphable, batch)
     generated, real = rendered.output.frames.astype(jnp.float32), batch.frames
-    terms = {}
-    if weights.l1:
-        terms["l1"] = losses.l1_loss(generated, real)
+    terms = {"l1": losses.l1_loss(generated, real)}
     if weights.perceptual:
         taps = vgg_taps(config, experts.perceive, real)
         perceive = forgetful(config, experts.perceive)
@@ -325,8 +285,6 @@ def generator_terms(
             forgetful(config, experts.find_lips)(_flat(generated), box),
             experts.find_lips(_flat(real), box),
         )
-    if heard is not None:
-        terms["geometry"] = losses.geometry_loss(heard, batch.coefficients, morphable.expression)
     if weights.prior and rendered.controls.p_exp is not None:
         terms["prior"] = losses.coefficient_prior(rendered.controls.p_exp)
     if weights.emotion and networks.reta.emotion_student is not None:

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict, config_flags
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import parallel
-from reta_jax.batches import open_batches, wants_expression
+from reta_jax.batches import open_batches
 from reta_jax.checkpoint import Checkpoints
 from reta_jax.commands import run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
@@ -153,14 +153,6 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.loss.sync and config.train.frames < 5:
         raise InputError(f"loss.sync needs train.frames >= 5, not {config.train.frames}")
-    if wants_expression(config) and (config.model.geometry, config.model.morphable) != (
-        "3dmm",
-        "builtin",
-    ):
-        raise InputError(
-            "loss.geometry and train.shown_geometry are about the built-in 3DMM's coefficients: "
-            "set model.geometry='3dmm' and model.morphable='builtin', or these to 0 and False"
-        )
     if unknown := set(config.train.only) - PARTS:
         raise InputError(
             f"train.only names {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}"

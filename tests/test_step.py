@@ -7,7 +7,6 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -32,14 +31,13 @@ from reta_jax.step import (
 )
 from tests.weights import random_variables
 
-LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth", "lips", "geometry",
+LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth", "lips",
           "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
 
 
 def smoke_config(**train):
     config = get_config("smoke")
     config.loss.prior, config.loss.mouth, config.loss.lips = 0.02, 0.5, 0.5
-    config.loss.geometry = 0.01
     # The first step of a warm-up has a learning rate of zero.
     config.train.update(
         {"warmup_steps": 0, "decay": False, "ema_decay": 0.15, "r1_every": 2} | train
@@ -58,7 +56,6 @@ def make_batch(clips=4, size=32, frames=5, window=62):
         "offset": random.integers(0, 6, clips).astype(np.int32),
         "mel": random.uniform(-4, 4, (clips, 80, 16)).astype(np.float32),
         "sync_box": np.tile(np.float32([0.2, 0.2, 0.8, 0.8]), (clips, 1)),
-        "coefficients": random.uniform(0, 1, (clips, 10, 64)).astype(np.float32),
     }
 
 
@@ -145,7 +142,7 @@ def plain():
     config = smoke_config()
     config.model.audio_encoder.trainable = False
     config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
-    config.loss.prior = config.loss.mouth = config.loss.lips = config.loss.geometry = 0.0
+    config.loss.prior = config.loss.mouth = config.loss.lips = 0.0
     setup = Setup(config)
     batch = make_batch()
     device_batch = to_device_batch(jax.tree.map(jnp.asarray, batch))
@@ -249,37 +246,6 @@ def test_only_the_parts_named_move_and_a_tuned_encoder_is_none_of_them():
     assert kept["projection"]["kernel"] is None
     update, _ = optimizers(config)[0].update(params, optimizers(config)[0].init(params), params)
     assert {part for part, leaf in update["reta"].items() if leaf["w"].any()} == moving
-
-
-def test_shown_coefficients_are_what_pictures_are_made_of(setup):
-    """Pictures follow the filmed p_exp and teach D nothing; its mesh is asked for by itself."""
-    batch = to_device_batch(jax.tree.map(jnp.asarray, make_batch(2)))
-    params = setup.params(batch)
-    config = smoke_config(shown_geometry=True)
-    for name in LOSSES - {"l1", "geometry", "emotion_visual", "emotion_audio", "emotion_cross"}:
-        config.loss[name] = 0.0
-    config.loss.emotion = 0.0
-
-    @functools.partial(jax.jit, static_argnames=("l1", "geometry"))
-    def gradient(params, batch, l1, geometry):
-        changed = config.copy_and_resolve_references()
-        changed.loss.l1, changed.loss.geometry = l1, geometry
-
-        def objective(params):
-            terms, frames = generator_terms(
-                changed, setup.networks, params, None, setup.constants, batch, adversarial=False
-            )
-            return total_loss(terms, changed), frames
-
-        (_, frames), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-        return frames, {part: optax.tree.norm(g) for part, g in gradient["reta"].items()}
-
-    frames, norms = gradient(params, batch, 1.0, 0.0)
-    assert norms["motion_decoder"] == 0 < norms["motion_encoder"]
-    other = batch._replace(coefficients=batch.coefficients[::-1])
-    assert jnp.abs(gradient(params, other, 1.0, 0.0)[0] - frames).max() > 1e-2
-    _, norms = gradient(params, batch, 0.0, 1.0)
-    assert norms["motion_decoder"] > 0 == norms["motion_encoder"] == norms["generator"]
 
 
 def test_dropout_has_a_key_of_its_own_at_each_step_on_each_device_and_in_each_micro_batch():
@@ -398,9 +364,8 @@ def test_cross_synthesis_is_judged_by_the_emotion_of_the_other(setup, crossed):
         ("loss", {"prior": 0.0}, {"prior"}),
         ("loss", {"mouth": 0.0}, {"mouth"}),
         ("loss", {"lips": 0.0}, {"lips"}),
-        ("loss", {"geometry": 0.0}, {"geometry"}),
-        ("model", {"geometry": "none"}, {"prior", "geometry"}),
-        ("model", {"geometry": "direct"}, {"prior", "geometry"}),
+        ("model", {"geometry": "none"}, {"prior"}),
+        ("model", {"geometry": "direct"}, {"prior"}),
         ("model", {"injection": "concat"}, set()),
         ("model", {"use_style": False}, set()),
     ],

@@ -396,17 +396,6 @@ def test_missing_data_is_one_sentence_and_exit_code_2(tmp_path):
     assert line.startswith("error: data/smoke has no prepared data set: make one with")
 
 
-@pytest.mark.parametrize("model", [{"geometry": "direct"}, {"morphable": "bfm"}])
-@pytest.mark.parametrize("asks", [("loss", "geometry", 1.0), ("train", "shown_geometry", True)])
-def test_filmed_coefficients_are_of_the_builtin_mesh_alone(model, asks):
-    config = get_config("smoke")
-    config.model.update(model)
-    section, field, value = asks
-    config[section][field] = value
-    with pytest.raises(InputError, match="are about the built-in 3DMM's coefficients"):
-        train.check_config(config)
-
-
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [

@@ -72,11 +72,10 @@ class RETA(nn.Module):
         offset: Int[Array, " b"],
         frames: int,
         morphable: MorphableModel,
-        shown: Float[Array, "b t k"] | None = None,
     ) -> tuple[GeneratorOutput, Identity, Controls]:
-        """Renders `frames` frames of the chunk from the `offset`-th on; `shown`: encode_voice."""
+        """Renders `frames` frames of the chunk, from the `offset`-th on."""
         identity = self.encode_portrait(portrait)
-        controls = self.encode_voice(audio, offset, frames, morphable, shown)
+        controls = self.encode_voice(audio, offset, frames, morphable)
         return self.generate(identity, controls), identity, controls
 
     @classmethod
@@ -106,25 +105,20 @@ class RETA(nn.Module):
         offset: Int[Array, " b"] | None,
         frames: int,
         morphable: MorphableModel,
-        shown: Float[Array, "b t k"] | None = None,
     ) -> Controls:
-        """Controls for frames [offset, offset + frames) of the window's chunk; None is 0.
-
-        With `shown`, f_M is of these coefficients instead of p_exp, which stays the voice's.
-        """
+        """Controls for frames [offset, offset + frames) of the window's chunk; None is 0."""
         features = self.audio_encoder(audio)
         if not self.tune_audio_encoder:
             features = jax.lax.stop_gradient(features)
         start = self.window.past if offset is None else self.window.past + offset
         motion = p_exp = emotion = None
         if self.motion_decoder is not None:
-            motion = take_frames(self.motion_decoder(features), start, frames)
+            motion = _take(self.motion_decoder(features), start, frames)
             if self.motion_encoder is not None:
                 p_exp = self.p_exp_limit * jnp.tanh(motion / self.p_exp_limit)
-                seen = p_exp if shown is None else shown
-                motion = self.motion_encoder(position_map(morphable, seen))
+                motion = self.motion_encoder(position_map(morphable, p_exp))
         if self.emotion_student is not None:
-            emotion = take_frames(self.emotion_student(features), start, frames)
+            emotion = _take(self.emotion_student(features), start, frames)
         return Controls(motion, emotion, p_exp)
 
     def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
@@ -221,8 +215,7 @@ def _speech_network(config: ml_collections.ConfigDict, dtype: jax.typing.DTypeLi
     )
 
 
-def take_frames(x: Float[Array, "b s d"], start: Int[Array, " b"] | int, frames: int) -> Array:
-    """Frames [start, start + frames) of each row."""
+def _take(x: Float[Array, "b s d"], start: Int[Array, " b"] | int, frames: int) -> Array:
     if isinstance(start, int):
         return x[:, start : start + frames]
     return jax.vmap(lambda row, i: jax.lax.dynamic_slice_in_dim(row, i, frames))(x, start)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import types
 from collections import Counter
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from data_pipeline import loader
 from data_pipeline.audio import log_mel, to_float
 from data_pipeline.augment import AugmentSpec
 from data_pipeline.errors import InputError
-from data_pipeline.expression import fit_coefficients
 from data_pipeline.face import sync_box
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import Source, encode_clip, open_records, write_records
@@ -95,23 +93,10 @@ def test_batches_have_their_shapes_and_types(data):
     }
 
 
-def test_known_coefficients_are_not_fitted_anew(tmp_path):
-    known = np.random.default_rng(0).random((20, 64), np.float32)
-    clip = types.SimpleNamespace(**make_clip(0, 0, 20)._asdict(), coefficients=known)
-    path = write(tmp_path, [clip])
-    batch = take(batches(path, 2, WindowSpec(size=SIZE, expression=True)), 1)[0]
-    assert batch["coefficients"].shape == (2, 10, 64)
-    for row, start in enumerate(frame_numbers(batch["frames"])[:, 0]):
-        offset = batch["offset"][row]
-        np.testing.assert_array_equal(
-            batch["coefficients"][row, offset : offset + 5], known[start : start + 5]
-        )
-
-
 def test_every_sample_is_aligned_with_its_clip(data):
     clips = {tuple(record["sync_box"]): record for record in open_records(data, "train")}
     offsets, starts = Counter(), Counter()
-    for batch in take(batches(data, 8, WindowSpec(size=SIZE, expression=True)), 30):
+    for batch in take(batches(data, 8), 30):
         for i in range(8):
             record = clips[tuple(batch["sync_box"][i])]
             waveform = to_float(record["audio"])
@@ -129,12 +114,6 @@ def test_every_sample_is_aligned_with_its_clip(data):
             np.testing.assert_array_equal(batch["mel"][i], log_mel(waveform)[:, first : first + 16])
             np.testing.assert_array_equal(
                 batch["landmarks"][i], record["landmarks"][start : start + 5]
-            )
-            chunk = np.minimum(
-                np.arange(start - offset, start - offset + 10), len(record["landmarks"]) - 1
-            )
-            np.testing.assert_array_equal(
-                batch["coefficients"][i], fit_coefficients(record["landmarks"])[chunk]
             )
             assert batch["emotion"][i] == record["emotion"]
             assert 0 <= offset <= 5 and offset <= start
