@@ -87,7 +87,8 @@ def only_trained(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
     is_tuned, only = config.model.audio_encoder.trainable, config.train.only
 
     def keep(path: tuple, leaf: Any) -> Any:
-        part = path[1].key
+        # The projection is the student's way to its teacher.
+        part = path[1].key if path[0].key == "reta" else "emotion_student"
         return leaf if (part in only if only else is_tuned or part != "audio_encoder") else None
 
     return lambda params: jax.tree_util.tree_map_with_path(keep, params)

@@ -157,6 +157,10 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(
             f"train.only names {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}"
         )
+    if "audio_encoder" in config.train.only and not config.model.audio_encoder.trainable:
+        raise InputError(
+            "train.only names audio_encoder, which model.audio_encoder.trainable=False freezes"
+        )
     if config.train.frames > config.model.window.chunk:
         raise InputError(
             f"train.frames={config.train.frames} exceeds model.window.chunk="

@@ -182,6 +182,8 @@ def test_every_trained_parameter_moves(history):
     """
     states, _, _ = history
     names = {name for name in states[0] if name.startswith(".params")}
+    parts = {name.split("'")[3] for name in names if name.startswith(".params['reta']")}
+    assert parts == train.PARTS - {"fusion"}, "train.only knows every part by its name"
     rest = [same(states[0], state) & names for state in states[1:]]
     of = lambda *parts: {name for name in names if all(f"['{part}']" in name for part in parts)}
     assert len(of("motion_encoder")) == 12 and len(of("motion_encoder", "head")) == 2
@@ -246,6 +248,8 @@ def test_only_the_parts_named_move_and_a_tuned_encoder_is_none_of_them():
     assert kept["projection"]["kernel"] is None
     update, _ = optimizers(config)[0].update(params, optimizers(config)[0].init(params), params)
     assert {part for part, leaf in update["reta"].items() if leaf["w"].any()} == moving
+    student = only_trained(smoke_config(only=("emotion_student",)))(params)
+    assert student["projection"]["kernel"] is not None, "its way to the teacher goes with it"
 
 
 def test_dropout_has_a_key_of_its_own_at_each_step_on_each_device_and_in_each_micro_batch():

@@ -421,6 +421,13 @@ def test_the_sync_expert_needs_five_frames():
         train.check_config(config)
 
 
+def test_a_frozen_encoder_cannot_be_what_is_trained():
+    config = get_config("smoke")
+    config.model.audio_encoder.trainable, config.train.only = False, ("audio_encoder",)
+    with pytest.raises(InputError, match="model.audio_encoder.trainable=False freezes"):
+        train.check_config(config)
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
