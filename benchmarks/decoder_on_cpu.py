@@ -179,7 +179,7 @@ def contestants(size: int, multiplier: float) -> dict[str, tuple[Callable[[], An
     found: dict[str, tuple[Callable[[], Any], bool]] = {}
 
     def add_ours(name: str, module: Generator, params: Any) -> None:
-        params = prepare_for_inference(params, module.dtype)
+        params = prepare_for_inference(params, module.dtype, on_cpu=True)
         inputs = jax.device_put((textures, early, late))
         run = jax.jit(lambda p, *x: module.apply({"params": p}, *x).frames[0, 0])
         found[name] = functools.partial(run, params, *inputs), True

@@ -55,7 +55,7 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
     Raises:
       InputError: it cannot be written there.
     """
-    weights = _weights(renderer)
+    weights = _weights(renderer, on_cpu=set(platforms) == {"cpu"})
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
     (batch,) = jax_export.symbolic_shape("batch")
     files = {
@@ -78,7 +78,7 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
         raise InputError(
             "ONNX needs the converter: pip install 'reta-jax[onnx]' (Python 3.12 or newer)"
         ) from error
-    weights, files = _weights(renderer), {}
+    weights, files = _weights(renderer, on_cpu=False), {}
     for name, program in _programs(renderer, weights, 1).items():
         function = functools.partial(program.function, weights)
         with one_form():
@@ -93,10 +93,10 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
         write_whole(folder / name, content)
 
 
-def _weights(renderer: "Renderer") -> dict[str, Any]:
+def _weights(renderer: "Renderer", on_cpu: bool) -> dict[str, Any]:
     """All that decides what a renderer makes, as arguments of its programs."""
     weights: dict[str, Any] = {
-        "params": renderer.prepared,
+        "params": renderer.prepare(on_cpu),
         "uv_expression": renderer.morphable.uv_expression,
     }
     if renderer.silence is not None:

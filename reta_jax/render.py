@@ -165,8 +165,7 @@ class Renderer(ChunkRenderer):
         close_in_silence: bool = True,
     ):
         self.reta, self.params, self.morphable, self.size = reta, params, morphable, size
-        generator = prepare_for_inference(params["generator"], reta.generator.dtype)
-        self.prepared = params | {"generator": generator}
+        self.prepared = self.prepare(on_cpu=jax.default_backend() == "cpu")
         self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
 
     @classmethod
@@ -195,6 +194,12 @@ class Renderer(ChunkRenderer):
             rest = controls_in_silence(model.reta, params, model.morphable)
             params = scale_expression(params, rest, expression_scale)
         return cls(model.reta, params, model.morphable, size, close_in_silence)
+
+    def prepare(self, on_cpu: bool) -> Any:
+        """The parameters as they render fastest, on CPUs or elsewhere."""
+        generator = self.params["generator"]
+        dtype = self.reta.generator.dtype
+        return self.params | {"generator": prepare_for_inference(generator, dtype, on_cpu)}
 
     def with_chunk(self, chunk: int) -> "Renderer":
         """The same model with fewer frames a window: less delay live, more work for the voice.

@@ -12,6 +12,7 @@ import pytest
 from data_pipeline.errors import InputError
 from reta_jax import export as exporting
 from reta_jax.export import RENDER, ExportedRenderer, export, export_onnx, main
+from reta_jax.models import generator
 from reta_jax.render import Renderer, load_renderer
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE
 from reta_jax.windows import audio_windows
@@ -79,6 +80,19 @@ def test_a_program_is_for_every_platform(folder):
     for name in (exporting.ENCODE, RENDER):
         program = exporting.jax_export.deserialize(bytearray((folder / name).read_bytes()))
         assert program.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_a_program_for_cpus_alone_has_their_forms(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(generator, "WIDE", 1)
+    renderer = Renderer.from_pretrained(weights)
+    everywhere, here = tmp_path / "everywhere", tmp_path / "here"
+    export(renderer, everywhere)
+    export(renderer, here, ["cpu"])
+    programs = [ExportedRenderer.load(folder) for folder in (everywhere, here)]
+    sides = [x.weights["params"]["generator"]["conv"]["kernel"].shape[0] for x in programs]
+    assert sides == [3, 4]
+    frames = [program.render(PORTRAITS[0], VOICE).astype(int) for program in programs]
+    assert np.abs(frames[0] - frames[1]).max() <= 1  # of 255: sums in another order
 
 
 def test_needs_neither_flax_nor_the_models_code(folder):

@@ -35,6 +35,7 @@ from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modula
 from reta_jax.ops.blur import blur, upsample
 from reta_jax.ops.conv import Phases, conv, kernel_phases, up_conv, up_conv_polyphase
 from reta_jax.ops.warp import grid_sample, identity_grid, inherited_grid
+from reta_jax.ops.winograd import TILE, WIDE, winograd_conv, winograd_kernel
 
 # Training from scratch starts with sigmoid(2) = 88 % of the warped texture: enough to be judged and
 # to train the flow, while the control features below still receive gradient. Finer levels add to
@@ -261,6 +262,8 @@ class StyledConv(nn.Module):
             x = up_conv(x, kernel)
         elif self.up == "polyphase":
             x = up_conv_polyphase(x, kernel)
+        elif kernel.shape[0] == TILE:
+            x = winograd_conv(x, kernel)
         else:
             x = conv(x, kernel, pad=(1, 1))
         return leaky_relu(modulate(x, norm, bias[None]))
@@ -275,13 +278,16 @@ class StyledConv(nn.Module):
         return kernel_phases(kernel) if self.up == "polyphase" else kernel, energy
 
 
-def prepare_for_inference(params: dict[str, Any], dtype: DTypeLike) -> dict[str, Any]:
+def prepare_for_inference(
+    params: dict[str, Any], dtype: DTypeLike, on_cpu: bool = False
+) -> dict[str, Any]:
     """A polyphase generator's parameters with what follows from them alone computed once.
 
     At batch 1 every frame would compute it anew. What is prepared stays so.
 
     Args:
       dtype: the generator's.
+      on_cpu: the forms are a CPU's: wide convolutions in float32 become Winograd's.
     """
 
     def styled(part: dict[str, Any], is_up: bool = False) -> dict[str, Any]:
@@ -290,8 +296,12 @@ def prepare_for_inference(params: dict[str, Any], dtype: DTypeLike) -> dict[str,
             return part
         kernel = jnp.asarray(part["kernel"])
         cast = kernel.astype(dtype)
-        form = kernel_phases(cast)._asdict() if is_up else cast
+        form = kernel_phases(cast)._asdict() if is_up else in_plane(cast)
         return part | {"kernel": form, ENERGY: kernel_energy(kernel)}
+
+    def in_plane(kernel: jax.Array) -> jax.Array:
+        is_wide = kernel.dtype == jnp.float32 and kernel.shape[2] >= WIDE
+        return winograd_kernel(kernel) if on_cpu and is_wide else kernel
 
     def with_style(part: dict[str, Any]) -> dict[str, Any]:
         style = {
