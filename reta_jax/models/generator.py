@@ -14,6 +14,8 @@ before. With rgb_from="blended", to_rgb reads x instead, so that what the portra
 teeth and the inside of a mouth, is painted there: the inpainting that appendix C.4 gives the mask.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
@@ -35,7 +37,7 @@ from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modula
 from reta_jax.ops.blur import blur, upsample
 from reta_jax.ops.conv import Phases, conv, kernel_phases, up_conv, up_conv_polyphase
 from reta_jax.ops.warp import grid_sample, identity_grid, inherited_grid
-from reta_jax.ops.winograd import TILE, WIDE, winograd_conv, winograd_kernel
+from reta_jax.ops.winograd import LARGE, TILE, WIDE, winograd_conv, winograd_kernel
 
 # Training from scratch starts with sigmoid(2) = 88 % of the warped texture: enough to be judged and
 # to train the flow, while the control features below still receive gradient. Finer levels add to
@@ -287,21 +289,22 @@ def prepare_for_inference(
 
     Args:
       dtype: the generator's.
-      on_cpu: the forms are a CPU's: wide convolutions in float32 become Winograd's.
+      on_cpu: the forms are a CPU's: large convolutions in float32 become Winograd's.
     """
 
-    def styled(part: dict[str, Any], is_up: bool = False) -> dict[str, Any]:
+    def styled(part: dict[str, Any], form: Callable[[jax.Array], Any]) -> dict[str, Any]:
         part = with_style(part)
         if ENERGY in part:
             return part
         kernel = jnp.asarray(part["kernel"])
-        cast = kernel.astype(dtype)
-        form = kernel_phases(cast)._asdict() if is_up else in_plane(cast)
-        return part | {"kernel": form, ENERGY: kernel_energy(kernel)}
+        return part | {"kernel": form(kernel.astype(dtype)), ENERGY: kernel_energy(kernel)}
 
-    def in_plane(kernel: jax.Array) -> jax.Array:
-        is_wide = kernel.dtype == jnp.float32 and kernel.shape[2] >= WIDE
-        return winograd_kernel(kernel) if on_cpu and is_wide else kernel
+    def phases(kernel: jax.Array) -> dict[str, jax.Array]:
+        return kernel_phases(kernel)._asdict()
+
+    def in_plane(kernel: jax.Array, side: int) -> jax.Array:
+        pays = kernel.dtype == jnp.float32 and kernel.shape[2] >= WIDE and side >= LARGE
+        return winograd_kernel(kernel) if on_cpu and pays else kernel
 
     def with_style(part: dict[str, Any]) -> dict[str, Any]:
         style = {
@@ -310,12 +313,13 @@ def prepare_for_inference(
         }
         return part | {"style": style}
 
-    prepared = params | {"conv": styled(params["conv"])}
+    prepared = params | {"conv": styled(params["conv"], lambda kernel: kernel)}
     for name, level in params.items():
         if name.startswith("level_"):
+            side = int(name.removeprefix("level_"))
             prepared[name] = level | {
-                "up": styled(level["up"], is_up=True),
-                "conv": styled(level["conv"]),
+                "up": styled(level["up"], phases),
+                "conv": styled(level["conv"], functools.partial(in_plane, side=side)),
                 "to_flow": with_style(level["to_flow"]),
             }
     return prepared

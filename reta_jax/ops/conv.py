@@ -192,15 +192,15 @@ def up_conv_polyphase(x: Float[Array, "b h w i"], phases: Phases) -> Float[Array
 
     The blur, too, works on the four phases, which are interleaved once at the end.
     """
+    b, h, w, _ = x.shape
+    bordered = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     def phase(row: int, column: int) -> Array:
-        pads = ((0, 0), (1 - row, 1 - row), (1 - column, 1 - column), (0, 0))
-        return conv(jnp.pad(x, pads), phases[2 * row + column]).astype(jnp.float32)
+        return conv(bordered, phases[2 * row + column]).astype(jnp.float32)
 
     left, right = (_blur_phases(phase(0, column), phase(1, column), 1) for column in (0, 1))
     top, bottom = (_blur_phases(a, b, 2) for a, b in zip(left, right, strict=True))
     rows = [jnp.stack(pair, axis=3) for pair in (top, bottom)]
-    b, h, w, _ = x.shape
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1).astype(x.dtype)
 
 
@@ -217,11 +217,8 @@ up_conv.defvjp(_up_conv_forward, _up_conv_backward)
 
 
 def _blur_phases(even: Array, odd: Array, axis: int) -> tuple[Array, Array]:
-    """[1, 3, 3, 1] / 4 over n + 1 even and n odd samples of one axis: n even and n odd results."""
-    n = odd.shape[axis]
-    pads = [(0, 0)] * odd.ndim
-    pads[axis] = (1, 1)
-    odd = jnp.pad(odd, pads)
+    """[1, 3, 3, 1] / 4 over the n + 2 odd and the n + 1 even samples between them: n of each."""
+    n = odd.shape[axis] - 2
     before, here, after = (jax.lax.slice_in_dim(odd, i, i + n, axis=axis) for i in range(3))
     low, high = (jax.lax.slice_in_dim(even, i, i + n, axis=axis) for i in range(2))
     return 0.25 * (before + high) + 0.75 * (low + here), 0.25 * (low + after) + 0.75 * (here + high)

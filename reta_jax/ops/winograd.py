@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-WIDE = 128  # input channels from which the sums cost less than the products they save
+# From these on, the sums and the larger kernels cost less than the products that they save.
+WIDE = 128  # input channels
+LARGE = 16  # pixels of a side
 TILE = 4  # pixels of a side from which two pixels of the result follow
 
 
