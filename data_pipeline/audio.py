@@ -26,6 +26,7 @@ SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 
 MEL_BANDS = 80
 MEL_COLUMNS = 16  # What the sync expert hears for five frames.
+MFCC_COLUMNS = 20  # What SyncNet v2 hears for them.
 _MEL_FFT, _MEL_HOP = 800, 200
 _PREEMPHASIS = 0.97
 _RUN_UP = 1.0  # Seconds decoded before a place jumped to: codecs need a frame or two to settle,
@@ -288,6 +289,13 @@ def mfcc(samples: Int16[np.ndarray, " n"]) -> Float64[np.ndarray, "13 m"]:
     energy = power.sum(axis=1)
     cepstra[:, 0] = np.log(np.where(energy == 0, tiny, energy))
     return cepstra.T
+
+
+def mfcc_window(waveform: Float32[np.ndarray, " n"], frame: int) -> Float32[np.ndarray, "13 20"]:
+    """The 20 columns of `mfcc` that go with the five video frames from `frame` on."""
+    # One column more, before: the first sample of a piece is not emphasised.
+    start, length = frame * SAMPLES_PER_FRAME - 160, 400 + 160 * MFCC_COLUMNS
+    return mfcc(window(to_int16(waveform), start, length))[:, 1:].astype(np.float32)
 
 
 @functools.cache

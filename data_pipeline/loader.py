@@ -23,7 +23,7 @@ import grain
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, to_float, window
+from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, mfcc_window, to_float, window
 from data_pipeline.augment import Augment, AugmentSpec
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
@@ -35,6 +35,7 @@ from data_pipeline.steady import hold_still
 _NEUTRAL = EMOTIONS.index("neutral")
 _MAX_EPOCH = 1_000_000
 _SHIFT = 3
+OTHER_MOMENTS = 7  # among which SyncNet v2 has to find the right one
 _PATIENCE = 600.0  # seconds for one sample; storage that answers later is taken for dead
 _FAREWELL = 5.0  # seconds for the readers to end what they have in hand
 _BATCHES_AHEAD = 3
@@ -53,7 +54,8 @@ class WindowSpec:
     # A frame of this "clip", of any of its speaker ("identity"), or of the clip in a like "pose".
     portrait: Literal["clip", "identity", "pose"] = "clip"
     steady: bool = False  # frames are the portrait with their faces, held still
-    shifted_mel: bool = False  # also the sound of another moment: what a sync expert learns to tell
+    # Also the sound of other moments, as the sync expert ("mel") or SyncNet v2 ("mfcc") hears it.
+    sync_pairs: Literal["", "mel", "mfcc"] = ""
 
     @property
     def audio_samples(self) -> int:
@@ -84,7 +86,8 @@ def training_batches(
         mel float32 (b,80,16) of the five frames from frames[0] on | sync_box float32 (b,4) |
         landmarks float32 (b,T,68,2) in [0, 1] | emotion int32 (b,) | identity int32 (b,)
 
-    and, with window.shifted_mel, shifted_mel float32 (b,80,16): three frames or more away.
+    and, with window.sync_pairs, shifted_mel float32 (b,80,16), or mfcc float32 (b,8,13,20) of which
+    the first is that of the frames: the others are three frames or more away.
 
     What stops a reader (a damaged record, a file that is gone, storage that no longer answers) is
     raised by `next` as an InputError that names the data set, the clip and the file.
@@ -444,8 +447,12 @@ class CutWindow(grain.transforms.RandomMap):
             "emotion": np.int32(record["emotion"]),
             "identity": np.int32(identity),
         }
-        if spec.shifted_mel:
-            sample["shifted_mel"] = mel_window(waveform, _another_start(start, len(frames), rng))
+        another = functools.partial(_another_start, start, len(frames), rng)
+        if spec.sync_pairs == "mel":
+            sample["shifted_mel"] = mel_window(waveform, another())
+        if spec.sync_pairs == "mfcc":
+            starts = start, *(another() for _ in range(OTHER_MOMENTS))
+            sample["mfcc"] = np.stack([mfcc_window(waveform, at) for at in starts])
         return sample
 
 

@@ -3,7 +3,8 @@
     python -m reta_jax.train_expert --config configs/judges/synthetic.py:sync_expert
 
 Tasks: emotion_vit and emotion_fan (emotion of frames, of clips), sync_expert (Wav2Lip's in-sync
-classifier), landmark_net (the mouth's points), face_net (all 68 points), identity_net (whose face).
+classifier), syncnet_v2 (the judge of Sync_c and Sync_d), landmark_net (the mouth's points),
+face_net (all 68 points), identity_net (whose face).
 The folder of weights names kind, fields, the people it was trained on, its score on people it was
 not, and what else is to be known of it (reta_jax/metrics/diagnosis.py).
 """
@@ -24,16 +25,21 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
-from data_pipeline.loader import WindowSpec, training_batches
+from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
 from data_pipeline.records import list_clips
 from reta_jax.commands import run_with_flags, set_up_xla
 from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
-from reta_jax.experts.syncnet import SyncNetExpert, frames_to_input
+from reta_jax.experts.syncnet import (
+    SyncNetExpert,
+    SyncNetV2,
+    frames_to_input,
+    frames_to_v2_input,
+)
 from reta_jax.images import to_float
 from reta_jax.losses import cosine_similarity
-from reta_jax.metrics.diagnosis import calibration_error, pairs_told_apart, sync_plateau
+from reta_jax.metrics.diagnosis import CHANCE, calibration_error, pairs_told_apart, sync_plateau
 from reta_jax.metrics.landmarks import eye_opening
 from reta_jax.weights import save_weights
 
@@ -107,8 +113,8 @@ def run(config: ConfigDict, out: Path) -> float:
                 f"{rate:.1f} steps/s, ETA {(config.steps - i) / rate / 60:.1f} min",
                 flush=True,
             )
-            warning = sync_plateau(float(value), float(now.loss), i)
-            if warning and config.task == "sync_expert" and i >= config.steps / 4:
+            warning = plateau(config.task, float(value), float(now.loss), i)
+            if warning and i >= config.steps / 4:
                 print(f"warning: {warning}", flush=True)
     now = held_out(DIAGNOSIS_BATCHES * config.judge_batches)
     train.close()
@@ -163,10 +169,16 @@ def diagnose(task: str, train_loss: float, held_out: Outcome, steps: int) -> dic
             "calibration_error": calibration_error(probabilities, labels),
         }
     found = pairs_told_apart(values, labels)
-    if task == "identity_net":
-        return {name: found[name] for name in found if name == "auc"}
-    warning = sync_plateau(train_loss, float(held_out.loss), steps)
+    if task != "sync_expert":  # the others' values are not of an accepted and a refused half
+        found = {name: found[name] for name in found if name == "auc"}
+    warning = plateau(task, train_loss, float(held_out.loss), steps)
     return found | ({"warning": warning} if warning else {})
+
+
+def plateau(task: str, train_loss: float, held_out_loss: float, steps: int) -> str | None:
+    """`sync_plateau` of the tasks that can be stuck there."""
+    chance = {"sync_expert": CHANCE, "syncnet_v2": np.log(1 + OTHER_MOMENTS)}.get(task)
+    return chance and sync_plateau(train_loss, held_out_loss, steps, chance)
 
 
 def emotion_frames(network, variables, batch, train) -> Outcome:
@@ -200,6 +212,26 @@ def sync_pairs(network, variables, batch, train) -> Outcome:
     loss = -jnp.where(labels, jnp.log(cosine), jnp.log1p(-cosine)).mean()
     own, other = jnp.split(cosine, 2)
     return Outcome(loss, (own > other).mean(), stats, (cosine, labels))
+
+
+def sync_moments(network, variables, batch, train) -> Outcome:
+    """Which of eight moments of a clip is that of the lips: cross-entropy of minus the distances.
+
+    The multi-way matching of Chung et al. 2019 ("Perfect match"). Score is accuracy; chance is ln 8
+    and 1/8.
+    """
+    lips = frames_to_v2_input(batch["frames"], batch["sync_box"])
+    v, stats = _apply(network, variables, train, lips, method=SyncNetV2.embed_lips)
+    variables = {"params": variables["params"], "batch_stats": stats}
+    mfcc = batch["mfcc"]
+    s, stats = _apply(
+        network, variables, train, mfcc.reshape(-1, *mfcc.shape[2:]), method=SyncNetV2.embed_audio
+    )
+    difference = v[:, None] - s.reshape(*mfcc.shape[:2], -1)
+    closeness = -jnp.sqrt(jnp.square(difference).sum(-1) + 1e-8)
+    own = jnp.zeros(len(v), int)
+    is_own = jnp.zeros(closeness.shape, bool).at[:, 0].set(True)
+    return Outcome(*_classify(closeness, own), stats, (closeness.ravel(), is_own.ravel()))
 
 
 def mouth_points(network, variables, batch, train) -> Outcome:
@@ -241,6 +273,7 @@ TASKS: dict[str, Task] = {
     "emotion_vit": emotion_frames,
     "emotion_fan": emotion_clips,
     "sync_expert": sync_pairs,
+    "syncnet_v2": sync_moments,
     "landmark_net": mouth_points,
     "face_net": face_points,
     "identity_net": same_person,
@@ -295,7 +328,7 @@ def _batches(config: ConfigDict, split: str):
         frames=config.frames,
         size=config.image_size,
         portrait="identity" if config.task == "identity_net" else "clip",
-        shifted_mel=config.task == "sync_expert",
+        sync_pairs={"sync_expert": "mel", "syncnet_v2": "mfcc"}.get(config.task, ""),
     )
     sources = dict.fromkeys(config.dirs, 1.0)
     return training_batches(sources, split, config.batch_size, window, seed=config.seed)

@@ -16,6 +16,7 @@ SMALL = {
     "identity_net": {"size": 32, "width": 8, "features": 8},
     "face_net": {"size": 32, "width": 8, "landmarks": 68},
     "sync_expert": {"channel_multiplier": 1 / 16},
+    "syncnet_v2": {"channel_multiplier": 1 / 32},
     "emotion_fan": {"width": 4, "classes": 8},
 }
 
@@ -48,17 +49,24 @@ def test_a_judge_says_what_it_is_and_whom_it_knows(data, tmp_path, task, capsys)
         "identity_net": set(),  # of the one person that is left, nobody can be told apart
         "face_net": set(),
         "sync_expert": {"in_sync_accepted", "shifted_refused", "auc"},
+        "syncnet_v2": {"auc"},
         "emotion_fan": {"accuracy", "mean_confidence", "calibration_error"},
     }
     assert set(about["diagnosis"]) - {"warning"} == expected[task]
     printed = capsys.readouterr().out
-    assert (task == "sync_expert") == ("warning: the sync loss" in printed)
+    assert task.startswith("sync") == ("warning: the sync loss" in printed)
     if task == "emotion_fan":
         assert about["labels"][5] == "neutral"
     if task == "identity_net":
         judges = load_judges(identity=str(tmp_path / task))
         vectors = judges.identity.look(np.zeros((3, 40, 40, 3), np.uint8))
         assert vectors.shape == (3, 8) and judges.identity.people == tuple(about["people"])
+    if task == "syncnet_v2":  # evaluate --syncnet takes it
+        judges = load_judges(syncnet=tmp_path / task)
+        found = judges.sync.look(
+            np.zeros((9, 32, 32, 3), np.uint8), np.zeros(9 * 640, np.float32), None
+        )
+        assert np.isfinite(found.distances).all()
     assert load_weights(tmp_path / task)[1]["kind"] == get_config(task).kind
 
 
@@ -76,6 +84,9 @@ def test_a_stuck_sync_network_is_diagnosed():
     assert diagnose("identity_net", 0.1, Outcome(0, 0, None, (cosine, labels)), 9) == {"auc": 0.5}
     found = diagnose("sync_expert", 0.69, Outcome(0.693, 0.5, None, (cosine, labels)), 100)
     assert found["auc"] == 0.5 and "have not met" in found["warning"]
+    among_eight = diagnose("syncnet_v2", 2.08, Outcome(2.08, 0.1, None, (cosine, labels)), 100)
+    assert "chance is 2.08" in among_eight["warning"]
     cosine = np.r_[np.full(4, 0.9), np.full(4, 0.1)]
     found = diagnose("sync_expert", 0.1, Outcome(0.1, 1.0, None, (cosine, labels)), 100)
     assert found == {"in_sync_accepted": 1.0, "shifted_refused": 1.0, "auc": 1.0}
+    assert diagnose("syncnet_v2", 1.0, Outcome(1.9, 1, None, (cosine, labels)), 9) == {"auc": 1.0}

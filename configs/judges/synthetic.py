@@ -19,20 +19,21 @@ FIELDS = {
     },
     "emotion_fan": {"width": 12, "classes": 8},
     "sync_expert": {"channel_multiplier": 0.25},
+    "syncnet_v2": {"channel_multiplier": 0.25},
     "landmark_net": {"size": 64, "width": 16, "landmarks": 20},
     "face_net": {"size": 64, "width": 16, "landmarks": 68},
     "identity_net": {"size": 64, "width": 16, "features": 64},
 }  # fmt: skip
 TEACHERS = ("emotion_vit", "sync_expert")
 STEPS = {
-    "emotion_vit": 3000, "emotion_fan": 2000, "sync_expert": 4000,
+    "emotion_vit": 3000, "emotion_fan": 2000, "sync_expert": 4000, "syncnet_v2": 2000,
     "landmark_net": 2000, "face_net": 1200, "identity_net": 300,
 }  # fmt: skip
 RATES = {
-    "emotion_vit": 1e-3, "emotion_fan": 2e-3, "sync_expert": 1e-3,
+    "emotion_vit": 1e-3, "emotion_fan": 2e-3, "sync_expert": 1e-3, "syncnet_v2": 1e-3,
     "landmark_net": 3e-3, "face_net": 3e-3, "identity_net": 2e-3,
 }  # fmt: skip
-SEEDS = {"emotion_fan": 1, "landmark_net": 2, "face_net": 3, "identity_net": 4}
+SEEDS = {"emotion_fan": 1, "landmark_net": 2, "face_net": 3, "identity_net": 4, "syncnet_v2": 5}
 
 
 def get_config(task: str = "sync_expert"):
@@ -45,8 +46,8 @@ def get_config(task: str = "sync_expert"):
             "dirs": ("data/judges",) if judges else ("data/synthetic",),
             "apart_from": ("data/synthetic",) if judges else (),  # nobody of these may be in `dirs`
             "out": f"weights/synthetic/{task}",
-            "image_size": 128 if task in ("sync_expert", "landmark_net") else 64,
-            "frames": 5 if task in ("sync_expert", "emotion_fan") else 1,  # of a clip
+            "image_size": 128 if task in ("sync_expert", "syncnet_v2", "landmark_net") else 64,
+            "frames": 5 if task in ("sync_expert", "syncnet_v2", "emotion_fan") else 1,  # of a clip
             "batch_size": 16 if task == "emotion_fan" else 32,  # clips
             "steps": STEPS[task],
             "learning_rate": RATES[task],

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from reta_jax.ops.crop import resample_weights
+from reta_jax.ops.crop import crop_resize, resample_weights
 
 FACE_SIZE = 96  # the expert looks at a tight 96 x 96 face and sees its lower half
+V2_SIZE, CROP_SCALE = 224, 0.4  # SyncNet v2 sees more than the face, by this share of its side
 
 
 class ConvBlock(nn.Module):
@@ -218,3 +219,19 @@ def frames_to_input(
     crops = jnp.einsum("bsw,bftwc->btsfc", columns, crops)
     crops = (crops[..., ::-1] + 1) / 2
     return crops.reshape(*crops.shape[:3], -1)
+
+
+def frames_to_v2_input(
+    frames: Float[Array, "b 5 h w 3"], box: Float[Array, "b 4"]
+) -> Float[Array, "b 5 224 224 3"]:
+    """What SyncNet v2 sees of five RGB frames in [-1, 1]: the published crop, BGR, 0 to 255.
+
+    `box` as above. Parts outside the frame repeat its border, where the pipeline has grey.
+    """
+    y0, x0, y1, x1 = box.T
+    y, x, s = (y0 + y1) / 2, (x0 + x1) / 2, jnp.maximum(y1 - y0, x1 - x0) / 2
+    side = (1 + CROP_SCALE) * s
+    wide = jnp.stack([y - s, x - side, y + (1 + 2 * CROP_SCALE) * s, x + side], 1)
+    flat = frames.reshape(-1, *frames.shape[2:])
+    faces = crop_resize(flat, jnp.repeat(wide, frames.shape[1], 0), V2_SIZE)
+    return 127.5 * (faces[..., ::-1] + 1).reshape(*frames.shape[:2], V2_SIZE, V2_SIZE, 3)

@@ -7,20 +7,22 @@ CHANCE = float(np.log(2))  # binary cross-entropy of a coin
 BINS = 15
 
 
-def sync_plateau(train_loss: float, held_out_loss: float, steps: int) -> str | None:
+def sync_plateau(
+    train_loss: float, held_out_loss: float, steps: int, chance: float = CHANCE
+) -> str | None:
     """A sentence if a sync network knows nothing of pairs it has not seen; None if it does.
 
-    Its loss stays at that of a coin, ln 2 = 0.693, for long before it falls, if it ever does.
+    Its loss stays at chance, of a coin ln 2 = 0.693, for long before it falls, if it ever does.
     """
-    if held_out_loss < CHANCE - 0.02:
+    if held_out_loss < chance - 0.02:
         return None
-    if train_loss < CHANCE - 0.1:
+    if train_loss < chance - 0.1:
         return (
             f"the sync loss is {train_loss:.2f} on its own clips and {held_out_loss:.2f} on new "
-            f"people, where chance is {CHANCE:.2f}: it learns clips by heart; give it more people."
+            f"people, where chance is {chance:.2f}: it learns clips by heart; give it more people."
         )
     return (
-        f"the sync loss is {held_out_loss:.2f} after {steps} steps, chance is {CHANCE:.2f}: lips "
+        f"the sync loss is {held_out_loss:.2f} after {steps} steps, chance is {chance:.2f}: lips "
         "and voice have not met yet; train on, with more clips or a smaller rate, and look whether "
         "sound and picture are in step and the box shows the mouth (python -m "
         "data_pipeline.inspect)."

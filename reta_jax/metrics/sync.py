@@ -17,17 +17,16 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Array, Float, UInt8
 
-from data_pipeline.audio import SAMPLES_PER_FRAME, mfcc, to_int16
+from data_pipeline.audio import MFCC_COLUMNS, SAMPLES_PER_FRAME, mfcc, to_int16
 from data_pipeline.errors import InputError
-from reta_jax.experts.syncnet import SyncNetV2
+from reta_jax.experts.syncnet import CROP_SCALE, V2_SIZE, SyncNetV2
 
-WINDOW, MFCC_WINDOW = 5, 20  # frames; columns, of which a frame has four
+WINDOW = 5  # frames
 MFCC_PER_FRAME = 4
 SHIFT = 15  # frames by which the voice is moved, both ways
 EPS = 1e-6  # that torch's pairwise distance adds to the difference
-FACE_SIZE = 224
 BLOCK = 16  # windows in one call: one compiled shape for clips of any length
-CROP_SCALE, PADDING, MEDIAN = 0.4, 110, 13  # of the published pipeline
+PADDING, MEDIAN = 110, 13  # of the published pipeline
 
 
 class Sync(NamedTuple):
@@ -87,7 +86,7 @@ def embed(
     """Embeddings of lips and voice at every frame but the last five. Raises as `judge_sync`."""
     count = count_windows(faces, waveform)
     columns = mfcc(to_int16(waveform)).astype(np.float32)
-    voices = np.lib.stride_tricks.sliding_window_view(columns, MFCC_WINDOW, axis=1)
+    voices = np.lib.stride_tricks.sliding_window_view(columns, MFCC_COLUMNS, axis=1)
     voices = voices.swapaxes(0, 1)[::MFCC_PER_FRAME]  # (windows, 13, 20)
     blocks = []
     for start in range(0, count, BLOCK):
@@ -123,7 +122,7 @@ def _embed_block(
 
 def direct_crop(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t 224 224 3"]:
     """Whole frames, resized."""
-    return np.stack([cv2.resize(frame, (FACE_SIZE, FACE_SIZE)) for frame in frames])
+    return np.stack([cv2.resize(frame, (V2_SIZE, V2_SIZE)) for frame in frames])
 
 
 def pipeline_crop(
@@ -150,4 +149,4 @@ def _crop(frame: UInt8[np.ndarray, "h w 3"], y: float, x: float, s: float) -> np
     wide = cv2.copyMakeBorder(frame, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=[PADDING] * 3)
     rows = slice(int(y - s), int(y + s * (1 + 2 * CROP_SCALE)))
     columns = slice(int(x - s * (1 + CROP_SCALE)), int(x + s * (1 + CROP_SCALE)))
-    return cv2.resize(wide[rows, columns], (FACE_SIZE, FACE_SIZE))
+    return cv2.resize(wide[rows, columns], (V2_SIZE, V2_SIZE))

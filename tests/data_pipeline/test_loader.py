@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from data_pipeline import loader
-from data_pipeline.audio import log_mel, to_float
+from data_pipeline.audio import log_mel, mfcc_window, to_float
 from data_pipeline.augment import AugmentSpec
 from data_pipeline.errors import InputError
 from data_pipeline.face import sync_box
-from data_pipeline.loader import WindowSpec, training_batches
+from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
 from data_pipeline.records import Source, encode_clip, open_records, write_records
 
 SIZE = 16
@@ -125,7 +125,7 @@ def test_every_sample_is_aligned_with_its_clip(data):
 
 def test_a_shifted_mel_is_of_another_moment_of_the_same_clip(data):
     clips = {tuple(record["sync_box"]): record for record in open_records(data, "train")}
-    for batch in take(batches(data, 8, WindowSpec(size=SIZE, shifted_mel=True)), 5):
+    for batch in take(batches(data, 8, WindowSpec(size=SIZE, sync_pairs="mel")), 5):
         for i in range(8):
             whole = log_mel(to_float(clips[tuple(batch["sync_box"][i])]["audio"]))
             firsts = [int(80 * t / 25) for t in range((whole.shape[1] - 16) * 25 // 80 + 1)]
@@ -136,6 +136,19 @@ def test_a_shifted_mel_is_of_another_moment_of_the_same_clip(data):
             ]
             assert len(here) == 1
             assert abs(here[0] - frame_numbers(batch["frames"][i])[0]) >= 3
+
+
+def test_of_the_mfccs_the_first_is_the_frames_own(data):
+    clips = {tuple(record["sync_box"]): record for record in open_records(data, "train")}
+    batch = take(batches(data, 8, WindowSpec(size=SIZE, sync_pairs="mfcc")), 1)[0]
+    assert batch["mfcc"].shape == (8, 1 + OTHER_MOMENTS, 13, 20)
+    for i in range(8):
+        waveform = to_float(clips[tuple(batch["sync_box"][i])]["audio"])
+        own = frame_numbers(batch["frames"][i])[0]
+        known = {t: mfcc_window(waveform, t) for t in range(25)}
+        starts = [[t for t in known if np.array_equal(x, known[t])] for x in batch["mfcc"][i]]
+        assert starts[0] == [own]
+        assert all(len(found) == 1 and abs(found[0] - own) >= 3 for found in starts[1:])
 
 
 def test_a_portrait_of_a_like_pose_is_of_another_moment():

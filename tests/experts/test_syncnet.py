@@ -2,13 +2,21 @@
 
 import math
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2, frames_to_input, unit_vectors
+from reta_jax.experts.syncnet import (
+    SyncNetExpert,
+    SyncNetV2,
+    frames_to_input,
+    frames_to_v2_input,
+    unit_vectors,
+)
+from reta_jax.metrics.sync import pipeline_crop
 from reta_jax.pretrained import syncnet
 from tests.golden.fill import golden, state_dict, uniform
 from tests.weights import random_variables
@@ -121,3 +129,14 @@ def test_crop_beyond_the_frame_is_finite_and_differentiable():
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[:, :, :32]).max() == 0  # above the box
     assert np.abs(gradient[:, :, 60:]).min() > 0
+
+
+def test_v2_learns_from_the_crop_that_it_judges():
+    """Smooth pictures, of which training samples between pixels and the pipeline does not."""
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 5, 5, 3), np.uint8)
+    frames = np.stack([cv2.resize(picture, (256, 256)) for picture in coarse])
+    box = np.array([0.4, 0.35, 0.7, 0.6], np.float32)
+    judged = pipeline_crop(frames, box)[..., ::-1].astype(float)
+    learnt = frames_to_v2_input(jnp.asarray(frames[None], jnp.float32) / 127.5 - 1, box[None])
+    assert learnt.shape == (1, 5, 224, 224, 3)
+    assert np.abs(np.asarray(learnt[0]) - judged).mean() < 1
