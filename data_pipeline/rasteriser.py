@@ -96,22 +96,20 @@ def draw(points, triangles, see_through, uv, alpha, depth, index):
 
 
 @numba.njit(**_FAST)
+def _area_vector(a, b, c):
+    """The cross product of two edges: a triangle's normal, as long as twice its area."""
+    ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+    vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
+    return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+
+
+@numba.njit(**_FAST)
 def vertex_normals(points, triangles, normals):
     """Area-weighted unit normals (V, 3) of the mesh, written into `normals`."""
     normals[:] = 0
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        ux, uy, uz = (
-            points[b, 0] - points[a, 0],
-            points[b, 1] - points[a, 1],
-            points[b, 2] - points[a, 2],
-        )
-        vx, vy, vz = (
-            points[c, 0] - points[a, 0],
-            points[c, 1] - points[a, 1],
-            points[c, 2] - points[a, 2],
-        )
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        nx, ny, nz = _area_vector(points[a], points[b], points[c])
         for k in (a, b, c):
             normals[k, 0] += nx
             normals[k, 1] += ny
@@ -130,17 +128,7 @@ def vertex_areas(points, triangles, areas):
     areas[:] = 0
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        ux, uy, uz = (
-            points[b, 0] - points[a, 0],
-            points[b, 1] - points[a, 1],
-            points[b, 2] - points[a, 2],
-        )
-        vx, vy, vz = (
-            points[c, 0] - points[a, 0],
-            points[c, 1] - points[a, 1],
-            points[c, 2] - points[a, 2],
-        )
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        nx, ny, nz = _area_vector(points[a], points[b], points[c])
         area = np.sqrt(nx * nx + ny * ny + nz * nz)
         areas[a] += area
         areas[b] += area
