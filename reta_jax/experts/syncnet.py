@@ -226,7 +226,8 @@ def frames_to_v2_input(
 ) -> Float[Array, "b 5 224 224 3"]:
     """What SyncNet v2 sees of five RGB frames in [-1, 1]: the published crop, BGR, 0 to 255.
 
-    `box` as above. Parts outside the frame repeat its border, where the pipeline has grey.
+    Frames are square, `box` as above. Parts outside the frame repeat its border, where the pipeline
+    has grey.
     """
     y0, x0, y1, x1 = box.T
     y, x, s = (y0 + y1) / 2, (x0 + x1) / 2, jnp.maximum(y1 - y0, x1 - x0) / 2

@@ -109,15 +109,13 @@ def test_mfcc_equals_the_reference():
     np.testing.assert_allclose(audio.mfcc(golden["sig"]), golden["mfcc"].T, atol=1e-9)
 
 
-@pytest.mark.parametrize("frame", [0, 1, 7, 23])
+@pytest.mark.parametrize("frame", [0, 1, 7, 19])
 def test_an_mfcc_window_is_a_part_of_the_clips(frame):
     waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 25 * 640).astype(np.float32)
-    whole = np.pad(audio.mfcc(audio.to_int16(waveform)), ((0, 0), (0, 40)), constant_values=np.nan)
+    whole = audio.mfcc(audio.to_int16(waveform))
     expected = whole[:, 4 * frame : 4 * frame + 20]
-    inside = ~np.isnan(expected[0])
-    found = audio.mfcc_window(waveform, frame)
-    assert found.shape == (13, 20) and np.isfinite(found).all()
-    np.testing.assert_allclose(found[:, inside], expected[:, inside], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(audio.mfcc_window(waveform, frame), expected, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(audio.mfcc_window(waveform, 23)).all()  # silence follows the clip
 
 
 def test_mfcc_of_silence_and_of_less_than_a_window_is_finite():

@@ -133,10 +133,11 @@ def test_crop_beyond_the_frame_is_finite_and_differentiable():
 
 def test_v2_learns_from_the_crop_that_it_judges():
     """Smooth pictures, of which training samples between pixels and the pipeline does not."""
-    coarse = np.random.default_rng(0).integers(0, 256, (5, 5, 5, 3), np.uint8)
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 3, 3, 3), np.uint8)
     frames = np.stack([cv2.resize(picture, (256, 256)) for picture in coarse])
     box = np.array([0.4, 0.35, 0.7, 0.6], np.float32)
     judged = pipeline_crop(frames, box)[..., ::-1].astype(float)
-    learnt = frames_to_v2_input(jnp.asarray(frames[None], jnp.float32) / 127.5 - 1, box[None])
+    shown = jnp.asarray(frames[None], jnp.float32) / 127.5 - 1
+    learnt = frames_to_v2_input(shown, jnp.asarray(box[None]))
     assert learnt.shape == (1, 5, 224, 224, 3)
     assert np.abs(np.asarray(learnt[0]) - judged).mean() < 1
