@@ -75,7 +75,7 @@ def _write_tensors(path: Path, flat: dict[str, np.ndarray], dtype: str) -> None:
     The checksum stands before the numbers that it is of, so it is filled in at the end.
     """
     types = {"float32": "F32", "float16": "F16", "int32": "I32", "int64": "I64"}
-    stored = {k: dtype if _is_floating(x) else x.dtype.name for k, x in sorted(flat.items())}
+    stored = {key: _stored_type(x, dtype) for key, x in sorted(flat.items())}
     entries, end = {}, 0
     for key, name in stored.items():
         begin, end = end, end + flat[key].size * np.dtype(name).itemsize
@@ -96,6 +96,14 @@ def _write_tensors(path: Path, flat: dict[str, np.ndarray], dtype: str) -> None:
             crc = zlib.crc32(numbers, crc)
         file.seek(0)
         file.write(header(crc))
+
+
+def _stored_type(x: np.ndarray, dtype: str) -> str:
+    """`dtype`, or float32 for numbers that would be infinite in it: variances of pixels are."""
+    if not _is_floating(x):
+        return x.dtype.name
+    fits = np.abs(x).max(initial=0) <= np.finfo(dtype).max
+    return dtype if fits else "float32"
 
 
 def _is_floating(x: np.ndarray) -> bool:

@@ -83,6 +83,14 @@ def test_float16_is_half_as_large_and_comes_back_rounded(tmp_path, params):
         np.testing.assert_array_equal(ours, exact.astype(np.float16).astype(np.float32))
 
 
+def test_numbers_too_large_for_half_precision_stay_whole(tmp_path):
+    params = {"variance": np.array([1e5, 2.0], np.float32), "kernel": np.full(2, 0.1, np.float32)}
+    save_weights(tmp_path / "half", params, CONFIG, dtype="float16")
+    loaded, _ = load_weights(tmp_path / "half")
+    np.testing.assert_array_equal(loaded["variance"], params["variance"])
+    np.testing.assert_array_equal(loaded["kernel"], params["kernel"].astype(np.float16))
+
+
 def test_flat_and_nested_are_the_same(params):
     assert set(flatten(params)) == {
         "encoder/conv_0/kernel", "encoder/conv_0/bias", "head/kernel", "head/scale", "count",

@@ -6,7 +6,7 @@ landmark_net is the lip expert, which teaches L_lips of configs/corpus.py: what 
 judged by MediaPipe's landmarks. It sees grey. Ten minutes on one core. syncnet_v2 judges Sync_c and
 Sync_d of a model that no sync network has taught. Both learn from the model's people, and from
 rendered ones beside them, who show mouths that few people make, and whose mouths go with their
-voices without exception: on filmed people alone SyncNet stays at chance for long.
+voices without exception (docs/decisions.md).
 """
 
 from ml_collections import ConfigDict
