@@ -22,6 +22,7 @@ def paper() -> ConfigDict:
             # Where no sync expert is at hand; the paper has neither:
             "mouth": 0.0,  # L1 of the mouth
             "lips": 0.0,  # the shape of the lips, as a landmark network sees it
+            "lips_cross": 0.0,  # their opening in one's portrait with another's voice
             "prior": 0.0,  # on the 3DMM's coefficients; the paper has none, small runs gain by it
         }
     )
@@ -74,6 +75,7 @@ def paper() -> ConfigDict:
             "adversarial_start": 0,  # first step with the discriminator
             "r1_gamma": 0.0,  # R1 on the discriminator, off in the paper
             "r1_every": 16,
+            "size": 0,  # of the frames that are generated and judged, of G's coarser levels; 0: all
             "only": (),  # parts of RETA that are trained, as they are named there; (): all
             "eds": True,  # False is "w/o EDS" of Table 4
             "emotion_frames": 5,  # frames of a clip that the teacher sees, cross-synthesised too

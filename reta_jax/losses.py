@@ -29,6 +29,7 @@ class LossWeights(NamedTuple):
     prior: float = 0.0  # of the coefficients; the paper has none
     mouth: float = 0.0  # L1 of the mouth, where no sync expert is at hand; the paper has none
     lips: float = 0.0  # shape of the lips, likewise
+    lips_cross: float = 0.0  # opening of the lips in the cross-synthesis of portraits and voices
 
 
 def l1_loss(generated: Float[Array, "*s"], real: Float[Array, "*s"]) -> Float[Array, ""]:
@@ -94,6 +95,22 @@ def lip_shape_loss(
     generated, real = _f32(generated), jax.lax.stop_gradient(_f32(real))
     shape = lambda points: points - points.mean(-2, keepdims=True)
     return jnp.square(shape(generated) - shape(real)).sum(-1).mean()
+
+
+def lip_opening_loss(
+    generated: Float[Array, "*n 20 2"], real: Float[Array, "*n 20 2"]
+) -> Float[Array, ""]:
+    """Square difference of the three gaps between the inner lips, summed, of two people's mouths.
+
+    Gaps alone, because that is what two mouths that say the same have in common.
+
+    Args:
+      generated, real: points 48-67 of iBUG's 68, x, y in shares of the faces' boxes. `real` is a
+        constant.
+    """
+    upper, lower = slice(13, 16), slice(19, 16, -1)
+    gaps = lambda points: _f32(points)[..., lower, 1] - _f32(points)[..., upper, 1]
+    return jnp.square(gaps(generated) - jax.lax.stop_gradient(gaps(real))).sum(-1).mean()
 
 
 def adversarial_loss(logits_first: Float[Array, " n"], logits_second: Float[Array, " n"]):

@@ -211,6 +211,18 @@ def to_device_batch(raw: dict[str, Array]) -> Batch:
     )
 
 
+def at_coarser_levels(networks: Networks, batch: Batch, size: int) -> tuple[Networks, Batch]:
+    """The networks with a G that ends at `size` pixels, and the batch with frames of as many.
+
+    A mouth is settled at levels that are cheaper than the finest one, which stays as it is.
+    """
+    b, t, height, width, _ = batch.frames.shape
+    frames = batch.frames.reshape(b, t, size, height // size, size, width // size, 3).mean((3, 5))
+    reta = networks.reta
+    reta = reta.clone(generator=reta.generator.clone(size=size))
+    return networks.replace(reta=reta), batch._replace(frames=frames)
+
+
 def render_batch(reta: RETA, params: Any, morphable: MorphableModel, batch: Batch) -> Rendered:
     frames = batch.frames.shape[1]
     return Rendered(
@@ -237,6 +249,7 @@ def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Ar
         "prior": weights.prior,
         "mouth": weights.mouth,
         "lips": weights.lips,
+        "lips_cross": weights.lips_cross,
     }
     return sum(scale[name] * value for name, value in terms.items())
 
@@ -256,6 +269,8 @@ def generator_terms(
     """
     weights = losses.LossWeights(**config.loss)
     experts = constants.experts
+    if config.train.size:
+        networks, batch = at_coarser_levels(networks, batch, config.train.size)
     rendered = render_batch(networks.reta, params["reta"], constants.morphable, batch)
     generated, real = rendered.output.frames.astype(jnp.float32), batch.frames
     terms = {"l1": losses.l1_loss(generated, real)}
@@ -281,10 +296,13 @@ def generator_terms(
         terms["mouth"] = losses.mouth_loss(generated, real, batch.sync_box)
     if weights.lips:
         box = jnp.repeat(batch.sync_box, real.shape[1], 0)
-        terms["lips"] = losses.lip_shape_loss(
-            forgetful(config, experts.find_lips)(_flat(generated), box),
-            experts.find_lips(_flat(real), box),
-        )
+        find_lips = lambda frames: forgetful(config, experts.find_lips)(_flat(frames), box)
+        lips = experts.find_lips(_flat(real), box)
+        terms["lips"] = losses.lip_shape_loss(find_lips(generated), lips)
+        if weights.lips_cross:
+            crossed = voice_of_the_neighbour(networks.reta, params["reta"], rendered)
+            asked = jnp.roll(lips.reshape(*real.shape[:2], *lips.shape[1:]), 1, axis=0)
+            terms["lips_cross"] = losses.lip_opening_loss(find_lips(crossed), _flat(asked))
     if weights.prior and rendered.controls.p_exp is not None:
         terms["prior"] = losses.coefficient_prior(rendered.controls.p_exp)
     if weights.emotion and networks.reta.emotion_student is not None:
@@ -346,6 +364,16 @@ def cross_synthesis(reta: RETA, params: Any, rendered: Rendered, count: int) -> 
         p_exp=None,
     )
     output = reta.apply({"params": params}, rendered.identity, crossed, method=RETA.generate)
+    return output.frames.astype(jnp.float32)
+
+
+def voice_of_the_neighbour(reta: RETA, params: Any, rendered: Rendered) -> Array:
+    """The portrait of sample m with all that the voice of its neighbour n says (b, t, h, w, 3).
+
+    People are few, and a mouth has to open in a portrait that no film goes with.
+    """
+    controls = jax.tree.map(lambda code: jnp.roll(code, 1, axis=0), rendered.controls)
+    output = reta.apply({"params": params}, rendered.identity, controls, method=RETA.generate)
     return output.frames.astype(jnp.float32)
 
 

@@ -38,7 +38,6 @@ from data_pipeline.audio import (
     deferred_interrupts,
     to_float,
     to_int16,
-    window,
 )
 from data_pipeline.errors import InputError
 from reta_jax.models.reta import Identity
@@ -46,6 +45,9 @@ from reta_jax.render import Renderer, encode_portrait, render_chunk
 from reta_jax.windows import AudioWindow, check_portrait
 
 PATIENCE = 5  # frames that a voice waits for its images in an utterance
+HELD = FPS // 2  # frames that the last image stays where an utterance's sound does not come
+RATES = range(4_000, 384_001)  # Hz
+CHANNELS = range(1, 9)
 
 
 class Frame(NamedTuple):
@@ -57,28 +59,38 @@ class Frame(NamedTuple):
 
 
 class _Samples:
-    """A queue of samples, joined when they are asked for."""
+    """A queue of samples, joined where they are asked for."""
 
     def __init__(self):
-        self._parts = [np.zeros(0, np.float32)]
+        self._parts: collections.deque[Float32[np.ndarray, " _"]] = collections.deque()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
     def append(self, samples: Float32[np.ndarray, " n"]) -> None:
-        self._parts.append(samples)
-        self._length += len(samples)
+        if len(samples):
+            self._parts.append(samples)
+            self._length += len(samples)
 
     def peek(self, count: int) -> Float32[np.ndarray, " {count}"]:
         """The first samples, with zeros after the last one."""
-        self._parts = [np.concatenate(self._parts)]
-        return window(self._parts[0], 0, count)
+        first, filled = np.zeros(count, np.float32), 0
+        for part in self._parts:
+            if filled == count:
+                break
+            part = part[: count - filled]
+            first[filled : filled + len(part)] = part
+            filled += len(part)
+        return first
 
     def drop(self, count: int) -> None:
-        """Drops the first samples, which have been peeked at."""
-        self._parts[0] = self._parts[0][count:]
-        self._length = len(self._parts[0])
+        """Drops the first samples, as many as there are."""
+        self._length = max(0, self._length - count)
+        while self._parts and count >= len(self._parts[0]):
+            count -= len(self._parts.popleft())
+        if self._parts:
+            self._parts[0] = self._parts[0][count:]
 
 
 class Utterance:
@@ -116,11 +128,14 @@ class Utterance:
         """Adds sound, (n,) or (n, channels), int16 or float in [-1, 1].
 
         Raises:
-          InputError: the rate is none, or another than before; samples that are no numbers.
+          InputError: the rate is none, or another than before; samples that are no numbers, or
+            have another shape.
         """
         mono = _to_mono(samples)
-        if rate <= 0:
-            raise InputError(f"a sample rate of {rate} Hz: give a positive one")
+        if rate not in RATES:
+            raise InputError(
+                f"a sample rate of {rate} Hz: give a whole number from {RATES[0]} to {RATES[-1]}"
+            )
         if self._rate not in (0, rate):
             raise InputError(
                 f"sound of {rate} Hz in an utterance of {self._rate} Hz: flush between them"
@@ -137,40 +152,61 @@ class Utterance:
     def take(self) -> tuple[int, Float32[np.ndarray, " w"]] | None:
         """The number of a chunk's first frame and its window, once its sound is there.
 
-        A chunk whose frames have all been played without their images is left out.
+        It stays the next one until `put` brings its images: a call of the device that fails loses
+        nothing. A chunk whose frames have all been played without their images is left out.
         """
         spec = self._spec
         while self._taken < self._frames:
             if not self._is_over and len(self._pending) < spec.samples:
                 return None
-            first, whole = self._taken, self._pending.peek(spec.samples)
-            self._pending.drop(spec.chunk * SAMPLES_PER_FRAME)
-            self._taken += spec.chunk
-            if self._taken > self._played:
-                return first, whole
+            if self._taken + spec.chunk > self._played:
+                return self._taken, self._pending.peek(spec.samples)
+            self._leave_chunk()
         return None
 
     def put(self, first: int, images: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Takes a chunk's images; those of frames that were played, or never will be, are left."""
+        """Takes the images of the chunk that was taken; those of played frames are left."""
         for number in range(max(first, self._played), min(first + len(images), self._frames)):
             self._images[number] = images[number - first]
+        self._leave_chunk()
 
     def next_frame(self) -> Frame | None:
         """The next frame with its sound, if it is rendered."""
-        image = self._images.pop(self._played, None)
-        return None if image is None else Frame(image, *self._play())
+        if self._played not in self._images or not self._is_known:
+            return None
+        return Frame(self._images.pop(self._played), *self._play())
 
     def next_sound(self) -> tuple[Int16[np.ndarray, "640"], bool] | None:
-        """The next frame's sound and whether it is the last, without waiting for the image."""
-        has_sound = self._played < self._frames and (
-            self._is_over or len(self._sound) >= SAMPLES_PER_FRAME
-        )
+        """The sound of the next frame and whether it is the last, if its image could be there.
+
+        Where the voice itself is late there is nothing to play yet.
+        """
+        if not self.is_heard:
+            return None
         self._images.pop(self._played, None)
-        return self._play() if has_sound else None
+        return self._play()
+
+    @property
+    def is_heard(self) -> bool:
+        """All the sound is there that the next frame is rendered from."""
+        spec = self._spec
+        chunk_end = (self._played // spec.chunk + 1) * spec.chunk
+        needed = (chunk_end + spec.look_ahead) * SAMPLES_PER_FRAME
+        has_window = self._is_over or self._received >= needed
+        return self._played < self._frames and has_window and self._is_known
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether the next frame is the utterance's last one can be said."""
+        return self._is_over or self._received > (self._played + 1) * SAMPLES_PER_FRAME
 
     @property
     def _frames(self) -> int:
         return -(-self._received // SAMPLES_PER_FRAME)
+
+    def _leave_chunk(self) -> None:
+        self._pending.drop(self._spec.chunk * SAMPLES_PER_FRAME)
+        self._taken += self._spec.chunk
 
     def _play(self) -> tuple[Int16[np.ndarray, "640"], bool]:
         sound = to_int16(self._sound.peek(SAMPLES_PER_FRAME))
@@ -206,8 +242,10 @@ def _to_mono(samples: np.ndarray) -> Float32[np.ndarray, " n"]:
         raise InputError(f"samples of type {samples.dtype}: give int16, or float in [-1, 1]")
     elif not np.isfinite(samples).all():
         raise InputError("samples that are not numbers: record the sound again")
-    mono = samples.mean(1) if samples.ndim == 2 else samples.reshape(-1)
-    return np.ascontiguousarray(mono, np.float32)
+    if samples.ndim != 1 and not (samples.ndim == 2 and samples.shape[1] in CHANNELS):
+        raise InputError(f"sound of shape {samples.shape}: give (n,) or (n, channels)")
+    mono = samples.mean(1) if samples.ndim == 2 else samples
+    return np.array(mono, np.float32)  # a copy: callers fill their buffers again
 
 
 class Streamer:
@@ -245,18 +283,31 @@ class Streamer:
 
 
 class ServedStream:
-    """One of a server's streams; made by `StreamServer.open`. Safe to call from two threads."""
+    """One of a server's streams; made by `StreamServer.open`. Safe to call from two threads.
 
-    def __init__(self, slot: int, spec: AudioWindow, idle_frame: UInt8[np.ndarray, "h w 3"]):
+    Args:
+      ahead: frames that may wait to be played; no chunk is begun while so many do.
+    """
+
+    def __init__(
+        self, slot: int, spec: AudioWindow, idle_frame: UInt8[np.ndarray, "h w 3"], ahead: int
+    ):
         self.slot, self.idle_frame = slot, idle_frame
-        self._spec = spec
+        self._spec, self._ahead = spec, ahead
         self._utterances: collections.deque[Utterance] = collections.deque()
         self._is_open = False  # the last utterance may grow
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def push_audio(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
-        """Adds sound of any length; see `Utterance.push`."""
+        """Adds sound of any length; see `Utterance.push`.
+
+        Raises:
+          InputError: of `Utterance.push`, or the stream was closed.
+        """
         with self._lock:
+            if self._is_closed:
+                raise InputError("this stream was closed: open another one")
             utterance = self._utterances[-1] if self._is_open else Utterance(self._spec)
             utterance.push(samples, sample_rate)
             if not self._is_open:
@@ -273,12 +324,19 @@ class ServedStream:
     def interrupt(self) -> None:
         """Drops what has been pushed and not come out."""
         with self._lock:
-            self._utterances.clear()
-            self._is_open = False
+            self._clear()
+
+    def close(self) -> None:
+        """Drops what has been pushed, and takes no more."""
+        with self._lock:
+            self._is_closed = True
+            self._clear()
 
     def take(self) -> tuple[Utterance, int, Float32[np.ndarray, " w"]] | None:
-        """The next window to render, and what `put` asks back."""
+        """The next window to render, and what `put` asks back, unless enough frames wait."""
         with self._lock:
+            if self._count_waiting() >= self._ahead:
+                return None
             for utterance in self._utterances:
                 if taken := utterance.take():
                     return utterance, *taken
@@ -300,6 +358,12 @@ class ServedStream:
             return self._utterances[0].next_sound() if self._current() else None
 
     @property
+    def is_late(self) -> bool:
+        """The sound of the next frame is there and its image is not: the device is behind."""
+        with self._lock:
+            return bool(self._current() and self._utterances[0].is_heard)
+
+    @property
     def is_speaking(self) -> bool:
         """An utterance has begun to come out and is not at its end."""
         with self._lock:
@@ -309,7 +373,14 @@ class ServedStream:
     def waiting(self) -> int:
         """Frames that are rendered and not played."""
         with self._lock:
-            return sum(utterance.waiting for utterance in self._utterances)
+            return self._count_waiting()
+
+    def _count_waiting(self) -> int:
+        return sum(utterance.waiting for utterance in self._utterances)
+
+    def _clear(self) -> None:
+        self._utterances.clear()
+        self._is_open = False
 
     def _current(self) -> bool:
         while self._utterances and self._utterances[0].is_played:
@@ -320,17 +391,21 @@ class ServedStream:
 class StreamServer:
     """Several streams, rendered together: every `step` is one call of the device.
 
+    Safe to call from several threads, which wait for each other.
+
     Args:
       streams: how many there can be at a time; the batch that is compiled.
+      ahead: frames of a stream that may wait to be played.
     """
 
-    def __init__(self, renderer: Renderer, streams: int):
-        self._renderer = renderer
+    def __init__(self, renderer: Renderer, streams: int, ahead: int = 2 * FPS):
+        self._renderer, self._ahead = renderer, ahead
         blank = np.zeros((1, renderer.size, renderer.size, 3), np.uint8)
         identity = encode_portrait(renderer.reta, renderer.prepared, blank)
         self._identities = jax.tree.map(lambda x: jnp.repeat(x, streams, 0), identity)
         self._slots: list[ServedStream | None] = [None] * streams
         self._windows = np.zeros((streams, renderer.reta.window.samples), np.float32)
+        self._lock = threading.Lock()
 
     def open(self, portrait: UInt8[np.ndarray, "h w 3"]) -> ServedStream:
         """A new stream for a face crop of the model's size.
@@ -340,32 +415,37 @@ class StreamServer:
         """
         renderer = self._renderer
         check_portrait(portrait, renderer.size)
-        if None not in self._slots:
-            raise InputError(f"all {len(self._slots)} streams are taken: close one")
-        slot = self._slots.index(None)
-        identity = encode_portrait(renderer.reta, renderer.prepared, portrait[None])
-        self._identities = _put_slot(self._identities, identity, np.int32(slot))
-        self._windows[slot] = 0
-        idle = self._render()[slot, 0]
-        self._slots[slot] = ServedStream(slot, renderer.reta.window, idle)
-        return self._slots[slot]
+        with self._lock:
+            if None not in self._slots:
+                raise InputError(f"all {len(self._slots)} streams are taken: close one")
+            slot = self._slots.index(None)
+            identity = encode_portrait(renderer.reta, renderer.prepared, portrait[None])
+            self._identities = _put_slot(self._identities, identity, np.int32(slot))
+            self._windows[slot] = 0
+            idle = self._render()[slot, 0].copy()  # a view would keep every stream's images
+            stream = ServedStream(slot, renderer.reta.window, idle, self._ahead)
+            self._slots[slot] = stream
+            return stream
 
     def close(self, stream: ServedStream) -> None:
-        """Frees the stream's place."""
-        stream.interrupt()
-        self._slots[stream.slot] = None
+        """Frees the stream's place; a second time, nothing."""
+        with self._lock:
+            stream.close()
+            if self._slots[stream.slot] is stream:
+                self._slots[stream.slot] = None
 
     def step(self) -> int:
         """Renders the next chunk of every stream that has one; returns of how many."""
-        work = [(s, *taken) for s in self._slots if s is not None and (taken := s.take())]
-        if not work:
-            return 0
-        for stream, _, _, samples in work:
-            self._windows[stream.slot] = samples
-        images = self._render()
-        for stream, utterance, first, _ in work:
-            stream.put(utterance, first, images[stream.slot])
-        return len(work)
+        with self._lock:
+            work = [(s, *taken) for s in self._slots if s is not None and (taken := s.take())]
+            if not work:
+                return 0
+            for stream, _, _, samples in work:
+                self._windows[stream.slot] = samples
+            images = self._render()
+            for stream, utterance, first, _ in work:
+                stream.put(utterance, first, images[stream.slot].copy())
+            return len(work)
 
     def _render(self) -> UInt8[np.ndarray, "b t h w 3"]:
         r = self._renderer
@@ -399,40 +479,71 @@ class HostFrame(NamedTuple):
     end_of_speech: bool = False
 
 
+class HostSettings(NamedTuple):
+    """What hosts ask before they begin; any other rate of sound is taken as well."""
+
+    FPS: int = FPS
+    INPUT_SAMPLE_RATE: int = SAMPLE_RATE
+
+
 class AsyncReta:
     """The asynchronous form: `run` yields 25 frames a second, speaking or idle.
 
     The device works in a thread, ahead of what is played. Where sound is late, the last frame
-    stays. Where images are late, the voice may wait for them `PATIENCE` frames in an utterance;
-    then it goes on without: a frame whose time is over is dropped and counted (`dropped`), never
-    queued.
+    stays, after `HELD` frames the idle one. Where images are late, the voice may wait for them
+    `PATIENCE` frames in an utterance; then it goes on without: a frame whose time is over is
+    dropped and counted (`dropped`), never queued.
 
     Args:
-      ahead: frames that may wait to be played; no chunk is begun while so many do.
+      server: shared with other avatars, whose frames are rendered in the same calls of the device;
+        None: one of its own.
     """
 
+    settings = HostSettings()
+
     def __init__(
-        self, renderer: Renderer, portrait: UInt8[np.ndarray, "h w 3"], ahead: int = 2 * FPS
+        self,
+        renderer: Renderer,
+        portrait: UInt8[np.ndarray, "h w 3"],
+        server: StreamServer | None = None,
     ):
-        self._server = StreamServer(renderer, streams=1)
+        self._server = server or StreamServer(renderer, streams=1)
         self._stream = self._server.open(portrait)
-        self._ahead = ahead
-        self._wake = asyncio.Event()
-        self._is_running = True
-        self._shown = self._stream.idle_frame
-        self._waited = 0  # frames for images, in this utterance
+        self._idle = _to_bgr(self._stream.idle_frame)
+        self._wake, self._rendered = asyncio.Event(), asyncio.Event()
+        self._is_shut = False
+        self._run: object | None = None  # the `run` that is on
+        self._shown, self._is_resting = self._idle, True
+        self._waited = self._held = 0  # frames: for images in this utterance, for its sound now
         self.dropped = 0
+
+    @classmethod
+    async def create(
+        cls,
+        renderer: Renderer,
+        portrait: UInt8[np.ndarray, "h w 3"],
+        server: StreamServer | None = None,
+    ) -> "AsyncReta":
+        """The same, compiled in a thread while the host's other tasks go on."""
+        return await asyncio.to_thread(cls, renderer, portrait, server)
+
+    def get_first_frame(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The idle frame, BGR."""
+        return self._idle
 
     async def push_audio(
         self, data: bytes, sample_rate: int = SAMPLE_RATE, last_chunk: bool = True
     ) -> None:
         """Adds little-endian 16-bit mono samples.
 
-        `last_chunk` is part of the protocol and says nothing here: `flush` ends the utterance.
+        Args:
+          last_chunk: they end the utterance, as `flush` does: False for all pieces but the last.
         """
         if len(data) % 2:
             raise InputError(f"{len(data)} bytes of 16-bit sound: an even number is needed")
         self._stream.push_audio(np.frombuffer(data, "<i2").astype(np.int16), sample_rate)
+        if last_chunk:
+            self._stream.flush()
         self._wake.set()
 
     async def flush(self) -> None:
@@ -445,17 +556,24 @@ class AsyncReta:
         self._stream.interrupt()
 
     async def shutdown(self) -> None:
-        """Ends `run`."""
-        self._is_running = False
+        """Ends `run` and gives the server's place back, for good."""
+        self._is_shut = True
+        await asyncio.to_thread(self._server.close, self._stream)
         self._wake.set()
 
+    stop = shutdown
+
     async def run(self) -> AsyncIterator[HostFrame]:
-        """Yields a frame each 40 ms until `shutdown`."""
-        rendering = asyncio.create_task(self._render())
+        """Yields a frame each 40 ms until `shutdown`; one that is begun ends the one before.
+
+        The first frame of a speech comes as soon as it is rendered.
+        """
+        run = self._run = object()
+        rendering = asyncio.create_task(self._render(run))
         due = time.monotonic()
         try:
-            while self._is_running and not rendering.done():
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
+            while self._run is run and not (self._is_shut or rendering.done()):
+                due = await self._sleep_until(due)
                 late = int((time.monotonic() - due) * FPS)
                 for _ in range(late):  # the host was slow: their time is over
                     if (frame := self._sound_alone()) is not None:
@@ -464,21 +582,46 @@ class AsyncReta:
                 self._wake.set()
                 due += (1 + late) / FPS
         finally:
-            await self.shutdown()
+            if self._run is run:
+                self._run = None
+            self._wake.set()
             await rendering  # raises what went wrong
 
+    async def _sleep_until(self, due: float) -> float:
+        """Sleeps until a frame is due, at rest until a speech begins; says when that was."""
+        pause = max(0.0, due - time.monotonic())
+        if not self._is_resting:
+            await asyncio.sleep(pause)
+            return due
+        self._rendered.clear()
+        if not self._stream.waiting:
+            try:
+                await asyncio.wait_for(self._rendered.wait(), pause)
+            except TimeoutError:
+                return due
+        return min(due, time.monotonic())
+
     def _next(self) -> HostFrame:
+        frame = self._next_frame()
+        self._is_resting = frame.bgr_image is self._idle
+        return frame
+
+    def _next_frame(self) -> HostFrame:
         frame = self._stream.next_frame()
         if frame is not None:
-            self._shown = frame.image
-            return self._host_frame(frame.image, frame.audio, frame.end_of_speech)
-        if self._stream.is_speaking:
+            self._shown, self._held = _to_bgr(frame.image), 0
+            return self._host_frame(self._shown, frame.audio, frame.end_of_speech)
+        if not self._stream.is_speaking:
+            self._shown, self._waited, self._held = self._idle, 0, 0
+        elif self._stream.is_late:
             self._waited += 1
             if self._waited > PATIENCE and (sound := self._sound_alone()) is not None:
                 return sound
         else:
-            self._shown, self._waited = self._stream.idle_frame, 0
-        return HostFrame(self._shown[..., ::-1], None)
+            self._held += 1
+            if self._held > HELD:
+                self._shown = self._idle
+        return HostFrame(self._shown, None)
 
     def _sound_alone(self) -> HostFrame | None:
         if not self._stream.is_speaking or (sound := self._stream.next_sound()) is None:
@@ -491,12 +634,16 @@ class AsyncReta:
     ) -> HostFrame:
         if is_last:
             self._waited = 0
-        bgr = None if image is None else image[..., ::-1]
-        return HostFrame(bgr, AudioChunk(sound), is_last)
+        return HostFrame(image, AudioChunk(sound), is_last)
 
-    async def _render(self) -> None:
-        while self._is_running:
+    async def _render(self, run: object) -> None:
+        while self._run is run and not self._is_shut:
             self._wake.clear()
-            has_room = self._stream.waiting < self._ahead
-            if not (has_room and await asyncio.to_thread(self._server.step)):
+            if await asyncio.to_thread(self._server.step):
+                self._rendered.set()
+            else:
                 await self._wake.wait()
+
+
+def _to_bgr(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    return np.ascontiguousarray(image[..., ::-1])

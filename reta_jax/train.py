@@ -37,6 +37,7 @@ from reta_jax.experts.load import load_experts
 from reta_jax.files import write_whole
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
+from reta_jax.models.stylegan import resolutions
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.load import load_morphable
@@ -153,6 +154,8 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.loss.sync and config.train.frames < 5:
         raise InputError(f"loss.sync needs train.frames >= 5, not {config.train.frames}")
+    if config.train.size:
+        _check_coarser_levels(config)
     if unknown := set(config.train.only) - PARTS:
         raise InputError(
             f"train.only names {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}"
@@ -175,6 +178,20 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(
             f"train.steps={config.train.steps} ends within train.warmup_steps="
             f"{config.train.warmup_steps}: nothing is left to decay (set train.decay=False)"
+        )
+
+
+def _check_coarser_levels(config: ConfigDict) -> None:
+    size, whole = config.train.size, config.model.size
+    if size not in resolutions(whole):
+        raise InputError(
+            f"train.size={size} is no level of G: use one of "
+            f"{', '.join(map(str, resolutions(whole)))}, or 0 for all"
+        )
+    if size < whole and (config.loss.motion or config.loss.adversarial):
+        raise InputError(
+            f"train.size={size}: the motion mask and the discriminator look at whole frames of "
+            f"{whole} px; set loss.motion and loss.adversarial to 0"
         )
 
 

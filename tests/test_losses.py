@@ -83,6 +83,19 @@ def test_lips_are_compared_wherever_the_head_is(rng):
     assert not np.any(jax.grad(losses.lip_shape_loss, 1)(bent, real)), "the truth is a constant"
 
 
+def test_openings_are_three_gaps_wherever_the_lips_are(rng):
+    """Points 48-67 by their numbers among 68: 61-63 of the upper inner lip face 67-65."""
+    mine, other = rng(2, 4, 20, 2)
+    gap = lambda points, up, down: points[..., down - 48, 1] - points[..., up - 48, 1]
+    pairs = ((61, 67), (62, 66), (63, 65))
+    expected = sum(((gap(mine, *p) - gap(other, *p)) ** 2).mean() for p in pairs)
+    np.testing.assert_allclose(losses.lip_opening_loss(mine, other), expected, rtol=1e-5)
+    moved = other + jnp.float32([0.3, -0.2])[None, None]
+    moved = moved.at[:, :13].add(rng(4, 13, 2))  # all but the gaps
+    np.testing.assert_allclose(losses.lip_opening_loss(moved, other), 0, atol=1e-9)
+    assert not np.any(jax.grad(losses.lip_opening_loss, 1)(mine, other)), "it is a constant"
+
+
 def test_adversarial_is_pairwise_and_symmetric(rng):
     real, fake = rng(2, 5)
     np.testing.assert_allclose(

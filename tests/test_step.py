@@ -11,15 +11,17 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs.hdtf import get_config
-from reta_jax import parallel, train
+from reta_jax import losses, parallel, train
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, load_experts, wanted_experts
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls
+from reta_jax.ops.blur import upsample
 from reta_jax.state import build_networks, create_state, first_state, only_trained, optimizers
 from reta_jax.step import (
     GRADIENT_NORMS,
     Constants,
+    at_coarser_levels,
     cross_synthesis,
     dropout_keys,
     emotion_terms,
@@ -32,12 +34,12 @@ from reta_jax.step import (
 from tests.weights import random_variables
 
 LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth", "lips",
-          "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
+          "lips_cross", "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
 
 
 def smoke_config(**train):
     config = get_config("smoke")
-    config.loss.prior, config.loss.mouth, config.loss.lips = 0.02, 0.5, 0.5
+    config.loss.update({"prior": 0.02, "mouth": 0.5, "lips": 0.5, "lips_cross": 0.5})
     # The first step of a warm-up has a learning rate of zero.
     config.train.update(
         {"warmup_steps": 0, "decay": False, "ema_decay": 0.15, "r1_every": 2} | train
@@ -142,7 +144,7 @@ def plain():
     config = smoke_config()
     config.model.audio_encoder.trainable = False
     config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
-    config.loss.prior = config.loss.mouth = config.loss.lips = 0.0
+    config.loss.update({"prior": 0.0, "mouth": 0.0, "lips": 0.0, "lips_cross": 0.0})
     setup = Setup(config)
     batch = make_batch()
     device_batch = to_device_batch(jax.tree.map(jnp.asarray, batch))
@@ -350,6 +352,71 @@ def test_cross_synthesis_is_judged_by_the_emotion_of_the_other(setup, crossed):
     np.testing.assert_allclose(terms["emotion_audio"], 1 - cosine.mean(), rtol=1e-4)
 
 
+# One's portrait with another's voice, and G's coarser levels alone.
+
+
+def test_a_portrait_with_the_neighbours_voice_is_asked_for_the_neighbours_opening(setup, crossed):
+    params, batch, rendered, _ = crossed
+    networks, experts = setup.networks, setup.experts
+    config = smoke_config()
+    config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
+
+    @jax.jit
+    def by_hand(params, experts, batch, rendered):
+        swapped = jax.tree.map(lambda code: code[jnp.array([2, 0, 1])], rendered.controls)
+        made = networks.reta.apply(
+            {"params": params["reta"]}, rendered.identity, swapped, method=RETA.generate
+        ).frames
+        found = [
+            experts.find_lips(frames, jnp.repeat(batch.sync_box[m : m + 1], 5, 0))
+            for m, frames in enumerate(made)
+        ]
+        asked = [
+            experts.find_lips(batch.frames[n], jnp.repeat(batch.sync_box[n : n + 1], 5, 0))
+            for n in (2, 0, 1)
+        ]
+        return losses.lip_opening_loss(jnp.stack(found), jnp.stack(asked))
+
+    terms = jax.jit(
+        lambda params, constants, batch: generator_terms(
+            config, networks, params, None, constants, batch, adversarial=False
+        )[0]
+    )(params, setup.constants, batch)
+    expected = by_hand(params, experts, batch, rendered)
+    np.testing.assert_allclose(terms["lips_cross"], expected, rtol=1e-3)
+    assert expected > 0
+
+
+def test_coarser_levels_make_the_frames_that_they_make_in_the_whole_model(setup, crossed):
+    """And what they are compared with are means of the filmed pixels; the finest level rests."""
+    params, batch, _, _ = crossed
+    networks, small = at_coarser_levels(setup.networks, batch, 16)
+    np.testing.assert_allclose(
+        small.frames[1, 2, 3, 5], batch.frames[1, 2, 6:8, 10:12].mean((0, 1)), atol=1e-6
+    )
+    config = smoke_config(size=16)
+    config.loss.update({"perceptual": 0.0, "motion": 0.0, "sync": 0.0, "emotion": 0.0})
+
+    def l1(params, constants):
+        terms, frames = generator_terms(
+            config, setup.networks, params, None, constants, batch, adversarial=False
+        )
+        return terms["l1"], frames
+
+    gradient, frames = jax.jit(jax.grad(l1, has_aux=True))(params, setup.constants)
+    norms = {
+        name: sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(level))
+        for name, level in gradient["reta"]["generator"].items()
+    }
+    assert norms["level_32"] == 0 and norms["level_16"] > 0
+    # The whole model's frame is that of the levels before, magnified, and what its last level adds.
+    silent = jax.tree.map(jnp.zeros_like, params["reta"]["generator"]["level_32"])
+    quiet = params["reta"] | {"generator": params["reta"]["generator"] | {"level_32": silent}}
+    whole = render_batch(setup.networks.reta, quiet, setup.morphable, batch).output.frames
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    np.testing.assert_allclose(flat(whole), upsample(flat(frames)), rtol=1e-3, atol=1e-3)
+
+
 # What a weight of zero leaves out.
 
 
@@ -367,7 +434,8 @@ def test_cross_synthesis_is_judged_by_the_emotion_of_the_other(setup, crossed):
         ("model", {"emotion": False}, {"emotion_visual", "emotion_audio", "emotion_cross"}),
         ("loss", {"prior": 0.0}, {"prior"}),
         ("loss", {"mouth": 0.0}, {"mouth"}),
-        ("loss", {"lips": 0.0}, {"lips"}),
+        ("loss", {"lips": 0.0}, {"lips", "lips_cross"}),
+        ("loss", {"lips_cross": 0.0}, {"lips_cross"}),
         ("model", {"geometry": "none"}, {"prior"}),
         ("model", {"geometry": "direct"}, {"prior"}),
         ("model", {"injection": "concat"}, set()),

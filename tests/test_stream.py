@@ -1,8 +1,10 @@
 """Live equals offline, however the sound is cut; interruptions; many streams; the paced form."""
 
 import asyncio
+import functools
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -14,7 +16,8 @@ from data_pipeline.audio import load_audio, to_float, to_int16
 from data_pipeline.errors import InputError
 from reta_jax import stream as streaming
 from reta_jax.render import Renderer
-from reta_jax.stream import AsyncReta, Streamer, StreamServer
+from reta_jax.stream import HELD, AsyncReta, Streamer, StreamServer, Utterance
+from reta_jax.windows import AudioWindow, audio_windows
 from tests.tiny import save_tiny_model
 
 RATE, FRAME, CHUNK, LOOK_AHEAD = 16_000, 640, 10, 2
@@ -175,7 +178,11 @@ def test_memory_does_not_grow_with_the_utterance(renderer, portrait, monkeypatch
     [
         (np.zeros(10, np.int32), RATE, "int16, or float"),
         (np.array([np.nan], np.float32), RATE, "not numbers"),
-        (np.zeros(10, np.int16), 0, "positive"),
+        (np.zeros((2, 640), np.int16), RATE, r"shape \(2, 640\): give \(n,\) or \(n, channels\)"),
+        (np.zeros((640, 0), np.float32), RATE, r"shape \(640, 0\)"),
+        (np.zeros((2, 2, 2), np.float32), RATE, r"shape \(2, 2, 2\)"),
+        (np.zeros(10, np.int16), 0, "0 Hz: give a whole number from 4000 to 384000"),
+        (np.zeros(10, np.int16), 2**31, "2147483648 Hz: give a whole"),
         (np.zeros(10, np.int16), 24_000, "24000 Hz in an utterance of 16000 Hz"),
     ],
 )
@@ -189,6 +196,55 @@ def test_sound_that_is_none_is_refused_and_the_rest_goes_on(
         streamer.push_audio(samples, rate)
     frames = talk(streamer, voice[5_000:], None)
     np.testing.assert_array_equal(images(frames), renderer.render(portrait, to_float(voice)))
+
+
+def test_any_cut_of_any_voice_gives_the_windows_of_the_whole():
+    """Long voices and all chunks, without a model: windows that are equal give equal frames."""
+    random = np.random.default_rng(1)
+    for chunk in range(1, CHUNK + 1):
+        spec = AudioWindow(past=50 + CHUNK - chunk, chunk=chunk)
+        voice = random.integers(-(2**15), 2**15, random.integers(1, 12 * RATE), np.int16)
+        utterance, found = Utterance(spec), []
+
+        def take_all(utterance=utterance, found=found, chunk=chunk):
+            while taken := utterance.take():
+                found.append(taken)
+                utterance.put(taken[0], np.zeros((chunk, 1, 1, 3), np.uint8))
+
+        cuts = np.cumsum(random.integers(160, 10 * RATE, len(voice) // 160))
+        for piece in np.split(voice, cuts[cuts < len(voice)]):
+            utterance.push(piece, RATE)
+            take_all()
+        utterance.finish()
+        take_all()
+        whole = [samples for samples, _ in audio_windows(to_float(voice), spec)]
+        assert [first for first, _ in found] == list(range(0, len(whole) * chunk, chunk))
+        np.testing.assert_array_equal([samples for _, samples in found], whole)
+
+
+def test_a_buffer_may_be_filled_again(renderer, portrait):
+    voice, streamer = to_float(speech(15 * FRAME)), Streamer(renderer, portrait)
+    buffer = np.zeros(1_000, np.float32)
+    for piece in np.split(voice, range(1_000, len(voice), 1_000)):
+        buffer[: len(piece)] = piece
+        streamer.push_audio(buffer[: len(piece)])
+    streamer.flush()
+    np.testing.assert_array_equal(images(streamer), renderer.render(portrait, voice))
+
+
+def test_a_call_of_the_device_that_fails_loses_nothing(renderer, portrait, monkeypatch):
+    streamer, voice = Streamer(renderer, portrait), speech(25 * FRAME)
+    streamer.push_audio(voice)
+    streamer.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamServer, "_render", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(streamer)
+    np.testing.assert_array_equal(images(streamer), renderer.render(portrait, to_float(voice)))
+
+
+def interrupted(server):
+    raise KeyboardInterrupt
 
 
 # Silence
@@ -226,7 +282,42 @@ def test_streams_are_rendered_together_and_do_not_touch_each_other(renderer, por
         frames = images(iter(stream.next_frame, None)).astype(int)
         assert np.abs(frames - renderer.render(image, to_float(voice))).max() <= 1
     server.close(streams[1])
-    assert server.open(portrait).slot == 1
+    successor = server.open(portrait)
+    assert successor.slot == 1
+    server.close(streams[1])  # once more: the place is another's now
+    with pytest.raises(InputError, match="this stream was closed"):
+        streams[1].push_audio(voices[1])
+    successor.push_audio(voices[0])
+    successor.flush()
+    assert server.step() == 1 and successor.waiting == CHUNK
+
+
+def test_streams_opened_at_once_have_places_of_their_own(renderer, portrait):
+    server = StreamServer(renderer, streams=4)
+    with ThreadPoolExecutor(4) as threads:
+        opened = list(threads.map(server.open, [portrait] * 4))
+    assert sorted(stream.slot for stream in opened) == [0, 1, 2, 3]
+
+
+def test_what_nobody_plays_is_rendered_no_further_than_ahead(renderer, portrait):
+    server = StreamServer(renderer, streams=1, ahead=2 * CHUNK)
+    stream = server.open(portrait)
+    stream.push_audio(speech(60 * FRAME))
+    while server.step():
+        pass
+    assert stream.waiting == 2 * CHUNK
+    stream.next_frame()
+    assert server.step() == 1
+
+
+def test_an_image_that_waits_keeps_no_other_stream_s(renderer, portrait):
+    server = StreamServer(renderer, streams=3)
+    stream = server.open(portrait)
+    stream.push_audio(speech(12 * FRAME))
+    server.step()
+    for image in (stream.idle_frame, stream.next_frame().image):
+        whole = image if image.base is None else image.base
+        assert whole.nbytes <= CHUNK * image.nbytes
 
 
 def test_a_portrait_of_another_size_is_refused(renderer, portrait):
@@ -300,6 +391,126 @@ def test_a_slow_device_drops_images_and_never_sound(renderer, portrait, monkeypa
     assert without == reta.dropped > 0
 
 
+def by_hand(reta: AsyncReta, frames: int) -> list:
+    """What `run` gives of so many ticks where the device needs no time."""
+    found = []
+    for _ in range(frames):
+        while reta._server.step():
+            pass
+        found.append(reta._next())
+    return found
+
+
+def test_a_voice_that_is_late_is_waited_for_and_nothing_is_dropped(renderer, portrait):
+    """Pauses of any length: the last image stays, after half a second the idle one."""
+    voice = speech(100 * FRAME)
+    shown, ends = [], 0
+
+    async def host(pause: int):
+        reta = AsyncReta(renderer, portrait)
+        await reta.push_audio(voice[: 37 * FRAME].tobytes(), RATE, last_chunk=False)
+        frames = by_hand(reta, 30 + pause)
+        rest = frames[30:]
+        assert all(f.audio_chunk is None for f in rest)
+        assert all(f.bgr_image is frames[29].bgr_image for f in rest[:HELD])
+        assert all(f.bgr_image is reta.get_first_frame() for f in rest[HELD:])
+        await reta.push_audio(voice[37 * FRAME :].tobytes(), RATE, last_chunk=False)
+        frames += by_hand(reta, 58)
+        assert not any(frame.end_of_speech for frame in frames)
+        await reta.flush()
+        return reta, frames + by_hand(reta, 15)
+
+    whole = renderer.render(portrait, to_float(voice))
+    for pause in (3, 10, 40):
+        reta, frames = asyncio.run(host(pause))
+        np.testing.assert_array_equal(said(frames), voice)
+        shown = [f.bgr_image for f in frames if f.audio_chunk is not None]
+        np.testing.assert_array_equal(np.stack(shown)[..., ::-1], whole)
+        ends = [f.audio_chunk.bytes for f in frames if f.end_of_speech]
+        assert ends == [voice[-FRAME:].tobytes()] and reta.dropped == 0
+
+
+def test_a_window_without_look_ahead_still_says_where_the_speech_ends():
+    utterance = Utterance(AudioWindow(past=5, chunk=2, look_ahead=0))
+    utterance.push(speech(4 * FRAME), RATE)
+    while taken := utterance.take():
+        utterance.put(taken[0], np.zeros((2, 1, 1, 3), np.uint8))
+    frames = list(iter(utterance.next_frame, None))
+    assert len(frames) == 3 and utterance.next_sound() is None, "the fourth may be the last"
+    utterance.finish()
+    assert utterance.next_frame().end_of_speech and utterance.is_played
+
+
+def test_what_is_queued_is_not_copied_for_every_frame():
+    utterance, second = Utterance(AudioWindow()), speech(RATE)
+    for _ in range(600):
+        utterance.push(second, RATE)
+    tracemalloc.start()
+    try:
+        utterance.take()
+        for _ in range(100):
+            assert utterance.next_sound() is not None
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000  # ten minutes are 38 MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_avatars_that_share_a_server_are_rendered_together(renderer, portrait, monkeypatch):
+    server, voices = StreamServer(renderer, 2), [speech(22 * FRAME, pitch=p) for p in (100, 200)]
+    calls, render = [], StreamServer._render
+    monkeypatch.setattr(StreamServer, "_render", lambda self: calls.append(1) or render(self))
+
+    async def host():
+        avatars = [await AsyncReta.create(renderer, portrait, server) for _ in voices]
+        for avatar, voice in zip(avatars, voices, strict=True):
+            await avatar.push_audio(voice.tobytes(), last_chunk=False)
+            await avatar.flush()
+        calls.clear()
+        frames = [by_hand(avatar, 22) for avatar in avatars]
+        for avatar in avatars:
+            await avatar.stop()
+        return frames
+
+    for frames, voice in zip(asyncio.run(host()), voices, strict=True):
+        np.testing.assert_array_equal(said(frames), voice)
+    assert len(calls) == 3
+    server.open(portrait), server.open(portrait)  # their places are free again
+
+
+def test_a_consumer_that_leaves_may_come_back(renderer, portrait):
+    async def host():
+        reta = AsyncReta(renderer, portrait)
+        voice = speech(20 * FRAME)
+        async for _ in reta.run():
+            break
+        await reta.push_audio(voice.tobytes())  # the last piece: the speech ends with it
+        return voice, await listen(reta, has_ended)
+
+    voice, frames = asyncio.run(host())
+    np.testing.assert_array_equal(said(frames), voice)
+    assert sum(frame.end_of_speech for frame in frames) == 1
+
+
+def test_a_speech_is_seen_as_soon_as_it_is_rendered(renderer, portrait, monkeypatch):
+    """Not at the next tick: with ticks of a minute, it begins all the same."""
+    monkeypatch.setattr(streaming, "FPS", 1 / 60)
+
+    async def host():
+        reta = AsyncReta(renderer, portrait)
+
+        async def speak():
+            await asyncio.sleep(0.3)
+            await reta.push_audio(speech(15 * FRAME).tobytes())
+
+        speaking = asyncio.create_task(speak())
+        frames = await asyncio.wait_for(listen(reta, lambda f: f[-1].audio_chunk is not None), 30)
+        await speaking
+        return frames
+
+    frames = asyncio.run(host())
+    assert [frame.audio_chunk is None for frame in frames] == [True, False]
+
+
 def test_an_interruption_silences_at_once(renderer, portrait):
     async def host():
         reta = AsyncReta(renderer, portrait)
@@ -339,7 +550,31 @@ def test_bytes_that_are_no_samples_are_refused(renderer, portrait):
 
 
 def test_the_protocol_of_hosts(renderer, portrait):
-    reta = AsyncReta(renderer, portrait)
-    for name in ("push_audio", "flush", "interrupt", "run", "shutdown"):
-        assert callable(getattr(reta, name))
-    assert streaming.FPS == 25
+    """As LiveKit's plugin for such avatars drives them, and Pipecat's makes them."""
+    make = functools.partial(AsyncReta.create, renderer, portrait)
+
+    async def host():
+        runtime = await make()
+        assert (runtime.settings.FPS, runtime.settings.INPUT_SAMPLE_RATE) == (25, 16_000)
+        assert runtime.get_first_frame().shape == (32, 32, 3)
+        voice = speech(14 * FRAME)
+        for piece in pieces(voice, 320):
+            await runtime.push_audio(piece.tobytes(), RATE, last_chunk=False)
+        await runtime.flush()
+        sound = b""
+        async for frame in runtime.run():
+            if frame.bgr_image is not None:
+                assert memoryview(frame.bgr_image).cast("B").nbytes == 32 * 32 * 3
+            if frame.audio_chunk is not None:
+                assert len(frame.audio_chunk.array) == 640
+                assert frame.audio_chunk.sample_rate == RATE
+                sound += frame.audio_chunk.bytes
+            if frame.end_of_speech:
+                break
+        await runtime.stop()
+        with pytest.raises(InputError, match="closed"):
+            await runtime.push_audio(sound)
+        return voice, sound
+
+    voice, sound = asyncio.run(host())
+    assert sound == voice.tobytes()

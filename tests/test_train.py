@@ -432,6 +432,8 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
     ("section", "changes", "sentence"),
     [
         ("train", {"only": ("generator", "mouth")}, "train.only names mouth; parts are audio_enc"),
+        ("train", {"size": 48}, "train.size=48 is no level of G: use one of 8, 16, 32, or 0"),
+        ("train", {"size": 16}, "train.size=16: the motion mask and the discriminator look"),
         ("train", {"frames": 11}, "train.frames=11 exceeds model.window.chunk=10"),
         ("train", {"batch_size": 1}, "train.batch_size=1 gives 1"),
         ("train", {"batch_size": 4, "accumulate": 3},

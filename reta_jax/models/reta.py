@@ -21,6 +21,7 @@ from reta_jax.models.generator import Generator, GeneratorOutput, Modulation, RG
 from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.models.morphable import MorphableModel, position_map
 from reta_jax.models.motion_encoder import MotionEncoder
+from reta_jax.models.stylegan import resolutions
 from reta_jax.models.tcn import TCN
 from reta_jax.models.wav2vec2 import Wav2Vec2
 from reta_jax.models.whisper import Whisper
@@ -122,8 +123,10 @@ class RETA(nn.Module):
         return Controls(motion, emotion, p_exp)
 
     def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
+        """Frames of G's size: of a G smaller than the portrait, finer textures are left out."""
         early, late = self.control_codes(identity.style, controls)
-        return self.generator(identity.textures, early, late)
+        textures = identity.textures[: len(resolutions(self.generator.size))]
+        return self.generator(textures, early, late)
 
     def control_codes(
         self, style: Float[Array, "b d"], controls: Controls
