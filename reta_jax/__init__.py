@@ -1,0 +1,3 @@
+"""RETA: talking heads from one portrait and a voice."""
+
+__version__ = "0.1.0"

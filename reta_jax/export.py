@@ -27,10 +27,19 @@ from jax import export as jax_export
 from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.errors import InputError
+from reta_jax import __version__
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.files import write_whole
 from reta_jax.ops.platforms import one_form
-from reta_jax.weights import CONFIG_FILE, load_weights, save_weights
+from reta_jax.weights import (
+    CONFIG_FILE,
+    PARAMS_FILE,
+    as_float32,
+    checksum,
+    flatten,
+    load_weights,
+    save_weights,
+)
 from reta_jax.windows import AudioWindow, ChunkRenderer, check_portrait, in_chunks
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ KIND = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
 ENCODE, RENDER = "encode_portrait.stablehlo", "render_chunk.stablehlo"
 ONNX = "onnx"
+SEAL = "seal"
 
 
 class Program(NamedTuple):
@@ -62,8 +72,12 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
         name: _stablehlo(program.function, platforms, abstract, *program.arrays)
         for name, program in _programs(renderer, abstract, batch).items()
     }
-    values = _about(renderer, KIND, files) | {"platforms": list(platforms), "jax": jax.__version__}
-    save_weights(folder, weights, values, files=files)
+    values = _about(renderer, KIND, files) | {
+        "platforms": list(platforms),
+        "jax": jax.__version__,
+        "crc32": checksum(as_float32(flatten(weights))),
+    }
+    save_weights(folder, weights, values | {SEAL: _seal(values)}, files=files)
 
 
 def export_onnx(renderer: "Renderer", folder: Path) -> None:
@@ -133,6 +147,7 @@ def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, Progr
 def _about(renderer: "Renderer", kind: str, files: dict[str, bytes]) -> dict[str, Any]:
     return {
         "kind": kind,
+        "reta_jax": __version__,
         "size": renderer.size,
         "window": list(renderer.reta.window),
         "sha256": {name: _hash(program) for name, program in files.items()},
@@ -145,6 +160,11 @@ def _stablehlo(function: Any, platforms: Sequence[str], *arguments: Any) -> byte
 
 def _hash(program: bytes) -> str:
     return hashlib.sha256(program).hexdigest()
+
+
+def _seal(values: dict[str, Any]) -> str:
+    """A hash of all that the config says: program, weights and sizes belong together."""
+    return _hash(json.dumps(values, sort_keys=True).encode())
 
 
 def is_exported(folder: Path) -> bool:
@@ -177,6 +197,17 @@ class ExportedRenderer(ChunkRenderer):
         weights, values = load_weights(folder)
         if values.get("kind") != KIND:
             raise InputError(f"{folder} holds {values.get('kind')!r} weights, no exported model")
+        said = {name: value for name, value in values.items() if name not in (SEAL, "format")}
+        if values.get(SEAL) != _seal(said):
+            raise InputError(
+                f"{folder / CONFIG_FILE} is not what this version's export wrote there: export the "
+                f"model again"
+            )
+        if checksum(flatten(weights)) != values["crc32"]:
+            raise InputError(
+                f"{folder / PARAMS_FILE} holds the weights of another export: export the model "
+                f"again"
+            )
         platform = jax_export.default_export_platform()
         if platform not in values["platforms"]:
             raise InputError(
@@ -204,8 +235,10 @@ def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export
     if _hash(program) != values["sha256"][name]:
         raise InputError(f"{folder / name} is damaged: its hash is not what config.json says")
     try:
-        return jax_export.deserialize(bytearray(program))
-    except ValueError as error:  # of another time: programs are kept readable for half a year
+        exported = jax_export.deserialize(bytearray(program))
+        exported.mlir_module()  # the program itself is read here
+        return exported
+    except (ValueError, jax.errors.JaxRuntimeError) as error:  # readable for half a year
         raise InputError(
             f"{folder} was exported with JAX {values['jax']}, which JAX {jax.__version__} cannot "
             f"read: export it again"

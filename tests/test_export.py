@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
+import reta_jax
 from data_pipeline.errors import InputError
 from reta_jax import export as exporting
 from reta_jax.export import RENDER, ExportedRenderer, export, export_onnx, main
 from reta_jax.models import generator
 from reta_jax.render import Renderer, load_renderer
-from reta_jax.weights import CONFIG_FILE, PARAMS_FILE
+from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
 from reta_jax.windows import audio_windows
 from tests.tiny import save_tiny_model
 
@@ -53,7 +54,9 @@ def copy(folder, tmp_path) -> Path:
 
 def change_config(folder: Path, **values) -> None:
     file = folder / CONFIG_FILE
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    changed = json.loads(file.read_text()) | values
+    said = {key: value for key, value in changed.items() if key not in ("seal", "format")}
+    file.write_text(json.dumps(changed | {"seal": exporting._seal(said)}))
 
 
 def test_frames_are_the_models_own(folder, renderer):
@@ -147,6 +150,41 @@ def test_another_time_is_refused(copy, monkeypatch):
     monkeypatch.setattr(exporting.jax_export, "deserialize", deserialize)
     with pytest.raises(InputError, match="exported with JAX 9.9.9, which JAX .* cannot read"):
         ExportedRenderer.load(copy)
+
+
+def test_a_program_of_a_later_bytecode_is_refused(copy):
+    """Its frame is read at once, the program in it only when it is asked for."""
+    program = (copy / RENDER).read_bytes()
+    (start,) = [i for i in range(len(program)) if program.startswith(b"ML\xefR", i)]
+    spoilt = program[: start + 4] + bytes([99]) + program[start + 5 :]
+    (copy / RENDER).write_bytes(spoilt)
+    sha256 = json.loads((copy / CONFIG_FILE).read_text())["sha256"]
+    change_config(copy, jax="9.9.9", sha256=sha256 | {RENDER: exporting._hash(spoilt)})
+    with pytest.raises(InputError, match="exported with JAX 9.9.9, which JAX .* cannot read"):
+        ExportedRenderer.load(copy)
+
+
+def test_parts_of_two_exports_are_refused(copy):
+    weights, values = load_weights(copy)
+    weights["uv_expression"] = weights["uv_expression"] + 1
+    values.pop("format")
+    files = {name: (copy / name).read_bytes() for name in (exporting.ENCODE, RENDER)}
+    save_weights(copy, weights, values, files=files)
+    with pytest.raises(InputError, match=f"{PARAMS_FILE} holds the weights of another export"):
+        ExportedRenderer.load(copy)
+
+
+@pytest.mark.parametrize("change", [{"size": 64}, {"window": [40, 20, 2]}, {"platforms": None}])
+def test_a_config_that_was_changed_is_refused(copy, change):
+    file = copy / CONFIG_FILE
+    values = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({key: value for key, value in values.items() if value}))
+    with pytest.raises(InputError, match=f"{CONFIG_FILE} is not what .* export wrote there"):
+        ExportedRenderer.load(copy)
+
+
+def test_the_version_is_kept(copy):
+    assert json.loads((copy / CONFIG_FILE).read_text())["reta_jax"] == reta_jax.__version__
 
 
 def test_other_weights_are_refused(weights):
