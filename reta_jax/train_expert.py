@@ -55,6 +55,7 @@ class Outcome(NamedTuple):
     score: Array
     stats: Any  # batch statistics after it
     outputs: tuple[Array, Array] | None = None  # (values, labels) for the diagnosis
+    examples: Array | float = 1.0  # that loss and score are means of; only their ratio matters
 
 
 Task = Callable[[nn.Module, Any, dict[str, Array], bool], Outcome]
@@ -63,10 +64,13 @@ Task = Callable[[nn.Module, Any, dict[str, Array], bool], Outcome]
 def run(config: ConfigDict, out: Path) -> float:
     """Trains, judges on held-out identities, writes the weights; returns the held-out score.
 
-    Raises InputError if a judge would learn the people of the model that it is to judge.
+    Raises InputError if a judge would learn the people of the model that it is to judge, or
+    emotions where nobody has named them.
     """
     people = trained_people(config.dirs)
     check_apart(people, config.apart_from)
+    if config.task.startswith("emotion"):
+        check_labelled(config.dirs)
     network, task = NETWORKS[config.kind](**config.fields), TASKS[config.task]
     variables = network.init(jax.random.key(config.seed), *example_inputs(config.kind))
     warmup = min(50, config.steps // 2)
@@ -97,8 +101,7 @@ def run(config: ConfigDict, out: Path) -> float:
 
     def held_out(batches: int) -> Outcome:
         found = jax.device_get([judge(params, stats, next(test)) for _ in range(batches)])
-        loss, score = (np.mean([getattr(one, of) for one in found]) for of in ("loss", "score"))
-        return Outcome(loss, score, None, _joined(found))
+        return joined(found)
 
     start, key = time.monotonic(), jax.random.key(config.seed + 1)
     for i in range(1, config.steps + 1):
@@ -155,12 +158,36 @@ def check_apart(people: Sequence[str], dirs: Sequence[str]) -> None:
         )
 
 
+def check_labelled(dirs: Sequence[str]) -> None:
+    """Raises InputError if no clip of a split of one of `dirs` has an emotion's label."""
+    for dir in dirs:
+        for split in ("train", "test"):
+            if all(row["emotion"] < 0 for row in list_clips(dir, split)):
+                raise InputError(
+                    f"no clip in the {split} split of {dir} has an emotion's label: name data with "
+                    "labels in config.dirs"
+                )
+
+
+def joined(found: Sequence[Outcome]) -> Outcome:
+    """Several batches' outcomes as one; a batch counts as much as it has examples."""
+    counts = np.array([one.examples for one in found], np.float64)
+    weights = counts / max(counts.sum(), 1e-9)
+    loss, score = (
+        float(weights @ np.array([getattr(one, of) for one in found])) for of in ("loss", "score")
+    )
+    return Outcome(loss, score, None, _joined_outputs(found), counts.sum())
+
+
 def diagnose(task: str, train_loss: float, held_out: Outcome, steps: int) -> dict[str, Any]:
     """What is to be known of a network, from pairs or clips of people it was not trained on."""
     if held_out.outputs is None:
         return {}
     values, labels = held_out.outputs
     if task.startswith("emotion"):
+        values, labels = values[labels >= 0], labels[labels >= 0]
+        if not labels.size:
+            return {}
         probabilities = np.asarray(jax.nn.softmax(values))
         accuracy = (probabilities.argmax(1) == labels).mean()
         return {
@@ -182,18 +209,21 @@ def plateau(task: str, train_loss: float, held_out_loss: float, steps: int) -> s
 
 
 def emotion_frames(network, variables, batch, train) -> Outcome:
-    """Cross-entropy of single frames against the clip's label; score is accuracy."""
+    """Cross-entropy of single frames against the clip's label; score is accuracy.
+
+    Clips without a label (-1) teach nothing and are not asked about.
+    """
     frames = batch["frames"]
     labels = jnp.repeat(batch["emotion"], frames.shape[1])
     _, logits = network.apply(variables, frames.reshape(-1, *frames.shape[2:]))
-    return Outcome(*_classify(logits, labels), {}, (logits, labels))
+    return Outcome(*_classify(logits, labels), {}, (logits, labels), (labels >= 0).sum())
 
 
 def emotion_clips(network, variables, batch, train) -> Outcome:
-    """Cross-entropy of whole windows against the clip's label; score is accuracy."""
+    """Cross-entropy of whole windows against the clip's label, if it has one; score is accuracy."""
     (logits, _), stats = _apply(network, variables, train, batch["frames"])
     labels = batch["emotion"]
-    return Outcome(*_classify(logits, labels), stats, (logits, labels))
+    return Outcome(*_classify(logits, labels), stats, (logits, labels), (labels >= 0).sum())
 
 
 def sync_pairs(network, variables, batch, train) -> Outcome:
@@ -293,11 +323,14 @@ def _apply(network, variables, train, *args, **kwargs):
 
 
 def _classify(logits: Array, labels: Array) -> tuple[Array, Array]:
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return loss, (logits.argmax(-1) == labels).mean()
+    """Cross-entropy and accuracy where the label is known, not below 0; both 0 if none is."""
+    is_known = labels >= 0  # a label of -1 would be the last class
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    mean = lambda x: jnp.where(is_known, x, 0).sum() / jnp.maximum(is_known.sum(), 1)
+    return mean(losses), mean(logits.argmax(-1) == labels)
 
 
-def _joined(found: list[Outcome]) -> tuple[np.ndarray, np.ndarray] | None:
+def _joined_outputs(found: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray] | None:
     if found[0].outputs is None:
         return None
     values, labels = zip(*(one.outputs for one in found), strict=True)

@@ -2,14 +2,27 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.judges.synthetic import TEACHERS, get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
+from reta_jax import train_expert
 from reta_jax.metrics.judges import load_judges
-from reta_jax.train_expert import TASKS, Outcome, check_apart, diagnose, run
+from reta_jax.train_expert import (
+    TASKS,
+    Outcome,
+    check_apart,
+    check_labelled,
+    diagnose,
+    emotion_clips,
+    emotion_frames,
+    joined,
+    run,
+)
 from reta_jax.weights import load_weights
 
 SMALL = {
@@ -77,6 +90,54 @@ def test_a_judge_must_not_know_the_models_people(data, tmp_path):
         run(config, tmp_path / "judge")
     check_apart(["somebody"], [str(data), str(tmp_path / "nowhere")])
     assert all(get_config(task).apart_from for task in TASKS if task not in TEACHERS)
+
+
+class Constant:
+    """A network whose logits are what they are, of frames or of clips."""
+
+    def __init__(self, logits, of_clips):
+        self.logits, self.of_clips = jnp.asarray(logits), of_clips
+
+    def apply(self, variables, frames, **_):
+        return (self.logits, None) if self.of_clips else (None, self.logits)
+
+
+@pytest.mark.parametrize(("task", "of_clips"), [(emotion_frames, False), (emotion_clips, True)])
+def test_clips_without_a_label_teach_nothing(task, of_clips):
+    logits = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    labels = np.array([2, -1, 7])
+    batch = {"frames": jnp.zeros((3, 1, 4, 4, 3)), "emotion": jnp.asarray(labels)}
+
+    def outcome(logits):
+        return task(Constant(logits, of_clips), {}, batch, False)
+
+    found = outcome(logits)
+    chance = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    np.testing.assert_allclose(found.loss, -(chance[0, 2] + chance[2, 7]) / 2, rtol=1e-5)
+    np.testing.assert_allclose(found.score, (logits.argmax(1) == labels)[[0, 2]].mean())
+    gradient = jax.grad(lambda x: outcome(x).loss)(jnp.asarray(logits))
+    assert not gradient[1].any() and gradient[0].any() and found.examples == 2
+
+    outputs = np.asarray(logits), labels
+    one = diagnose("emotion_fan", 0.0, Outcome(0, 0, None, outputs), 9)
+    other = diagnose("emotion_fan", 0.0, Outcome(0, 0, None, tuple(x[::2] for x in outputs)), 9)
+    assert one == other
+    assert diagnose("emotion_fan", 0.0, Outcome(0, 0, None, (logits, np.full(3, -1))), 9) == {}
+
+
+def test_a_batch_counts_as_much_as_it_has_examples():
+    found = joined([Outcome(1.0, 1.0, None, None, 3), Outcome(0.0, 0.0, None, None, 1)])
+    assert (found.loss, found.score, found.examples) == (0.75, 0.75, 4)
+    assert joined([Outcome(1.0, 0.0, None), Outcome(0.0, 0.0, None)]).loss == 0.5
+
+
+def test_emotions_that_nobody_named_are_refused(data, tmp_path, monkeypatch):
+    check_labelled([str(data)])
+    monkeypatch.setattr(
+        train_expert, "list_clips", lambda *_: [{"emotion": -1, "identity": "somebody"}]
+    )
+    with pytest.raises(InputError, match="no clip in the train split of .* has an emotion's label"):
+        run(small("emotion_fan", data, tmp_path), tmp_path / "judge")
 
 
 def test_a_stuck_sync_network_is_diagnosed():
