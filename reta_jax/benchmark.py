@@ -3,11 +3,8 @@
 Each stage is compiled alone and timed alone, and then the whole way from a voice on the host to
 uint8 frames on the host. Beside the times stand the work (FLOPs and bytes as XLA counts them in the
 compiled program), and what this machine reaches in the same run on matrix products, convolutions
-and copies: the share of that is the honest figure, milliseconds are of this machine only.
-
-Counted in "end to end": the voice's windows to the device, both voice branches, the mesh, the
-generator, the conversion to uint8 and the way back to the host. Not counted: reading files, finding
-the face, the portrait (once a person; it has a row of its own), encoding the video (likewise).
+and copies: the share of that is the honest figure, milliseconds are of this machine only. The
+report says what is counted (`COUNTED`).
 """
 
 import argparse
@@ -18,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
+from jax.stages import Compiled
 from jaxtyping import Array, Float
 from rich.console import Console
 from rich.table import Table
@@ -51,8 +49,18 @@ from reta_jax.render import (
 )
 from reta_jax.stream import Streamer
 
+COUNTED = (
+    "Counted in 'end to end': the voice's windows to the device, both voice branches, the mesh, "
+    "the generator, the conversion to uint8 and the way back to the host. Not counted: reading "
+    "files, finding the face; the portrait (once a person) and the video's encoding, which have "
+    "rows of their own. Memory: the program of 'end to end' with weights, inputs and frames, as "
+    "the compiler plans it."
+)
 CONVOLUTION = "conv 3x3"
+END_TO_END = "end to end"
 COLD_REPEATS = 3
+DEVICES = ("cpu", "cuda", "tpu")
+ALL = "all"
 
 
 class Stage(NamedTuple):
@@ -84,18 +92,31 @@ class Row(NamedTuple):
         return None if self.gflop is None else self.gflop / self.milliseconds[0] / teraflops
 
 
-def benchmark(renderer: Renderer, batch: int, repeats: int) -> dict[str, Any]:
-    """Times every stage of rendering `batch` streams at once.
+def benchmark(
+    renderer: Renderer, batch: int, repeats: int, names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Times the stages of rendering `batch` streams at once.
+
+    Args:
+      names: of the stages; none: all.
 
     Returns:
-      {"device", "jax", "size", "batch", "frames_per_call", "memory_megabytes",
+      {"device", "jax", "size", "batch", "frames_per_call", "memory_megabytes", "counted",
        "ceilings": {name: value}, "stages": [Row as a dict, with its rates]}
+
+    Raises:
+      InputError: the model has no such stage.
     """
+    program = whole_program(renderer, batch)
+    found = {stage.name: stage for stage in stages(renderer, batch, program)}
+    if unknown := set(names) - found.keys():
+        raise InputError(
+            f"no stage {', '.join(sorted(unknown))}: this model has {', '.join(found)}"
+        )
+    rows = [measure(found[name], repeats) for name in names or found]
     ceilings = measure_ceilings(repeats)
-    rows = [measure(stage, repeats) for stage in stages(renderer, batch)]
     device, dtype = jax.devices()[0], jnp.dtype(renderer.reta.generator.dtype).name
     ceiling = ceilings[f"{CONVOLUTION} {dtype} (TFLOP/s)"]
-    memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return {
         "device": f"{device.device_kind} ({device.platform})",
         "jax": jax.__version__,
@@ -104,7 +125,8 @@ def benchmark(renderer: Renderer, batch: int, repeats: int) -> dict[str, Any]:
         "batch": batch,
         "chunk": renderer.reta.window.chunk,
         "repeats": repeats,
-        "memory_megabytes": memory and memory / 1e6,
+        "memory_megabytes": planned_megabytes(program),
+        "counted": COUNTED,
         "ceilings": ceilings,
         "stages": [
             row._asdict()
@@ -114,14 +136,44 @@ def benchmark(renderer: Renderer, batch: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def stages(renderer: Renderer, batch: int) -> list[Stage]:
-    """The parts of rendering a chunk for `batch` streams, in the order of Figure 1."""
-    reta, params, morphable = renderer.reta, renderer.prepared, renderer.morphable
-    chunk = reta.window.chunk
+def inputs(renderer: Renderer, batch: int) -> tuple[Array, np.ndarray]:
+    """Portraits on the device and windows of voices on the host: noise."""
     random = np.random.default_rng(0)
     portraits = random.integers(0, 256, (batch, renderer.size, renderer.size, 3), np.uint8)
-    voices = 0.1 * random.standard_normal((batch, reta.window.samples)).astype(np.float32)
-    portraits, on_device = jnp.asarray(portraits), jnp.asarray(voices)
+    voices = 0.1 * random.standard_normal((batch, renderer.reta.window.samples))
+    return jnp.asarray(portraits), voices.astype(np.float32)
+
+
+def whole_program(renderer: Renderer, batch: int) -> Compiled:
+    """From parameters, identities and windows of voices to uint8 frames."""
+    reta, params = renderer.reta, renderer.prepared
+    portraits, voices = inputs(renderer, batch)
+    identity = jax.eval_shape(lambda p, x: encode_portrait(reta, p, x), params, portraits)
+    chunk = lambda p, identity, voices: render_chunk(
+        reta, p, renderer.morphable, identity, voices, renderer.silence
+    )
+    return jax.jit(chunk).lower(params, identity, voices).compile()
+
+
+def planned_megabytes(program: Compiled) -> float | None:
+    """Weights, inputs, frames and what lies between them; None where the compiler does not say."""
+    plan = program.memory_analysis()
+    if plan is None:
+        return None
+    parts = plan.argument_size_in_bytes, plan.output_size_in_bytes, plan.temp_size_in_bytes
+    return 1e-6 * sum(parts)
+
+
+def stages(renderer: Renderer, batch: int, program: Compiled) -> list[Stage]:
+    """The parts of rendering a chunk for `batch` streams, in the order of Figure 1.
+
+    Args:
+      program: of `whole_program`.
+    """
+    reta, params, morphable = renderer.reta, renderer.prepared, renderer.morphable
+    chunk = reta.window.chunk
+    portraits, voices = inputs(renderer, batch)
+    on_device = jnp.asarray(voices)
 
     def part(module: Any, name: str) -> Callable:
         return lambda p, *inputs: module.apply({"params": p[name]}, *inputs)
@@ -160,8 +212,7 @@ def stages(renderer: Renderer, batch: int) -> list[Stage]:
         found.append(Stage("emotion student", feel, (params, features), frames))
 
     def end_to_end() -> np.ndarray:
-        chunks = render_chunk(reta, params, morphable, identity, voices, renderer.silence)
-        return np.asarray(chunks)
+        return np.asarray(program(params, identity, voices))
 
     return [
         *found,
@@ -169,7 +220,7 @@ def stages(renderer: Renderer, batch: int) -> list[Stage]:
         Stage("to uint8", to_uint8, (images,), frames),
         Stage("to the host", _to_host(images), (), frames, on_host=True),
         Stage("video encoding", _encode(pictures[0]), (), chunk, on_host=True),
-        Stage("end to end", end_to_end, (), frames, on_host=True),
+        Stage(END_TO_END, end_to_end, (), frames, on_host=True),
     ]
 
 
@@ -367,7 +418,7 @@ def print_report(report: dict[str, Any]) -> None:
         table.add_row(row["name"], *("" if x is None else f"{x:.3g}" for x in numbers))
     console.print(table)
     if report["memory_megabytes"]:
-        console.print(f"peak memory of the device: {report['memory_megabytes']:.0f} MB")
+        console.print(f"memory: {report['memory_megabytes']:.0f} MB")
     if "cold_start_seconds" in report:
         first, second = report["cold_start_seconds"]
         console.print(
@@ -382,9 +433,11 @@ def print_report(report: dict[str, Any]) -> None:
             f"(p95 {p95:.1f}, p99 {p99:.1f}) to a frame; of {live['minutes']:g} minutes, the "
             f"process's peak memory is {early:.0f} MB after a tenth, {late:.0f} MB at the end"
         )
-    (last,) = (row for row in report["stages"] if row["name"] == "end to end")
-    streams = last["frames_per_second"] / FPS
-    console.print(f"end to end: {streams:.1f} streams of {FPS} frames a second")
+    for row in report["stages"]:
+        if row["name"] == END_TO_END:
+            streams = row["frames_per_second"] / FPS
+            console.print(f"{END_TO_END}: {streams:.1f} streams of {FPS} frames a second")
+    console.print(report["counted"])
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -394,6 +447,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
     model.add_argument("--paper", action="store_true", help="the paper's model, random weights")
+    parser.add_argument(
+        "--stage", nargs="+", default=[ALL], metavar="NAME", help="stages to time, as the table "
+        "names them, or all",
+    )  # fmt: skip
+    parser.add_argument("--device", choices=DEVICES, help="to run on; JAX's own choice by default")
     parser.add_argument("--batch", type=int, default=1, help="streams at once")
     parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")
     parser.add_argument("--repeats", type=int, default=20)
@@ -410,6 +468,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
+    if arguments.device:
+        jax.config.update("jax_platforms", arguments.device)
     keep_freed_memory()  # but not compiled programs: how long they take is to be seen
     with sentences_for_errors():
         if min(arguments.batch, arguments.repeats) < 1:
@@ -418,6 +478,7 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError("--live is 0.1 minutes or more")
         if arguments.out and not arguments.out.parent.is_dir():
             raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
+        _check_device(arguments.device)
         renderer = (
             paper_renderer(arguments.dtype)
             if arguments.paper
@@ -425,7 +486,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         if arguments.chunk:
             renderer = renderer.with_chunk(arguments.chunk)
-        report = benchmark(renderer, arguments.batch, arguments.repeats)
+        names = [] if ALL in arguments.stage else arguments.stage
+        report = benchmark(renderer, arguments.batch, arguments.repeats, names)
         if arguments.cold_start:
             report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
         if arguments.live:
@@ -433,6 +495,13 @@ def main(argv: list[str] | None = None) -> None:
         print_report(report)
         if arguments.out:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _check_device(name: str | None) -> None:
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX lacks its plugin
+        raise InputError(f"--device {name}: there is none here, or no JAX for it") from error
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reta_jax import benchmark as timing
-from reta_jax.benchmark import Stage, benchmark, main, measure, stages
+from reta_jax.benchmark import Stage, benchmark, main, measure, stages, whole_program
 from reta_jax.render import Renderer
 from tests.tiny import save_tiny_model
 
@@ -46,6 +46,8 @@ def test_every_stage_has_figures(renderer):
     rate = 20e3 / rows["generator"]["milliseconds"][0]
     np.testing.assert_allclose(rows["generator"]["frames_per_second"], rate)
     assert rows["generator"]["gflop"] > rows["3DMM bridge"]["gflop"] > 0
+    weights = sum(x.nbytes for x in jax.tree.leaves(renderer.prepared))
+    assert report["memory_megabytes"] > 1e-6 * weights
     assert report == json.loads(json.dumps(report)) | {"stages": report["stages"]}
 
 
@@ -68,6 +70,13 @@ def test_a_process_starts_until_its_first_frame(renderer, monkeypatch):
         timing.cold_starts(renderer, repeats=1)
 
 
+def test_stages_are_timed_by_name_on_the_device_that_is_asked_for(weights, tmp_path, capsys):
+    out, command = tmp_path / "report.json", ["--checkpoint", str(weights), "--repeats", "1"]
+    main([*command, "--stage", "to uint8", "generator", "--device", "cpu", "--out", str(out)])
+    names = [row["name"] for row in json.loads(out.read_text())["stages"]]
+    assert names == ["to uint8", "generator"]
+
+
 def test_work_is_that_of_the_program():
     """Of a product of 64 x 128 and 128 x 32: two operations for each of its terms."""
     product = Stage("product", jnp.matmul, (jnp.ones((64, 128)), jnp.ones((128, 32))), 5)
@@ -82,7 +91,7 @@ def test_work_is_that_of_the_program():
 def test_an_ablated_model_has_fewer_stages(renderer):
     reta = renderer.reta.clone(motion_encoder=None, motion_decoder=None)
     without = Renderer(reta, renderer.params, renderer.morphable, renderer.size)
-    names = {stage.name for stage in stages(without, 1)}
+    names = {stage.name for stage in stages(without, 1, whole_program(without, 1))}
     assert not names & {"motion decoder", "3DMM bridge", "motion encoder"}
 
 
@@ -91,8 +100,10 @@ def test_the_command_prints_and_writes(weights, tmp_path, capsys):
     main(["--checkpoint", str(weights), "--repeats", "1", "--chunk", "2", "--out", str(out)])
     report = json.loads(out.read_text())
     assert report["chunk"] == 2 and report["device"].startswith(jax.devices()[0].device_kind)
-    assert "end to end" in capsys.readouterr().out
-    for wrong in (["--batch", "0"], ["--out", str(tmp_path / "none" / "x.json")]):
+    printed = capsys.readouterr().out
+    assert "end to end" in printed and "Not counted: reading" in printed
+    unknown = ["--stage", "generator", "lips"]
+    for wrong in (["--batch", "0"], ["--out", str(tmp_path / "none" / "x.json")], unknown):
         with pytest.raises(SystemExit) as caught:
             main(["--checkpoint", str(weights), *wrong])
         assert caught.value.code == 2
