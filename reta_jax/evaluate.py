@@ -17,7 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_pipeline.audio import SAMPLES_PER_FRAME
+from data_pipeline.datasets.raw import video_files
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip
@@ -36,12 +37,13 @@ from reta_jax.metrics.cache import (
     ClipCache,
     Judged,
     clip_digests,
+    device,
     digest,
     file_digest,
     other_clip,
     weights_digest,
 )
-from reta_jax.metrics.clips import Known, emotion_name, judge_generated, judge_known
+from reta_jax.metrics.clips import Known, emotion_name, judge_generated, judge_known, remarks
 from reta_jax.metrics.judges import JUDGES, Judges, load_judges, objections
 from reta_jax.metrics.protocol import (
     Protocol,
@@ -56,7 +58,7 @@ from reta_jax.metrics.rendering import cut, render_clip, through_codec, waiting_
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.summary import judges_digests, speed, summarise
 from reta_jax.metrics.tables import markdown_report, markdown_table
-from reta_jax.metrics.videos import find_pairs, judge_pair, read_pairs
+from reta_jax.metrics.videos import find_pairs, judge_pair, read_pairs, remarks_on_pair
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.weights import config_to_dict
@@ -89,6 +91,7 @@ def evaluate(
 
     Returns:
       {"clips": n, "identities": n, "rows": {row: {figure: mean over clips}},
+       "counts": {row: {figure: clips that have it, where some lack it}},
        "intervals": {row: {figure: [low, high]}}, of the generated clips "by_emotion" and
        "by_identity": {which: {figure: mean}}, "speed", "judges", "objections", "notes",
        "protocol", "protocol_sha256", "sha256": {what: digest}}
@@ -101,7 +104,8 @@ def evaluate(
     sha256 = {"model": model, "data": digest(*keys), **judges_digests(judges)}
     check_same(expected or {}, sha256)
     seen = ClipCache(cache)
-    about = digest(VERSION, model, protocol.clip_sha256, json.dumps(judges.sha256))
+    # Times are kept beside the figures, and are of a device.
+    about = digest(VERSION, model, protocol.clip_sha256, json.dumps(judges.sha256), device())
     known = [seen.get(digest(about, key), Judged) for key in keys]
     of_any = digest(VERSION, renderer.size, protocol.clip_sha256, json.dumps(judges.sha256))
     with _progress(len(keys), show_progress) as advance:
@@ -162,6 +166,7 @@ def _judge(
         frames=len(made.frames),
         seconds=made.seconds,
         latency=made.latency,
+        remarks=remarks(judges, protocol, clip),
     )
 
 
@@ -176,18 +181,24 @@ def evaluate_videos(
     landmarker_sha256: str = "",
     expected: dict[str, str] | None = None,
     show_progress: bool = False,
+    names: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Judges videos of any system against the real ones of the same names.
 
     Args:
       judges: those of sync, identity and FID are asked, if they are there.
+      landmarker_sha256: of the landmarker's model, without which judged clips would be taken for
+        those of another one.
+      names: of the pairs to judge, whatever else is in the folders; None: all.
 
     Returns:
       as `evaluate`, with the videos' names for "by_clip"; the still portrait is the first frame.
     """
     protocol = protocol or Protocol()
     protocol = dataclasses.replace(protocol, clips=limit or protocol.clips)
-    pairs = find_pairs(generated, reference)[: protocol.clips]
+    pairs = find_pairs(generated, reference)
+    lone = len(set(video_files(reference)) - {pair.real for pair in pairs})
+    pairs = [pair for pair in pairs if names is None or pair.name in names][: protocol.clips]
     made = [file_digest(pair.generated) for pair in pairs]
     real = [file_digest(pair.real) for pair in pairs]
     before = [other_clip(i, len(pairs)) for i in range(len(pairs))]  # whose voice is borrowed
@@ -202,17 +213,19 @@ def evaluate_videos(
     waiting = [i for i, one in enumerate(known) if one is None]
     read = read_pairs([pairs[i] for i in waiting], landmarker, protocol.frames)
     with _progress(len(pairs), show_progress) as advance:
-        for i, (pair, face, truth, video) in zip(waiting, read, strict=True):
-            other = None
-            if len(pairs) > 1 and video.audio is not None:
-                other = read_soundtrack(pairs[before[i]].real, len(video.frames))
-            rows, features = judge_pair(
-                judges, protocol, face, truth, landmarker, video.audio, other
-            )
-            known[i] = Judged(pair.name, "", "", rows, features, np.zeros(0))
+        for i, (pair, face, truth, decoded) in zip(waiting, read, strict=True):
+            voice, other = decoded.real.audio, None
+            if len(pairs) > 1 and voice is not None:
+                other = read_soundtrack(pairs[before[i]].real, len(truth.frames))
+            rows, features = judge_pair(judges, protocol, face, truth, landmarker, voice, other)
+            about_pair = remarks_on_pair(judges, protocol, decoded)
+            known[i] = Judged(pair.name, "", "", rows, features, np.zeros(0), remarks=about_pair)
             seen.put(keys[i], known[i])
             advance(i)
-    return summarise(judges, protocol, known) | {
+    report = summarise(judges, protocol, known)
+    if lone and names is None:
+        report["notes"].append(f"{lone} videos of {reference} have no generated one: not judged")
+    return report | {
         "by_clip": {one.clip: one.rows["generated"] for one in known},
         "objections": [],
         "sha256": sha256,
@@ -262,7 +275,7 @@ def main(argv: list[str] | None = None) -> None:
     with sentences_for_errors():
         report = run(arguments)
     if not arguments.out:
-        print(markdown_table(report["rows"]))
+        print(markdown_table(report["rows"], report["counts"]))
         for line in (*(f"**{text}**" for text in report["objections"]), *report["notes"]):
             print(line)
         return
@@ -281,6 +294,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in PLACES}
     given = {name: str(value) for name, value in given.items() if value is not None}
     places = recorded.get("places", {}) | given
+    if "videos" in places:
+        _check_used(arguments)
     out = arguments.out
     if out:
         _make_folder(out)
@@ -294,6 +309,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         (out / REPORT_TEXT).write_text(markdown_report(report))
         write_protocol(out / PROTOCOL, protocol, run)
     return report
+
+
+def _check_used(arguments: argparse.Namespace) -> None:
+    """Raises InputError for what would change nothing about how videos are judged."""
+    unused = ("checkpoint", "split", "judges", "emotion")
+    if given := [f"--{name}" for name in unused if getattr(arguments, name) is not None]:
+        raise InputError(f"{', '.join(given)}: of no use with --videos; leave them out")
 
 
 def _is_checked(what: str, given: dict[str, str]) -> bool:
@@ -334,7 +356,7 @@ def _judge_places(
             Path(places["reference"]),
             FaceLandmarker(model),
             judges=judges,
-            landmarker_sha256=file_digest(landmarker_model(model)) if model else "",
+            landmarker_sha256=file_digest(landmarker_model(model)),
             **common,
         )
     model = load_reta(places.get("checkpoint", SYNTHETIC_WEIGHTS))

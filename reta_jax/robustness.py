@@ -6,10 +6,12 @@ and by the share of clips that follow their own voice better than that one.
 
     python -m reta_jax.robustness --data data/corpus --out robustness [--checkpoint DIR]
 
-A run that was stopped goes on where it was.
+A run that was stopped goes on where it was; what another model or other data left is made again.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,22 +25,30 @@ from rich.progress import track
 
 from data_pipeline.audio import SAMPLE_RATE
 from data_pipeline.errors import InputError
-from data_pipeline.face import FaceLandmarker
+from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
-from reta_jax.evaluate import CLIPS, evaluate_videos
+from reta_jax.evaluate import CLIPS, evaluate_videos, model_digest
 from reta_jax.files import write_whole
+from reta_jax.metrics.cache import digest, file_digest
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rendering import cut
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.tables import markdown_table
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 
-REAL, REPORT, TABLE = "real", "robustness.json", "robustness.md"
+REAL, REPORT, TABLE, MANIFEST = "real", "robustness.json", "robustness.md", "manifest.json"
 AS_FILMED, OTHER_VOICE, STILL = "as filmed", "another clip's voice", "still portrait"
 PROTOCOL = Protocol(source="own", frames=125)  # five seconds, from the clip's own first frame
-FIGURES = ("mouth_correlation", "mouth_opening_error", "mouth_jitter", "faces_seen", "psnr")
+FIGURES = (
+    "mouth_correlation",
+    "mouth_opening_error",
+    "mouth_jitter",
+    "faces_seen",
+    "psnr",
+    "psnr_clip",
+)
 SNR_DB, DARK, GRAIN, CLOSER, TELEPHONE = 10.0, 0.35, 12.0, 0.8, 8_000
 
 Portrait = UInt8[np.ndarray, "s s 3"]
@@ -88,28 +98,81 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
+class Videos:
+    """Videos in a folder, each with a digest of what it was made of: none is made twice.
+
+    A folder may be given for another model, data or split: what differs is made again.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._manifest = folder, folder / MANIFEST
+        self._digests: dict[str, str] = {}
+        if self._manifest.is_file():
+            with contextlib.suppress(ValueError):  # damaged: all are made again
+                self._digests = json.loads(self._manifest.read_text())
+
+    def add(
+        self,
+        name: str,
+        made_of: str,
+        frames: Callable[[], UInt8[np.ndarray, "t s s 3"]],
+        voice: Voice,
+    ) -> None:
+        """Writes FOLDER/name, unless it is there and was made of the same."""
+        path = self._folder / name
+        if path.exists() and self._digests.get(name) == made_of:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shown = frames()
+        self._note(name, "")  # a run that is stopped here must not leave the last one's word
+        with VideoWriter(path, shown.shape[1], voice) as video:
+            video.write(shown)
+        self._note(name, made_of)
+
+    def _note(self, name: str, made_of: str) -> None:
+        self._digests[name] = made_of
+        write_whole(self._manifest, f"{json.dumps(self._digests, indent=1)}\n".encode())
+
+
 def measure(
-    renderer: Renderer, data: Path, landmarker: FaceLandmarker, out: Path, split: str = "test"
+    renderer: Renderer,
+    data: Path,
+    landmarker: FaceLandmarker,
+    out: Path,
+    split: str = "test",
+    landmarker_sha256: str = "",
 ) -> dict[str, Any]:
     """Renders and judges a split of prepared records.
 
+    Args:
+      landmarker_sha256: of the landmarker's model: what was judged by another one is judged again.
+
     Returns:
-      {"rows": {condition: figures}, "intervals": {condition: {figure: [low, high]}},
+      {"rows": {condition: figures}, "counts": {condition: {figure: clips that have it, where some
+       lack it}}, "intervals": {condition: {figure: [low, high]}},
        "own_voice_wins": share of clips, "by_identity": {who: figures as filmed}}
     """
-    whose = {}
+    whose, videos, model = {}, Videos(out), model_digest(renderer)
     for name, clip, other in _clips(data, split, renderer.size):
         whose[name] = clip.identity
-        _write(out / REAL / f"{name}.mp4", clip.frames, clip.audio)
-        for condition, disturb in CONDITIONS.items():
-            inputs = disturb(clip.portrait, clip.audio)
-            _render(renderer, out / _folder(condition) / f"{name}.mp4", clip, *inputs)
-        _render(renderer, out / _folder(OTHER_VOICE) / f"{name}.mp4", clip, clip.portrait, other)
+        made_of = digest(clip.frames.tobytes(), clip.audio.tobytes())
+        videos.add(f"{REAL}/{name}.mp4", made_of, lambda clip=clip: clip.frames, clip.audio)
+        for condition, disturb in {**CONDITIONS, OTHER_VOICE: _with_voice(other)}.items():
+            portrait, voice = disturb(clip.portrait, clip.audio)
+            made_of = digest(model, portrait.tobytes(), voice.tobytes(), clip.audio.tobytes())
+            frames = functools.partial(_render, renderer, clip, portrait, voice)
+            videos.add(f"{_folder(condition)}/{name}.mp4", made_of, frames, clip.audio)
     if len(whose) < 2:
         raise InputError(f"{data} has {len(whose)} clips in its split {split}: two are needed")
     reports = {
         condition: evaluate_videos(
-            out / _folder(condition), out / REAL, landmarker, cache=out / CLIPS, show_progress=True
+            out / _folder(condition),
+            out / REAL,
+            landmarker,
+            cache=out / CLIPS,
+            landmarker_sha256=landmarker_sha256,
+            show_progress=True,
+            names=whose,  # not those that another set of clips has left
         )
         for condition in (*CONDITIONS, OTHER_VOICE)
     }
@@ -121,10 +184,16 @@ def measure(
     intervals = {
         name: _chosen(report["intervals"]["generated"]) for name, report in reports.items()
     }
+    if "mouth_correlation" not in rows[AS_FILMED]:
+        raise InputError(f"no face is seen in any video that was made of {data}: there is no mouth")
+    counts = {
+        name: _chosen(report["counts"].get("generated", {})) for name, report in reports.items()
+    }
     rows[STILL] = _chosen(reports[AS_FILMED]["rows"][STILL])
     by_clip = reports[AS_FILMED]["by_clip"]
     return {
         "rows": rows,
+        "counts": counts,
         "intervals": intervals,
         "own_voice_wins": float(np.mean([own[name] > other[name] for name in own])),
         "by_identity": grouped([_chosen(by_clip[name]) for name in whose], list(whose.values())),
@@ -139,20 +208,14 @@ def _clips(data: Path, split: str, size: int) -> Iterator[tuple[str, EvaluationC
         yield f"{i:03d}_{clip.identity}", clip, np.resize(other, len(clip.audio))
 
 
+def _with_voice(other: Voice) -> Condition:
+    return lambda portrait, voice: (portrait, other)
+
+
 def _render(
-    renderer: Renderer, path: Path, clip: EvaluationClip, portrait: Portrait, voice: Voice
-) -> None:
-    if not path.exists():
-        frames = renderer.render(portrait, voice.astype(np.float32))
-        _write(path, frames[: len(clip.frames)], clip.audio)
-
-
-def _write(path: Path, frames: UInt8[np.ndarray, "t s s 3"], voice: Voice) -> None:
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(path, frames.shape[1], voice) as video:
-        video.write(frames)
+    renderer: Renderer, clip: EvaluationClip, portrait: Portrait, voice: Voice
+) -> UInt8[np.ndarray, "t s s 3"]:
+    return renderer.render(portrait, voice.astype(np.float32))[: len(clip.frames)]
 
 
 def _folder(condition: str) -> str:
@@ -167,7 +230,7 @@ def markdown(report: dict[str, Any]) -> str:
     low, high = report["intervals"][AS_FILMED]["mouth_correlation"]
     return "\n".join(
         [
-            markdown_table(report["rows"]),
+            markdown_table(report["rows"], report["counts"]),
             "",
             f"Own voice against another clip's: {report['own_voice_wins']:.0%} of the clips follow "
             f"their own better. Mouth correlation as filmed: {low:.2f} to {high:.2f} (95 %).",
@@ -200,6 +263,7 @@ def main(argv: list[str] | None = None) -> None:
             FaceLandmarker(arguments.face_landmarker),
             arguments.out,
             arguments.split,
+            file_digest(landmarker_model(arguments.face_landmarker)),
         )
         write_whole(arguments.out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
         write_whole(arguments.out / TABLE, markdown(report).encode())

@@ -30,12 +30,13 @@ from reta_jax.metrics.rows import OTHER_VOICE
 from reta_jax.metrics.sync import Sync, judge_sync
 from reta_jax.metrics.tables import markdown_report
 from reta_jax.render import Renderer
-from reta_jax.weights import save_weights
+from reta_jax.weights import load_weights, save_weights
 from tests.tiny import save_tiny_model
 from tests.weights import random_variables
 
 FIGURES = {
     "psnr",
+    "psnr_clip",
     "ssim",
     "mouth_correlation",
     "mouth_opening_error",
@@ -78,7 +79,8 @@ def judges_folder(tmp_path_factory, mouth_variables):
         ("landmark_net", mouth_variables, MOUTH_FIELDS),
         ("emotion_fan", feelings, FEELING_FIELDS),
     ):
-        save_weights(folder / kind, variables, {"kind": kind, "fields": fields})
+        about = {"kind": kind, "fields": fields, "people": ["somebody"]}
+        save_weights(folder / kind, variables, about)
     return folder
 
 
@@ -162,6 +164,7 @@ def by_lips(clip, frames, audio) -> Sync:
     ("figure", "better"),  # 1 is best of all at the truth, -1 least of all
     [
         ("psnr", 1),
+        ("psnr_clip", 1),
         ("ssim", 1),
         ("mouth_correlation", 1),
         ("mouth_opening_error", -1),
@@ -320,6 +323,13 @@ def test_anybodys_identity_network_may_judge(judges_folder, clip, monkeypatch):
     wrong = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
     with pytest.raises(InputError, match="not \\(t, d\\)"):
         wrong(clip.frames)
+    monkeypatch.setattr(judging, "colours", lambda x: np.full((len(x), 3), np.nan), raising=False)
+    empty = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
+    with pytest.raises(InputError, match="numbers that are not finite"):
+        empty(clip.frames)
+    for wrong in ("a:b:c", ":f", "json:"):
+        with pytest.raises(InputError, match=f"{wrong} is no MODULE:FUNCTION"):
+            load_judges(judges_folder, identity=wrong)
 
 
 def test_mediapipe_judges_mouths_and_faces_and_looks_once(
@@ -388,9 +398,101 @@ def test_a_judge_that_knows_the_models_people_is_named(judges, data):
         "loss": {"emotion": 0.0, "sync": 0.0, "perceptual": 0.0},
         "data": {"dirs": [str(data)]},
     }
-    people = ("somebody", "synthetic_0_00000")
+    people = ("somebody else", "synthetic_0_00000")
     (sentence,) = objections(judges._replace(face=judges.mouth._replace(people=people)), config)
     assert "face judge" in sentence and "1 of the people" in sentence
+
+
+def test_a_judge_that_learned_from_nobody_knows_whom_is_named(judges):
+    config = {"experts": {}, "loss": {}, "data": {"dirs": []}}
+    assert not objections(judges, config)
+    unknown = judges._replace(
+        mouth=judges.mouth._replace(people=()), inception=Judge("fid_inception", "", None)
+    )
+    (sentence,) = objections(unknown, config)
+    assert sentence.startswith("it is not known whom the mouth judge learned from")
+
+
+def test_objections_are_the_same_from_everywhere(data, judges_folder, judges, monkeypatch):
+    """A config's relative places are those below the project."""
+    monkeypatch.setattr(judge_networks, "ROOT", judges_folder.parent)
+    monkeypatch.chdir("/")
+    config = {
+        "experts": {"teacher": {"weights": f"{judges_folder.name}/emotion_fan"}},
+        "loss": {"emotion": 1.0},
+        "data": {"dirs": []},
+    }
+    (sentence,) = objections(judges, config)
+    assert "trained against (experts.teacher)" in sentence
+    monkeypatch.setattr(judge_networks, "ROOT", data.parent)
+    config = {"experts": {}, "loss": {}, "data": {"dirs": [data.name]}}
+    known = judges._replace(mouth=judges.mouth._replace(people=("synthetic_0_00000",)))
+    assert "1 of the people" in objections(known, config)[0]
+
+
+@pytest.mark.parametrize("changed", [{"labels": EMOTIONS[::-1]}, {"image_size": 32}])
+def test_judges_differ_by_how_their_weights_are_used(judges_folder, judges, tmp_path, changed):
+    about = {"kind": "emotion_fan", "fields": FEELING_FIELDS, "people": ["somebody"]}
+    for name, other in (("same", {}), ("changed", changed)):
+        variables = load_weights(judges_folder / "emotion_fan")[0]
+        save_weights(tmp_path / name, variables, about | other)
+    found = {
+        name: load_judges(judges_folder, emotion=tmp_path / name).emotion.sha256
+        for name in ("same", "changed")
+    }
+    assert found["same"] == judges.emotion.sha256 != found["changed"]
+
+
+def test_psnr_of_a_clip_is_not_raised_by_one_exact_frame():
+    """Between equal errors of all other frames, the exact one decides `psnr` alone."""
+    random = np.random.default_rng(0)
+    one = random.integers(60, 190, (1, 16, 16, 3))
+    truth = np.clip(one + random.normal(0, 20, (25, 16, 16, 3)), 0, 255).astype(np.uint8)
+    still = np.repeat(truth[:1], 25, 0)
+    model = np.clip(truth + random.normal(0, 26, truth.shape), 0, 255).astype(np.uint8)
+    found = [clip_figures.compare_pixels(video, truth) for video in (still, model)]
+    for figures, video in zip(found, (still, model), strict=True):
+        error = np.square(video.astype(np.float64) - truth).mean()
+        expected = 10 * np.log10(255**2 / error)
+        np.testing.assert_allclose(figures["psnr_clip"], expected, rtol=1e-6)
+    assert found[0]["psnr"] > found[1]["psnr"] and found[0]["psnr_clip"] < found[1]["psnr_clip"]
+    assert clip_figures.compare_pixels(truth, truth)["psnr_clip"] == 100
+
+
+def test_a_clip_without_landmarks_has_no_true_mouth(judges, clip):
+    face = np.random.default_rng(0).uniform(0.3, 0.7, (len(clip.frames), 68, 2))
+    look = lambda frames, *_: np.resize(face, (len(frames), 68, 2))
+    judges = judges._replace(
+        face=Judge("known", "", look), mouth=Judge("lips", "", lambda *x: look(*x)[:, 48:68])
+    )
+    bare = clip._replace(landmarks=np.zeros_like(clip.landmarks))
+    protocol = Protocol(figures=("mouth", "face"))
+    compared = {
+        "mouth_correlation", "mouth_opening_error", "mouth_landmark_distance",
+        "face_landmark_distance", "lip_landmark_error_mm2", "lip_landmark_distance_mm",
+    }  # fmt: skip
+    whole, found = (only_truth(judges, one, protocol) for one in (clip, bare))
+    assert found == {name: value for name, value in whole.items() if name not in compared}
+    assert compared < set(whole)
+    assert clip_figures.remarks(judges, protocol, bare) == [clip_figures.NO_LANDMARKS]
+    assert clip_figures.remarks(judges, protocol, clip) == []
+
+
+def test_a_clip_too_short_for_the_sync_judge_is_not_heard(judges, clip):
+    judges = judges._replace(sync=Judge("none", "", lambda *_: pytest.fail("it is asked")))
+    short, protocol = cut(clip, Protocol(frames=5)), Protocol(figures=("sync", "image"))
+    assert set(only_truth(judges, short, protocol)) == {"psnr", "psnr_clip", "ssim"}
+    assert clip_figures.remarks(judges, protocol, short) == [clip_figures.TOO_SHORT]
+
+
+def test_times_are_of_a_device(weights, judges, data, tmp_path, monkeypatch):
+    renderer, protocol = Renderer.from_pretrained(weights), Protocol(figures=("image",), clips=1)
+    evaluate(renderer, judges, data, protocol=protocol, cache=tmp_path)
+    monkeypatch.setattr(judging, "render_clip", lambda *_: pytest.fail("it renders again"))
+    evaluate(renderer, judges, data, protocol=protocol, cache=tmp_path)
+    monkeypatch.setattr(judging, "device", lambda: "another")
+    with pytest.raises(pytest.fail.Exception, match="renders again"):
+        evaluate(renderer, judges, data, protocol=protocol, cache=tmp_path)
 
 
 def test_the_table_is_markdown():
@@ -417,7 +519,8 @@ def test_the_command_writes_a_report_that_can_be_made_again(commands, tmp_path, 
     protocol, run = read_protocol(tmp_path / "a" / "protocol.yaml")
     assert protocol.sha256 == report["protocol_sha256"] != load_suite("paper").sha256
     assert set(report["rows"]["truth"]) <= {
-        "psnr", "ssim", "emotion_accuracy", "lip_vertex_error_mm2", "lip_vertex_distance_mm",
+        "psnr", "psnr_clip", "ssim", "emotion_accuracy", "lip_vertex_error_mm2",
+        "lip_vertex_distance_mm",
     }  # fmt: skip
 
     main([f"--protocol={tmp_path / 'a' / 'protocol.yaml'}", f"--out={tmp_path / 'b'}"])
@@ -479,6 +582,7 @@ def test_the_command_refuses_in_a_sentence(weights, judges_folder, data, tmp_pat
         ({"out": tmp_path / "file" / "inside", "limit": 1}, "cannot be made a folder"),
         ({"protocol": tmp_path / "file"}, "is no protocol"),
         ({"identity": "nowhere:nothing"}, "no identity network"),
+        ({"identity": "a:b:c"}, "no MODULE:FUNCTION"),
         ({"videos": tmp_path}, "--videos"),
     ):
         with pytest.raises(SystemExit) as caught:

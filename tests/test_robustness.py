@@ -1,12 +1,14 @@
 """Disturbed portraits and voices: what is done to them, and the table of it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
+from data_pipeline.video import read_video
 from reta_jax import robustness
 from reta_jax.render import Renderer
 from tests.metrics.test_videos import GreyFace
@@ -58,6 +60,9 @@ def test_the_table_has_every_condition(data, tmp_path, monkeypatch, capsys):
     """A face whose opening is the picture's grey, so that any change of light is a movement."""
     weights = save_tiny_model(tmp_path / "tiny")
     monkeypatch.setattr(robustness, "FaceLandmarker", GreyFace)
+    model = tmp_path / "face_landmarker.task"
+    model.write_bytes(b"grey")
+    monkeypatch.setenv("RETA_FACE_LANDMARKER", str(model))
     out = tmp_path / "out"
     command = [f"--data={data}", f"--checkpoint={weights}", f"--out={out}", "--split=train"]
     robustness.main(command)
@@ -73,9 +78,39 @@ def test_the_table_has_every_condition(data, tmp_path, monkeypatch, capsys):
     assert dark < report["rows"][robustness.AS_FILMED]["psnr"]
     text = (out / robustness.TABLE).read_text()
     assert text in capsys.readouterr().out
+    first = min((out / robustness.REAL).iterdir())
+    for folder in (robustness.REAL, "low_light"):  # left by a set of more clips
+        shutil.copy(first, out / folder / "left.mp4")
     monkeypatch.setattr(Renderer, "render", lambda *_: pytest.fail("it renders again"))
     robustness.main(command)
     assert json.loads((out / robustness.REPORT).read_text()) == report
+
+
+def test_only_the_same_video_is_not_made_again(tmp_path):
+    frames = {level: np.full((5, 32, 32, 3), level, np.uint8) for level in (50, 200)}
+    voice, path = np.zeros(5 * 640, np.float32), tmp_path / "dark" / "a.mp4"
+
+    def add(level, made_of):
+        robustness.Videos(tmp_path).add("dark/a.mp4", made_of, lambda: frames[level], voice)
+        return round(float(read_video(path).frames.mean()), -1)
+
+    assert add(50, "one model") == 50 == add(200, "one model")
+    assert add(200, "another") == 200
+    path.unlink()
+    assert add(50, "another") == 50
+    (tmp_path / robustness.MANIFEST).write_text("cut o")
+    assert add(200, "another") == 200
+
+
+class Faceless(GreyFace):
+    def detect(self, image):
+        return []
+
+
+def test_videos_that_show_no_face_are_refused_by_a_sentence(data, tmp_path):
+    renderer = Renderer.from_pretrained(save_tiny_model(tmp_path / "tiny"))
+    with pytest.raises(robustness.InputError, match="no face is seen in any video"):
+        robustness.measure(renderer, data, Faceless(), tmp_path / "out", "train")
 
 
 def test_one_clip_has_no_other_voice(data, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -20,7 +21,7 @@ from reta_jax.metrics.statistics import Figures
 from reta_jax.weights import flatten
 
 Entry = TypeVar("Entry")  # a named tuple
-VERSION = 1  # of the figures' definitions: raised when one changes
+VERSION = 2  # of the figures' definitions: raised when one changes
 
 
 class Judged(NamedTuple):
@@ -35,6 +36,7 @@ class Judged(NamedTuple):
     frames: int = 0
     seconds: float = 0.0  # that rendering took
     latency: float = 0.0  # seconds to the first frames
+    remarks: list[str] = []  # what could not be judged, or not as it was
 
 
 class ClipCache:
@@ -94,6 +96,11 @@ def weights_digest(*trees: Mapping[str, Any]) -> str:
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def device() -> str:
+    """The device that times and memory are of."""
+    return jax.devices()[0].device_kind
 
 
 def clip_digests(data: Path, split: str, count: int | None) -> list[str]:

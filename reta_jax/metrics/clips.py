@@ -29,6 +29,7 @@ from reta_jax.metrics.mouth import correlation, jitter, loudness, silent_frames
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, known_videos, rows
 from reta_jax.metrics.statistics import Figures
+from reta_jax.metrics.sync import is_long_enough
 from reta_jax.models.morphable import MorphableModel, builtin_morphable
 
 FID_ROWS = ("generated", "still portrait", "truth, blurred", "truth")  # the others show as much
@@ -152,7 +153,9 @@ def measure(
         figures |= compare_mouths(clip, video.mouth, row.audio)
     if video.face is not None:
         sees_lids = judges.face.network == MEDIAPIPE  # face_net overlooks most blinks at 64 px
-        figures |= compare_faces(video.face, clip.landmarks, sees_lids)
+        figures |= compare_faces(
+            video.face, clip.landmarks if has_landmarks(clip) else None, sees_lids
+        )
     if video.person is not None and truth.person is not None:
         figures["identity_similarity"] = float((video.person * truth.person).sum(1).mean())
     if video.lips is not None and truth.lips is not None and "mesh" in protocol.figures:
@@ -184,11 +187,18 @@ def fid_features(
 def compare_pixels(
     frames: UInt8[np.ndarray, "t h w 3"], truth: UInt8[np.ndarray, "t h w 3"]
 ) -> Figures:
-    """PSNR in dB, 100 of equal frames, and SSIM."""
+    """PSNR in dB, 100 of equal frames, and SSIM: means over frames; and the PSNR of the clip.
+
+    "psnr_clip" is 10 log10(255^2 / mean over frames of their mean square error). One frame that is
+    exact, as a still portrait's first, raises it hardly, and `psnr` by its share of 100 dB.
+    """
     if np.array_equal(frames, truth):
-        return {"psnr": EQUAL, "ssim": 1.0}
+        return {"psnr": EQUAL, "psnr_clip": EQUAL, "ssim": 1.0}
+    decibels = in_blocks(_psnr, frames, truth).astype(np.float64)
+    error = (255.0**2 * 10 ** (-decibels / 10)).mean()
     return {
-        "psnr": float(np.minimum(in_blocks(_psnr, frames, truth), EQUAL).mean()),
+        "psnr": float(np.minimum(decibels, EQUAL).mean()),
+        "psnr_clip": float(min(10 * np.log10(255.0**2 / error), EQUAL)),
         "ssim": float(in_blocks(_ssim, frames, truth).mean()),
     }
 
@@ -198,22 +208,27 @@ def compare_mouths(
 ) -> Figures:
     """Lips against the true ones and against the voice, in heights of the judge's picture.
 
-    Frames in which the judge sees no mouth (NaN) are left out.
+    Frames in which the judge sees no mouth (NaN) are left out. A clip without landmarks has no true
+    lips.
     """
     frames, seen = len(mouth), np.isfinite(mouth[:, 0, 0])
     if seen.sum() < 3:
         return {}
-    boxes = jnp.broadcast_to(clip.sync_box, (frames, 4))
-    truth = np.asarray(into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes))[seen]
-    mouth = mouth[seen]
-    opening, true_opening = (np.asarray(mouth_opening(jnp.asarray(x))) for x in (mouth, truth))
-    figures = {
-        "mouth_correlation": correlation(opening, true_opening),
-        "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
-        "mouth_landmark_distance": float(np.linalg.norm(mouth - truth, axis=-1).mean()),
-        "mouth_jitter": jitter(mouth),
-        "voice_correlation": correlation(opening, loudness(audio, frames)[seen]),
-    }
+    trembling, mouth = jitter(mouth), mouth[seen]
+    opening = np.asarray(mouth_opening(jnp.asarray(mouth)))
+    figures = {}
+    if has_landmarks(clip):
+        boxes = jnp.broadcast_to(clip.sync_box, (frames, 4))
+        truth = np.asarray(into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes))[seen]
+        true_opening = np.asarray(mouth_opening(jnp.asarray(truth)))
+        figures = {
+            "mouth_correlation": correlation(opening, true_opening),
+            "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
+            "mouth_landmark_distance": float(np.linalg.norm(mouth - truth, axis=-1).mean()),
+        }
+    if np.isfinite(trembling):
+        figures["mouth_jitter"] = trembling
+    figures["voice_correlation"] = correlation(opening, loudness(audio, frames)[seen])
     silent = silent_frames(audio, frames)[seen]
     if silent.sum() > 1:
         figures["movement_in_silence"] = float(np.std(opening[silent]))
@@ -221,25 +236,51 @@ def compare_mouths(
 
 
 def compare_faces(
-    face: Float[np.ndarray, "t 68 2"], truth: Float[np.ndarray, "t 68 2"], sees_lids: bool
+    face: Float[np.ndarray, "t 68 2"], truth: Float[np.ndarray, "t 68 2"] | None, sees_lids: bool
 ) -> Figures:
-    """Shape against the true one, in distances of the eyes, and what head and eyes do."""
+    """Shape against the true one, if known, in distances of the eyes; what head and eyes do."""
     seen = np.isfinite(face[:, 0, 0])
     figures = {"faces_seen": float(seen.mean())}
     if seen.sum() < 3:
         return figures
-    unit = float(eye_distance(truth).mean())
-    figures["face_landmark_distance"] = shape_distance(face[seen], truth[seen]) / unit
-    figures |= lip_landmark_error(face[seen], truth[seen])
+    if truth is not None:
+        unit = float(eye_distance(truth).mean())
+        figures["face_landmark_distance"] = shape_distance(face[seen], truth[seen]) / unit
+        figures |= lip_landmark_error(face[seen], truth[seen])
     figures["head_motion"] = head_motion(face[seen])
     if sees_lids:
         figures["blinks_per_minute"] = blinks_per_minute(np.asarray(eye_opening(face)))
     return figures
 
 
+def has_landmarks(clip: EvaluationClip) -> bool:
+    """Whether a clip was prepared with landmarks; without, its records have zeros."""
+    return bool(clip.landmarks.any())
+
+
+NO_LANDMARKS = "have no landmarks in their records: mouths and faces are not held against the truth"
+TOO_SHORT = "are too short to judge their synchrony: six frames with their sound are needed"
+
+
+def remarks(judges: Judges, protocol: Protocol, clip: EvaluationClip) -> list[str]:
+    """What could not be judged of a clip, in words that go on from "3 clips"."""
+    found = []
+    compared = {"mouth": judges.mouth, "face": judges.face}
+    if not has_landmarks(clip) and any(compared[x] for x in compared if x in protocol.figures):
+        found.append(NO_LANDMARKS)
+    if judges.sync and "sync" in protocol.figures:
+        found += [TOO_SHORT] * (not is_long_enough(len(clip.frames), len(clip.audio)))
+    return found
+
+
 def judge_crops(look: Callable, protocol: Protocol, frames, audio, boxes) -> Figures:
-    """Sync_c, Sync_d and the offset's size, in the crops that the protocol names."""
+    """Sync_c, Sync_d and the offset in frames, in the crops that the protocol names.
+
+    Nothing of a video that is too short for it.
+    """
     figures = {}
+    if not is_long_enough(len(frames), len(audio)):
+        return figures
     for i, crop in enumerate(protocol.sync_crops):
         sync = look(frames, audio, boxes if crop == "pipeline" else None)
         suffix = f"_{crop}" if i else ""

@@ -6,6 +6,7 @@ A judge that a model was trained against says how well the model pleases it, not
 import functools
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,10 +36,12 @@ from reta_jax.render import SYNTHETIC_WEIGHTS
 from reta_jax.weights import PARAMS_FILE, check_params
 
 JUDGES = SYNTHETIC_WEIGHTS.parent
+ROOT = JUDGES.parents[1]  # of the project
 IMPORTED = Path("weights")  # where reta_jax.pretrained puts what it imports
 FAN_SIZE, OWN_SIZE = 224, 64  # pixels of the published Emotion-FAN, and of ours
 FID_BLOCK = 10
 MEDIAPIPE = "MediaPipe face landmarker"
+INCEPTION = "fid_inception"
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 
@@ -49,7 +52,7 @@ class Judge(NamedTuple):
     network: str
     source: str  # as the user named it
     look: Callable[..., Any]
-    sha256: str = ""  # of its weights
+    sha256: str = ""  # of its weights and of how they are used
     files: tuple[str, ...] = ()  # SHA-256 of the files that they come from
     people: tuple[str, ...] = ()  # whom it was trained on, if it is known
     held_out_score: float | None = None
@@ -171,7 +174,9 @@ def _identity(source: str) -> Judge:
 
 def _function(source: str) -> Judge:
     """Anybody's identity network, by MODULE:FUNCTION."""
-    module, name = source.split(":")
+    module, _, name = source.partition(":")
+    if not module or not name.isidentifier():
+        raise InputError(f"--identity {source} is no MODULE:FUNCTION and no folder")
     try:
         found = getattr(importlib.import_module(module), name)
         code = inspect.getsourcefile(found)
@@ -182,6 +187,8 @@ def _function(source: str) -> Judge:
         vectors = np.asarray(found(frames), np.float32)
         if vectors.ndim != 2 or len(vectors) != len(frames):
             raise InputError(f"{source} made {vectors.shape} of {len(frames)} frames, not (t, d)")
+        if not np.isfinite(vectors).all():
+            raise InputError(f"{source} made numbers that are not finite of a clip's frames")
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
     return Judge(name, source, look, file_digest(Path(code)) if code else digest(source))
@@ -216,7 +223,7 @@ def _sync(source: Path) -> Judge:
 
 
 def _inception(source: Path) -> Judge:
-    loaded = load("fid_inception", str(source))
+    loaded = load(INCEPTION, str(source))
     find = _on_pictures(FIDInception(), loaded.variables)
 
     def look(frames: Frames) -> Float[np.ndarray, "t 2048"]:
@@ -224,7 +231,7 @@ def _inception(source: Path) -> Judge:
         full = [np.resize(block, (FID_BLOCK, *block.shape[1:])) for block in blocks]
         return np.concatenate([find(block) for block in full])[: len(frames)]
 
-    return _about("fid_inception", source, loaded.variables)._replace(look=look)
+    return _about(INCEPTION, source, loaded.variables)._replace(look=look)
 
 
 def _load(kind: str, source: str | Path) -> tuple[nn.Module, Any, Judge]:
@@ -237,13 +244,16 @@ def _about(
 ) -> Judge:
     loaded = load(kind, str(source))
     records = [*provenance, *loaded.provenance]
+    used = {name: loaded.config.get(name) for name in ("fields", "labels", "image_size")}
+    # An Emotion-FAN's size hangs on whether it is published.
+    used["is_published"] = bool(loaded.config.get("provenance"))
     own = Path(source) / PARAMS_FILE
     files = {file["sha256"] for record in records for file in record["files"]}
     return Judge(
         network=kind,
         source=str(source),
         look=lambda *_: None,
-        sha256=weights_digest(variables),
+        sha256=digest(weights_digest(variables), kind, json.dumps(used, sort_keys=True)),
         files=tuple(sorted(files | ({file_digest(own)} if own.is_file() else set()))),
         people=tuple(loaded.config.get("people", ())),
         held_out_score=loaded.config.get("held_out_score"),
@@ -258,7 +268,7 @@ def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]
     """Why a judge's word on the model of this config is worth less, a sentence each.
 
     Its weights are those of a network the model was trained against, or it was trained on the
-    people that the model was trained on.
+    people that the model was trained on, or it is not known on whom.
     """
     teachers = _teachers_files(config)
     people = _people(config)
@@ -276,7 +286,18 @@ def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]
                 f"the {name} judge was trained on {len(shared)} of the people that the model was "
                 f"trained on ({min(shared)}, …)"
             )
+    if unknown := [name for name, judge in judges._asdict().items() if _may_know_anybody(judge)]:
+        found.append(
+            f"it is not known whom the {', '.join(unknown)} "
+            f"{'judge' if len(unknown) == 1 else 'judges'} learned from: the people that the model "
+            "was trained on may be among them"
+        )
     return found
+
+
+def _may_know_anybody(judge: Judge | None) -> bool:
+    """Whether it does not say whom it learned from; Inception learned from things."""
+    return judge is not None and not judge.people and judge.network != INCEPTION
 
 
 def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
@@ -288,7 +309,7 @@ def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
     for expert, loss in TEACHERS.items():
         if not config["loss"].get(loss):  # off, or younger than the model
             continue
-        path = Path(config["experts"][expert]["weights"]) / PARAMS_FILE
+        path = _at_hand(config["experts"][expert]["weights"]) / PARAMS_FILE
         if path.is_file():
             found[f"experts.{expert}"] = {file_digest(path)}
     for record in config.get("provenance", ()):
@@ -298,5 +319,12 @@ def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
 
 def _people(config: ConfigDict | dict[str, Any]) -> set[str]:
     """Whom the model was trained on, as far as its data is at hand."""
-    dirs = [dir for dir in config["data"]["dirs"] if (Path(dir) / "records").is_dir()]
+    dirs = [_at_hand(dir) for dir in config["data"]["dirs"]]
+    dirs = [dir for dir in dirs if (dir / "records").is_dir()]
     return {row["identity"] for dir in dirs for row in list_clips(dir, "train")}
+
+
+def _at_hand(place: str) -> Path:
+    """Where a config's relative place is: below the working directory, else below the project."""
+    path = Path(place)
+    return path if path.exists() else ROOT / path

@@ -84,10 +84,14 @@ def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float
 
 
 def jitter(points: Float[np.ndarray, "t k 2"]) -> float:
-    """Mean length of the points' acceleration, in their unit per frame^2: trembling, not motion."""
-    if len(points) < 3:
-        return 0.0
-    return float(np.linalg.norm(np.diff(points, n=2, axis=0), axis=-1).mean())
+    """Mean length of the points' acceleration, in their unit per frame^2: trembling, not motion.
+
+    Of every three frames on end; three with one that shows no face (NaN) do not count. NaN without
+    any.
+    """
+    acceleration = np.linalg.norm(np.diff(points, n=2, axis=0), axis=-1)
+    seen = np.isfinite(acceleration).all(1)
+    return float(acceleration[seen].mean()) if seen.any() else np.nan
 
 
 def silent_frames(waveform: Float[np.ndarray, " n"], frames: int) -> Bool[np.ndarray, " t"]:

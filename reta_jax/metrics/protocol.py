@@ -38,6 +38,8 @@ class Protocol:
     seed: int = 0  # of the bootstrap
 
     def __post_init__(self):
+        if self.seed < 0:
+            raise InputError(f"protocol: seed {self.seed} must be a whole number, 0 or more")
         for field, allowed in (
             ("source", ("neutral", "own")),
             ("codec", ("none", "h264")),
@@ -52,7 +54,7 @@ class Protocol:
                 )
         for field in ("clips", "frames", "fid_frames"):
             value = getattr(self, field)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and value < 1:
                 raise InputError(f"protocol: {field} {value!r} leaves nothing to judge: give 1 up")
 
     @property
@@ -77,16 +79,45 @@ def read_protocol(path: Path) -> tuple[Protocol, dict[str, Any]]:
     """
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the protocol {path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no protocol: it must be fields and values")
-    run = values.pop("run", {})
-    unknown = set(values) - {field.name for field in dataclasses.fields(Protocol)}
+    run = values.pop("run", None) or {}
+    if not _is_run(run):
+        raise InputError(f"{path}: run must be as a report leaves it, or be left out")
+    unknown = {str(key) for key in values} - {field.name for field in dataclasses.fields(Protocol)}
     if unknown:
         raise InputError(f"{path}: a protocol has no field {', '.join(sorted(unknown))}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for field, value in values.items():
+        _check_kind(path, field, value)
     return Protocol(**values), run
+
+
+KINDS = {
+    "a word": (str, ("name", "split", "source", "codec")),
+    "a list of words": (tuple, ("figures", "sync_crops")),
+    "a whole number": (int, ("clips", "frames", "fid_frames", "seed")),
+}
+
+
+def _check_kind(path: Path, field: str, value: Any) -> None:
+    """Raises InputError if a field's value is of another kind than its own."""
+    for what, (kind, fields) in KINDS.items():
+        items = value if isinstance(value, tuple) else ()
+        is_right = isinstance(value, kind) and all(isinstance(one, str) for one in items)
+        is_right &= not isinstance(value, bool)
+        is_empty = value is None and field in ("clips", "frames")
+        if field in fields and not (is_right or is_empty):
+            raise InputError(f"{path}: {field} {value!r} must be {what}")
+
+
+def _is_run(run: Any) -> bool:
+    """Whether it has sections, and names its places; hashes are only compared."""
+    if not isinstance(run, dict) or not all(isinstance(one, dict) for one in run.values()):
+        return False
+    return all(isinstance(place, str) for place in run.get("places", {}).values())
 
 
 def load_suite(name: str) -> Protocol:

@@ -1,7 +1,7 @@
 """Judged clips to a report: means, intervals, the FID of all, and what could not be judged."""
 
 import resource
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.frechet import frechet_distance, moments
 from reta_jax.metrics.judges import JUDGES, Judge, Judges
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.metrics.statistics import Figures, intervals, mean_figures
+from reta_jax.metrics.statistics import Figures, intervals, mean_figures, missing_counts
 
 
 def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[str, Any]:
@@ -38,6 +38,11 @@ def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[s
         "split": protocol.split,
         "clips": len(known),
         "rows": means,
+        "counts": {
+            name: counts
+            for name, figures in rows.items()
+            if (counts := missing_counts(figures, len(known)))
+        },
         "intervals": {name: intervals(figures, protocol.seed) for name, figures in rows.items()},
         "judges": {
             name: {
@@ -75,6 +80,7 @@ def _notes(judges: Judges, protocol: Protocol, known: list[Judged]) -> list[str]
             "before you believe them here, or name others (--face-landmarker, --emotion, "
             "--identity, --judges)"
         )
+    notes += _of_clips(known)
     people: dict[str, list[np.ndarray]] = defaultdict(list)
     for one in known:
         if one.person.size:
@@ -88,6 +94,25 @@ def _notes(judges: Judges, protocol: Protocol, known: list[Judged]) -> list[str]
             f"most {others.max():.3f}"
         )
     return notes
+
+
+def _of_clips(known: list[Judged]) -> list[str]:
+    """What is to be said of some clips, with their number."""
+    remarks = Counter(remark for one in known for remark in one.remarks)
+    unseen = sum(_shows_no_face(one.rows["generated"]) for one in known)
+    if unseen:
+        remarks[NO_FACE] = unseen
+    return [f"{count} of {len(known)} clips {remark}" for remark, count in remarks.items()]
+
+
+NO_FACE = (
+    "show no face, generated or real, but in two frames at most: figures of landmarks are means "
+    "over the others"
+)
+
+
+def _shows_no_face(figures: Figures) -> bool:
+    return "faces_seen" in figures and "head_motion" not in figures
 
 
 def _is_own(judge: Judge) -> bool:

@@ -97,15 +97,19 @@ def embed(
     return np.concatenate(lips)[:count], np.concatenate(voice)[:count]
 
 
+def is_long_enough(frames: int, samples: int) -> bool:
+    """Whether a video of so many frames and samples of sound can be judged at all."""
+    return min(frames, samples // SAMPLES_PER_FRAME) > WINDOW
+
+
 def count_windows(frames: UInt8[np.ndarray, "t h w 3"], waveform: Float[np.ndarray, " n"]) -> int:
     """Windows that are compared; the last that would fit is not used, as published."""
-    count = min(len(frames), len(waveform) // SAMPLES_PER_FRAME) - WINDOW
-    if count < 1:
+    if not is_long_enough(len(frames), len(waveform)):
         raise InputError(
             f"{len(frames)} frames with {len(waveform)} samples of sound are too short to judge "
             f"their synchrony: {WINDOW + 1} frames of {SAMPLES_PER_FRAME} samples are needed"
         )
-    return count
+    return min(len(frames), len(waveform) // SAMPLES_PER_FRAME) - WINDOW
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -5,7 +5,8 @@ from typing import Any
 from reta_jax.metrics.statistics import Figures
 
 UNITS = {
-    "psnr": "dB, 100 of equal frames",
+    "psnr": "dB, mean over frames, 100 of equal ones",
+    "psnr_clip": "dB, of the mean square error over all frames",
     "ssim": "as scikit-image",
     "mouth_correlation": "of the lips' opening with the truth's",
     "mouth_opening_error": "heights of the lower face; eye distances for videos",
@@ -26,27 +27,41 @@ UNITS = {
     "fid": "Fréchet distance of Inception features to the true frames",
     "sync_c": "Sync_c (LSE-C), high is good",
     "sync_d": "Sync_d (LSE-D), low is good",
-    "sync_offset": "frames, 0 is good",
+    "sync_offset": "frames, late or early, 0 is good; of several clips the mean size",
 }
 
 
-def markdown_table(rows: dict[str, Figures]) -> str:
+def markdown_table(
+    rows: dict[str, Figures], counts: dict[str, dict[str, int]] | None = None
+) -> str:
+    """Figures by row; `counts` says of how many clips one is, where it is not of all."""
+    counts = counts or {}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = ["| | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
     lines.append("|---" * (len(names) + 1) + "|")
     for title, row in rows.items():
-        cells = [f"{row[name]:.3f}" if name in row else "" for name in names]
+        cells = [
+            f"{row[name]:.3f}{_of(counts.get(title, {}), name)}" if name in row else ""
+            for name in names
+        ]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def interval_table(row: Figures, intervals: dict[str, list[float]]) -> str:
+def _of(counts: dict[str, int], name: str) -> str:
+    return f" (n = {counts[name]})" if name in counts else ""
+
+
+def interval_table(
+    row: Figures, intervals: dict[str, list[float]], counts: dict[str, int] | None = None
+) -> str:
     lines = ["| figure | mean | 95 % of resampled sets of clips | |", "|---|---|---|---|"]
     for name, mean in row.items():
         low, high = intervals.get(name, (None, None))
         between = "" if low is None else f"{low:.3f} to {high:.3f}"
         meaning = UNITS.get(name.removesuffix("_whole"), "")
-        lines.append(f"| {name.replace('_', ' ')} | {mean:.3f} | {between} | {meaning} |")
+        mean = f"{mean:.3f}{_of(counts or {}, name)}"
+        lines.append(f"| {name.replace('_', ' ')} | {mean} | {between} | {meaning} |")
     return "\n".join(lines)
 
 
@@ -56,10 +71,11 @@ def markdown_report(report: dict[str, Any]) -> str:
     protocol = report["protocol"]
     parts = [f"# {report['clips']} clips{people}"]
     parts += [f"**{objection}.**" for objection in report["objections"]]
-    parts += [markdown_table(report["rows"])]
+    rows, intervals, counts = (report[name] for name in ("rows", "intervals", "counts"))
+    parts += [markdown_table(rows, counts)]
     parts += [
         "## Generated",
-        interval_table(report["rows"]["generated"], report["intervals"]["generated"]),
+        interval_table(rows["generated"], intervals["generated"], counts.get("generated")),
     ]
     for group in ("by_emotion", "by_identity", "by_clip"):
         if report.get(group):

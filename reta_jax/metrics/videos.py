@@ -1,10 +1,12 @@
 """Videos of any system against the real ones: pictures, and what MediaPipe's landmarks say.
 
-Nothing of how the videos were made is needed; pairs have the same file name, frames are compared in
+Nothing of how the videos were made is needed; pairs have the same name, frames are compared in
 order, as many as the shorter one has, at the real one's size.
 """
 
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, sync_box
 from data_pipeline.video import Video, read_video
 from reta_jax.experts.landmark_net import MOUTH
-from reta_jax.metrics.clips import compare_pixels, fid_features, judge_crops
+from reta_jax.metrics.clips import TOO_SHORT, compare_pixels, fid_features, judge_crops
 from reta_jax.metrics.judges import Judges
 from reta_jax.metrics.landmarks import (
     blinks_per_minute,
@@ -39,14 +41,29 @@ from reta_jax.metrics.mouth import (
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import BLURRED, GENERATED, PORTRAIT, TRUTH, known_videos, rows
 from reta_jax.metrics.statistics import Figures
+from reta_jax.metrics.sync import is_long_enough
 
 
 class Pair(NamedTuple):
     """The same clip, generated and real."""
 
-    name: str
+    name: str  # of the generated one, without suffix, below its folder
     generated: Path
     real: Path
+
+
+class Decoded(NamedTuple):
+    """A pair's frames, at the real one's size and as many as the shorter one has."""
+
+    generated: UInt8[np.ndarray, "t h w 3"]
+    real: Video
+    remarks: list[str]  # what was made equal, in words that go on from "3 clips"
+
+
+CUT = "are cut: their generated and real videos are not of one length"
+STRETCHED = "are stretched: their generated and real videos have other proportions"
+SILENT = "have no sound in their real video: nothing of the voice is judged"
+SLACK = 0.02  # by which proportions may differ
 
 
 class Face(NamedTuple):
@@ -57,32 +74,83 @@ class Face(NamedTuple):
 
 
 def find_pairs(generated: Path, real: Path) -> list[Pair]:
-    """Videos of the same name in two folders.
+    """Videos of the same name in two folders: of the same place below them, but for the suffix.
+
+    Where the real folder has nothing in that place, the file name is enough, if each folder has it
+    once.
 
     Raises:
-      InputError: one is no folder, or a generated video has no real one; it is named.
+      InputError: one is no folder, or a generated video has no real one, or several; it is named.
     """
-    reals = {path.stem: path for path in video_files(real)}
-    found = video_files(generated)
-    missing = [path.name for path in found if path.stem not in reals]
-    if missing or not found:
+    made, reals = video_files(generated), video_files(real)
+    by_place = _grouped((_place(path, real), path) for path in reals)
+    by_stem = _grouped((path.stem, path) for path in reals)
+    places = collections.Counter(_place(path, generated) for path in made)
+    stems = collections.Counter(path.stem for path in made)
+    pairs, missing, unclear = [], [], []
+    for path in made:
+        name = _place(path, generated)
+        found, rivals = by_place.get(name, []), places[name]
+        if not found:
+            found, rivals = by_stem.get(path.stem, []), stems[path.stem]
+        if not found:
+            missing.append(path.name)
+        elif len(found) > 1 or rivals > 1:
+            unclear.append(name)
+        else:
+            pairs.append(Pair(name, path, found[0]))
+    if missing or not made:
         what = f"{', '.join(missing[:3])} of {generated}" if missing else f"videos in {generated}"
         raise InputError(f"no real video in {real} goes with the {what}: names must be the same")
-    return [Pair(path.stem, path, reals[path.stem]) for path in found]
+    if unclear:
+        raise InputError(
+            f"{', '.join(unclear[:3])}: which videos of {generated} and {real} go together cannot "
+            "be told by their names; put them in folders of the same names, each video once"
+        )
+    return pairs
+
+
+def _place(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _grouped(videos: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    found = collections.defaultdict(list)
+    for name, path in videos:
+        found[name].append(path)
+    return found
 
 
 def read_pairs(
     pairs: list[Pair], landmarker: FaceLandmarker, count: int | None = None
-) -> Iterator[tuple[Pair, Face, Face, Video]]:
-    """Each pair's generated and real face, at the real one's size and length, and the real clip."""
-    longest = count
-    for pair in pairs:
-        real, frames = read_video(pair.real), read_video(pair.generated).frames
-        count = min(len(frames), len(real.frames), longest or len(frames))
-        frames = np.stack([_resized(frame, *real.frames.shape[1:3]) for frame in frames[:count]])
-        real = real._replace(frames=real.frames[:count])
-        faces = (Face(x, find_points(x, landmarker)) for x in (frames, real.frames))
-        yield pair, *faces, real
+) -> Iterator[tuple[Pair, Face, Face, Decoded]]:
+    """Each pair's generated and real face, and what they were found in.
+
+    The next pair is decoded while this one is judged.
+
+    Args:
+      count: of each video, the first so many frames; None: all.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(_decode, pair, count) for pair in pairs[:1]]
+        for i, pair in enumerate(pairs):
+            decoded = coming.pop().result()
+            coming += [reader.submit(_decode, other, count) for other in pairs[i + 1 : i + 2]]
+            videos = decoded.generated, decoded.real.frames
+            faces = (Face(frames, find_points(frames, landmarker)) for frames in videos)
+            yield pair, *faces, decoded
+
+
+def _decode(pair: Pair, longest: int | None) -> Decoded:
+    real, frames = read_video(pair.real), read_video(pair.generated).frames
+    (height, width), (made_height, made_width) = real.frames.shape[1:3], frames.shape[1:3]
+    lengths = {min(len(x), longest or len(x)) for x in (frames, real.frames)}
+    remarks = [CUT] * (len(lengths) > 1) + [SILENT] * (real.audio is None)
+    # Codecs need even sizes: a row or column more is no other shape.
+    if abs(made_width * height - width * made_height) > SLACK * width * made_height:
+        remarks.append(STRETCHED)
+    frames = np.stack([_resized(frame, height, width) for frame in frames[: min(lengths)]])
+    return Decoded(frames, real._replace(frames=real.frames[: min(lengths)]), remarks)
 
 
 def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -92,6 +160,14 @@ def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(
         frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     )
+
+
+def remarks_on_pair(judges: Judges, protocol: Protocol, decoded: Decoded) -> list[str]:
+    """What could not be judged of a pair, or not as it was, in words that go on from "3 clips"."""
+    voice, found = decoded.real.audio, list(decoded.remarks)
+    if judges.sync and "sync" in protocol.figures and voice is not None:
+        found += [TOO_SHORT] * (not is_long_enough(len(decoded.generated), len(voice)))
+    return found
 
 
 def judge_pair(
@@ -160,10 +236,11 @@ def compare_faces(face: Face, real: Face, voice: Float[np.ndarray, " n"] | None)
         "mouth_landmark_distance": shape_distance(points[:, MOUTH], truth[:, MOUTH]) / unit,
         "face_landmark_distance": shape_distance(points, truth) / unit,
         **lip_landmark_error(points, truth),
-        "mouth_jitter": jitter(points[:, MOUTH]) / unit,
         "head_motion": head_motion(points),
         "blinks_per_minute": blinks_per_minute(eye_opening(face.points)),
     }
+    if np.isfinite(trembling := jitter(face.points[:, MOUTH])):
+        figures["mouth_jitter"] = trembling / unit
     if voice is not None:
         figures["voice_correlation"] = correlation(
             opening(points), loudness(voice, len(seen))[seen]

@@ -48,6 +48,19 @@ def test_a_file_comes_back_with_what_it_was_run_on(tmp_path):
         ("codec: hevc", "codec has no 'hevc'; take none, h264"),
         ("figures: [image, beauty]", "figures has no 'beauty'"),
         ("clips: 0", "leaves nothing to judge"),
+        ("clips: true", "clips True must be a whole number"),
+        ("frames: 2.5", "frames 2.5 must be a whole number"),
+        ("seed: null", "seed None must be a whole number"),
+        ("figures: [image, 3]", "must be a list of words"),
+        ("seed: -1", "seed -1 must be a whole number"),
+        ("seed: x", "seed 'x' must be a whole number"),
+        ("split: 3", "split 3 must be a word"),
+        ("name: [a]", "must be a word"),
+        ("figures: image", "figures 'image' must be a list"),
+        ("1: 2", "no field 1"),
+        ("run: 5", "run must be as a report leaves it"),
+        ("run: {places: 5}", "run must be as a report leaves it"),
+        ("run: {places: {data: 5}}", "run must be as a report leaves it"),
         ("- a list", "is no protocol"),
         ("a: b: c", "cannot read the protocol"),
     ],
@@ -56,6 +69,13 @@ def test_wrong_files_are_refused_by_name(tmp_path, text, what):
     path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=what):
+        read_protocol(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(InputError, match="cannot read the protocol"):
         read_protocol(path)
 
 

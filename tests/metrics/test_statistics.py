@@ -2,12 +2,25 @@
 
 import numpy as np
 
-from reta_jax.metrics.statistics import grouped, intervals, mean_figures
+from reta_jax.metrics.statistics import grouped, intervals, mean_figures, missing_counts
 
 
 def test_means_are_over_the_clips_that_have_the_figure():
     rows = [{"psnr": 20.0}, {"psnr": 30.0, "emotion_accuracy": 1.0}]
     assert mean_figures(rows) == {"psnr": 25.0, "emotion_accuracy": 1.0}
+
+
+def test_late_and_early_do_not_cancel():
+    rows = [{"sync_offset": 12.0}, {"sync_offset": -12.0}]
+    assert mean_figures(rows) == {"sync_offset": 12.0}
+    assert intervals(rows) == {"sync_offset": [12.0, 12.0]}
+    assert mean_figures([{"head_motion": -1.0}]) == {"head_motion": -1.0}
+
+
+def test_figures_that_some_clips_lack_say_of_how_many_they_are():
+    rows = [{"psnr": 20.0}, {"psnr": 30.0, "emotion_accuracy": 1.0}]
+    assert missing_counts(rows, 2) == {"emotion_accuracy": 1}
+    assert missing_counts(rows, 3) == {"psnr": 2, "emotion_accuracy": 1}
 
 
 def test_groups_count_their_clips_and_nobody_is_none():

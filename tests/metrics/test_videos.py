@@ -11,10 +11,13 @@ from data_pipeline.video import VideoWriter
 from reta_jax import evaluate as judging
 from reta_jax.metrics.judges import Judge, Judges
 from reta_jax.metrics.mouth import correlation
+from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.sync import Sync
+from reta_jax.metrics.tables import markdown_report
 from reta_jax.metrics.videos import Face, compare_faces, find_pairs
 
 FRAMES, SIDE = 30, 256
+SILENT = -1  # a video without a sound track
 
 
 class GreyFace(FaceLandmarker):
@@ -43,15 +46,16 @@ def track(levels: np.ndarray) -> np.ndarray:
     return np.stack([face(level) for level in levels]).astype(np.float64)
 
 
-def save(path, levels, side: int = SIDE, sound: int | None = None):
+def save(path, levels, side: int = SIDE, sound: int | None = None, width: int | None = None):
     """A video of grey frames, silent or as loud as the mouth of `openings(sound)` is open."""
-    frames = np.repeat(levels.astype(np.uint8), side * side * 3).reshape(-1, side, side, 3)
+    size = side, width or side
+    frames = np.broadcast_to(levels.astype(np.uint8)[:, None, None, None], (len(levels), *size, 3))
     voice = np.zeros(FRAMES * 640, np.float32)
-    if sound is not None:
+    if sound not in (None, SILENT):
         tone = np.sin(np.arange(640) * 2 * np.pi * 10 / 640)
         voice = np.outer(openings(sound) / 400, tone).ravel().astype(np.float32)
-    path.parent.mkdir(exist_ok=True)
-    with VideoWriter(path, side, voice) as video:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with VideoWriter(path, size, None if sound == SILENT else voice) as video:
         video.write(frames)
 
 
@@ -86,8 +90,28 @@ def test_frames_without_a_face_are_left_out():
     assert compare_faces(Face(blank, nothing), Face(blank, points), None) == {"faces_seen": 0.0}
 
 
-def test_the_command_judges_videos_of_another_size(tmp_path, monkeypatch, capsys):
+def test_a_gap_without_a_face_is_no_jitter():
+    points, blank = track(np.full(FRAMES, 80.0)), np.zeros((FRAMES, 8, 8, 3), np.uint8)
+    points += np.arange(FRAMES)[:, None, None]  # it moves steadily
+    seen = points.copy()
+    seen[10:20] = np.nan
+    figures = compare_faces(Face(blank, seen), Face(blank, points), None)
+    np.testing.assert_allclose(figures["mouth_jitter"], 0, atol=1e-9)
+    seen[::2] = np.nan
+    assert "mouth_jitter" not in compare_faces(Face(blank, seen), Face(blank, points), None)
+
+
+@pytest.fixture
+def landmarker(tmp_path, monkeypatch):
+    """The grey face, as of a model's file."""
+    model = tmp_path / "face_landmarker.task"
+    model.write_bytes(b"grey")
+    monkeypatch.setenv("RETA_FACE_LANDMARKER", str(model))
     monkeypatch.setattr(judging, "FaceLandmarker", GreyFace)
+    return model
+
+
+def test_the_command_judges_videos_of_another_size(tmp_path, monkeypatch, capsys, landmarker):
     save(tmp_path / "real" / "a.mp4", openings())
     save(tmp_path / "made" / "a.mp4", 0.8 * openings(), side=128)
     out = tmp_path / "out"
@@ -113,6 +137,44 @@ def test_the_command_judges_videos_of_another_size(tmp_path, monkeypatch, capsys
     judging.main([f"--protocol={out / 'protocol.yaml'}", f"--out={out}"])
     assert json.loads((out / "report.json").read_text())["rows"] == rows
     assert "mouth correlation" in capsys.readouterr().out
+    assert not report["counts"] and "n = " not in (out / "report.md").read_text()
+    landmarker.write_bytes(b"another")  # what it judged before is another's word
+    with pytest.raises(pytest.fail.Exception, match="judges again"):
+        judging.main(
+            [f"--videos={tmp_path / 'made'}", f"--reference={tmp_path / 'real'}", f"--out={out}"]
+        )
+
+
+def test_what_was_made_equal_and_what_was_not_judged_is_said(tmp_path):
+    """Of four pairs one is of another length and shape, one shows no face, one has no sound."""
+    made, real = tmp_path / "made", tmp_path / "real"
+    for name in ("a", "b", "c", "d", "alone"):
+        save(real / f"{name}.mp4", openings(), side=128, sound=SILENT if name == "d" else 1)
+    save(made / "a.mp4", openings()[:20], side=128, width=96)
+    save(made / "b.mp4", np.zeros(FRAMES), side=128)
+    for name in ("c", "d"):
+        save(made / f"{name}.mp4", openings(), side=128)
+    sync = Judge("known", "", lambda *_: Sync(1.0, 1.0, 0, np.zeros(31)))
+    report = judging.evaluate_videos(made, real, GreyFace(), judges=Judges(sync=sync))
+    for sentence in (
+        "1 of 4 clips are cut",
+        "1 of 4 clips are stretched",
+        "1 of 4 clips have no sound",
+        "1 of 4 clips show no face",
+        f"1 videos of {real} have no generated one",
+    ):
+        assert sum(note.startswith(sentence) for note in report["notes"]) == 1, sentence
+    counts = report["counts"]["generated"]
+    assert counts["mouth_correlation"] == 3 and counts["sync_c"] == 2 and "psnr" not in counts
+    text = markdown_report(report)
+    assert "(n = 3)" in text and "(n = 2)" in text
+
+    report = judging.evaluate_videos(
+        made, real, GreyFace(), judges=Judges(sync=sync), protocol=Protocol(frames=5), names={"c"}
+    )
+    assert "sync_c" not in report["rows"]["truth"] and report["clips"] == 1
+    assert any("too short to judge their synchrony" in note for note in report["notes"])
+    assert not any("have no generated one" in note for note in report["notes"])
 
 
 def test_judges_that_are_named_look_at_videos(tmp_path):
@@ -137,7 +199,7 @@ def test_judges_that_are_named_look_at_videos(tmp_path):
     )
     rows = report["rows"]
     assert rows["truth"]["sync_c"] > 0.9 > rows["truth, another's voice"]["sync_c"]
-    assert abs(rows["truth, 3 frames late"]["sync_offset"]) == 3
+    assert rows["truth, 3 frames late"]["sync_offset"] == 3
     assert rows["truth"]["fid"] < 1e-6 < rows["generated"]["fid"]
     assert rows["generated"]["identity_similarity"] == 1
     assert rows["truth"]["voice_correlation"] > 0.8
@@ -154,6 +216,41 @@ def test_pairs_have_the_same_name(tmp_path):
         find_pairs(tmp_path / "made", tmp_path / "real")
     with pytest.raises(InputError, match="not a directory"):
         find_pairs(tmp_path / "nowhere", tmp_path / "real")
+
+
+def test_pairs_are_of_one_place_whatever_their_suffix(tmp_path):
+    made, real = tmp_path / "made", tmp_path / "real"
+
+    def touch(*paths):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def pairs():
+        return {pair.name: pair.real for pair in find_pairs(made, real)}
+
+    touch(made / "M003" / "001.mp4", real / "M003" / "001.mov", real / "M009" / "001.mp4")
+    assert pairs() == {"M003/001": real / "M003" / "001.mov"}
+    touch(made / "M009" / "001.mp4", made / "002.mp4", real / "deep" / "002.mp4")
+    assert pairs() == {
+        "002": real / "deep" / "002.mp4",  # in another place, but there is no other
+        "M003/001": real / "M003" / "001.mov",
+        "M009/001": real / "M009" / "001.mp4",
+    }
+    touch(made / "M011" / "001.mp4")  # which of the real 001 is it?
+    with pytest.raises(InputError, match="M011/001: which videos of .* cannot be told"):
+        pairs()
+    (made / "M011" / "001.mp4").unlink()
+    touch(real / "M003" / "001.mp4")
+    with pytest.raises(InputError, match="M003/001: which videos"):
+        pairs()
+
+
+@pytest.mark.parametrize("unused", ["checkpoint", "split", "judges", "emotion"])
+def test_what_is_of_no_use_to_videos_is_refused(tmp_path, capsys, unused):
+    with pytest.raises(SystemExit) as caught:
+        judging.main([f"--videos={tmp_path}", f"--reference={tmp_path}", f"--{unused}=x"])
+    assert caught.value.code == 2 and f"--{unused}: of no use" in capsys.readouterr().err
 
 
 def test_videos_need_their_reference(tmp_path, capsys):
