@@ -1,20 +1,22 @@
 """Videos of anybody against the real ones, with a landmarker that reads faces off their pixels."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
-from data_pipeline.video import VideoWriter
+from data_pipeline.video import Video, VideoWriter
 from reta_jax import evaluate as judging
+from reta_jax.metrics import videos as video_figures
 from reta_jax.metrics.judges import Judge, Judges
 from reta_jax.metrics.mouth import correlation
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.sync import Sync
 from reta_jax.metrics.tables import markdown_report
-from reta_jax.metrics.videos import Face, compare_faces, find_pairs
+from reta_jax.metrics.videos import Face, Pair, compare_faces, find_pairs, read_pairs
 
 FRAMES, SIDE = 30, 256
 SILENT = -1  # a video without a sound track
@@ -204,6 +206,25 @@ def test_judges_that_are_named_look_at_videos(tmp_path):
     assert rows["generated"]["identity_similarity"] == 1
     assert rows["truth"]["voice_correlation"] > 0.8
     assert rows["truth, another's voice"]["voice_correlation"] < 0.6
+
+
+def test_the_next_pair_is_decoded_while_one_is_judged(tmp_path, monkeypatch):
+    videos = {name: Video(np.full((3, 16, 16, 3), name, np.uint8), None) for name in (50, 60, 70)}
+    decoded = {name: threading.Event() for name in videos}
+
+    def read_video(path):
+        decoded[int(path.stem)].set()
+        return videos[int(path.stem)]
+
+    monkeypatch.setattr(video_figures, "read_video", read_video)
+    paths = [tmp_path / f"{name}.mp4" for name in videos]
+    pairs = [Pair(path.stem, path, path) for path in paths]
+    found = read_pairs(pairs, GreyFace())
+    assert next(found)[0] == pairs[0]
+    assert decoded[60].wait(10) and not decoded[70].is_set()
+    for pair, face, truth, _ in found:
+        assert face.frames[0, 0, 0, 0] == truth.frames[0, 0, 0, 0] == int(pair.name)
+    assert not list(read_pairs([], GreyFace()))
 
 
 def test_pairs_have_the_same_name(tmp_path):
