@@ -407,7 +407,8 @@ def test_a_judge_that_learned_from_nobody_knows_whom_is_named(judges):
     config = {"experts": {}, "loss": {}, "data": {"dirs": []}}
     assert not objections(judges, config)
     unknown = judges._replace(
-        mouth=judges.mouth._replace(people=()), inception=Judge("fid_inception", "", None)
+        mouth=judges.mouth._replace(people=(), held_out_score=0.9),
+        inception=Judge("fid_inception", "", None),
     )
     (sentence,) = objections(unknown, config)
     assert sentence.startswith("it is not known whom the mouth judge learned from")

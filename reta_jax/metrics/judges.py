@@ -41,7 +41,6 @@ IMPORTED = Path("weights")  # where reta_jax.pretrained puts what it imports
 FAN_SIZE, OWN_SIZE = 224, 64  # pixels of the published Emotion-FAN, and of ours
 FID_BLOCK = 10
 MEDIAPIPE = "MediaPipe face landmarker"
-INCEPTION = "fid_inception"
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 
@@ -223,7 +222,7 @@ def _sync(source: Path) -> Judge:
 
 
 def _inception(source: Path) -> Judge:
-    loaded = load(INCEPTION, str(source))
+    loaded = load("fid_inception", str(source))
     find = _on_pictures(FIDInception(), loaded.variables)
 
     def look(frames: Frames) -> Float[np.ndarray, "t 2048"]:
@@ -231,7 +230,7 @@ def _inception(source: Path) -> Judge:
         full = [np.resize(block, (FID_BLOCK, *block.shape[1:])) for block in blocks]
         return np.concatenate([find(block) for block in full])[: len(frames)]
 
-    return _about(INCEPTION, source, loaded.variables)._replace(look=look)
+    return _about("fid_inception", source, loaded.variables)._replace(look=look)
 
 
 def _load(kind: str, source: str | Path) -> tuple[nn.Module, Any, Judge]:
@@ -296,8 +295,8 @@ def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]
 
 
 def _may_know_anybody(judge: Judge | None) -> bool:
-    """Whether it does not say whom it learned from; Inception learned from things."""
-    return judge is not None and not judge.people and judge.network != INCEPTION
+    """Whether it was trained by this project and does not say on whom; published ones never do."""
+    return judge is not None and judge.held_out_score is not None and not judge.people
 
 
 def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
