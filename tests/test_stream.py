@@ -16,7 +16,8 @@ from data_pipeline.audio import load_audio, to_float, to_int16
 from data_pipeline.errors import InputError
 from reta_jax import stream as streaming
 from reta_jax.render import Renderer
-from reta_jax.stream import HELD, AsyncReta, Streamer, StreamServer, Utterance
+from reta_jax.stream import HELD, AsyncReta, Streamer, StreamServer
+from reta_jax.utterance import Utterance
 from reta_jax.windows import AudioWindow, audio_windows
 from tests.tiny import save_tiny_model
 
