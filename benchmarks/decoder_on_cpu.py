@@ -160,8 +160,13 @@ def blur_phases(
     return 0.25 * (before + high) + 0.75 * (low + here), 0.25 * (low + after) + 0.75 * (here + high)
 
 
-def contestants(size: int, multiplier: float) -> dict[str, tuple[Callable[[], Any], bool]]:
-    """Name to (one frame, whether it is float32)."""
+def contestants(
+    size: int, multiplier: float
+) -> tuple[dict[str, tuple[Callable[[], Any], bool]], float]:
+    """Name to (one frame, whether it is float32), and the arithmetic of a frame in FLOP.
+
+    The arithmetic is that of plain convolutions, whatever form they are computed in.
+    """
     random = np.random.default_rng(0)
     draw = lambda *shape: random.standard_normal(shape, np.float32)
     textures = [draw(1, r, r, channels(r, multiplier)) for r in resolutions(size)]
@@ -176,6 +181,8 @@ def contestants(size: int, multiplier: float) -> dict[str, tuple[Callable[[], An
     for name, level in params.items():
         if name.startswith("level"):
             level["to_flow"]["kernel"] = jnp.asarray(0.02 * draw(*level["to_flow"]["kernel"].shape))
+    plain = jax.jit(lambda p, *x: ours.apply({"params": p}, *x).frames)
+    flops = plain.lower(params, textures, early, late).cost_analysis()["flops"]
     found: dict[str, tuple[Callable[[], Any], bool]] = {}
 
     def add_ours(name: str, module: Generator, params: Any) -> None:
@@ -205,7 +212,7 @@ def contestants(size: int, multiplier: float) -> dict[str, tuple[Callable[[], An
         found[f"torch, {form}, compiled"] = functools.partial(run_torch, compiled, inputs), True
     half = functools.partial(run_torch, torch.compile(module), inputs, True)
     found[f"torch, {TUNED}, compiled, bf16"] = half, False
-    return found
+    return found, flops
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +229,7 @@ def run_torch(module: Any, inputs: tuple[torch.Tensor, ...], bf16: bool = False)
 
 
 def race(size: int, multiplier: float, repeats: int) -> None:
-    found = contestants(size, multiplier)
+    found, flops = contestants(size, multiplier)
     ours = np.asarray(found["JAX, ours"][0]())
     for name, (run, is_float32) in found.items():
         picture = np.asarray(run())
@@ -245,6 +252,11 @@ def race(size: int, multiplier: float, repeats: int) -> None:
         table.add_row(name, f"{median:.0f}", f"{p95:.0f}", f"{median / reference:.2f}")
     console.print(table)
     console.print(f"XLA's 3x3 convolution in this run: {1e3 * ceiling:.0f} GFLOP/s")
+    rate = flops / (1e-3 * reference)
+    console.print(
+        f"{flops / 1e9:.1f} GFLOP a frame as plain convolutions: ours is at {rate / 1e9:.0f} "
+        f"GFLOP/s, {rate / (1e12 * ceiling):.0%} of that"
+    )
 
 
 def main() -> None:

@@ -344,7 +344,13 @@ def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
     for title, figures in study["known"].items():
         cells = [f"{figures[name]:.2f}" if name in figures else "" for name in names]
         lines.append(f"| *{title}* | | {' | '.join(cells)} |")
-    lines += ["", "| the paper's claim | difference to the full model | verdict |", "|---|---|---|"]
+    lines += [
+        "",
+        f'"Stays" means that the figure falls by less than {STAYS:.0%}.',
+        "",
+        "| the paper's claim | difference to the full model | verdict |",
+        "|---|---|---|",
+    ]
     for claim, verdict in verdicts.items():
         lines.append(
             f"| {PAPER[claim.row].title}: {claim.figure} {claim.direction} | "

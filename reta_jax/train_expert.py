@@ -46,6 +46,7 @@ from reta_jax.weights import save_weights
 NETWORKS = KINDS | {"identity_net": IdentityNet}
 DIAGNOSIS_BATCHES = 4  # times judge_batches
 TEMPERATURE = 0.1  # of identity_net's contrast
+ATTACK_STEPS, ATTACK_STRIDE = 3, 0.5  # of projected gradient ascent; share of the radius
 
 
 class Outcome(NamedTuple):
@@ -83,8 +84,15 @@ def run(config: ConfigDict, out: Path) -> float:
     train, test = _batches(config, "train"), _batches(config, "test")
 
     @jax.jit
-    def step(params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array):
+    def step(params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array, i: int):
         batch = _augment(batch, key)
+
+        def loss_of(frames: Array) -> Array:
+            return task(network, _variables(params, stats), batch | {"frames": frames}, True).loss
+
+        if config.attack_radius:
+            radius = config.attack_radius * jnp.minimum(1, 2 * i / config.steps)
+            batch = batch | {"frames": attacked(loss_of, batch["frames"], radius)}
 
         def objective(params: Any):
             outcome = task(network, _variables(params, stats), batch, True)
@@ -106,7 +114,9 @@ def run(config: ConfigDict, out: Path) -> float:
     start, key = time.monotonic(), jax.random.key(config.seed + 1)
     for i in range(1, config.steps + 1):
         key, subkey = jax.random.split(key)
-        params, stats, opt_state, value, score = step(params, stats, opt_state, next(train), subkey)
+        params, stats, opt_state, value, score = step(
+            params, stats, opt_state, next(train), subkey, i
+        )
         if i % config.log_every == 0 or i == config.steps:
             now = held_out(config.judge_batches)
             rate = i / (time.monotonic() - start)
@@ -185,21 +195,30 @@ def diagnose(task: str, train_loss: float, held_out: Outcome, steps: int) -> dic
         return {}
     values, labels = held_out.outputs
     if task.startswith("emotion"):
-        values, labels = values[labels >= 0], labels[labels >= 0]
-        if not labels.size:
-            return {}
-        probabilities = np.asarray(jax.nn.softmax(values))
-        accuracy = (probabilities.argmax(1) == labels).mean()
-        return {
-            "accuracy": float(accuracy),
-            "mean_confidence": float(probabilities.max(1).mean()),
-            "calibration_error": calibration_error(probabilities, labels),
-        }
+        return named_classes(values[labels >= 0], labels[labels >= 0])
     found = pairs_told_apart(values, labels)
     if task != "sync_expert":  # the others' values are not of an accepted and a refused half
         found = {name: found[name] for name in found if name == "auc"}
+    if task == "sync_expert":  # its cosine is the probability that a pair is in step
+        sure = np.stack([1 - values, values], axis=1)
+        found["calibration_error"] = calibration_error(sure, labels.astype(int))
+    if task == "syncnet_v2":  # the first moment of each clip is that of its lips
+        sure = np.asarray(jax.nn.softmax(values.reshape(-1, 1 + OTHER_MOMENTS)))
+        found["calibration_error"] = calibration_error(sure, np.zeros(len(sure), int))
     warning = plateau(task, train_loss, float(held_out.loss), steps)
     return found | ({"warning": warning} if warning else {})
+
+
+def named_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How often a classifier is right, and whether it is as sure as it should be."""
+    if not labels.size:
+        return {}
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    return {
+        "accuracy": float((probabilities.argmax(1) == labels).mean()),
+        "mean_confidence": float(probabilities.max(1).mean()),
+        "calibration_error": calibration_error(probabilities, labels),
+    }
 
 
 def plateau(task: str, train_loss: float, held_out_loss: float, steps: int) -> str | None:
@@ -354,6 +373,21 @@ def _augment(batch: dict[str, Array], key: Array) -> dict[str, Array]:
     frames = frames * (1 + draw(keys[0], 0.1)) + draw(keys[1], 0.05)
     frames += 0.02 * jax.random.normal(keys[2], frames.shape)
     return batch | {"frames": frames}
+
+
+def attacked(loss_of: Callable[[Array], Array], frames: Array, radius: Array) -> Array:
+    """Frames (b, t, h, w, 3), each moved by `radius` (L2) to where the loss is larger.
+
+    Projected gradient ascent (Madry et al. 2018). A network that is right there, too, is pleased by
+    what changes the face, not by noise: as a teacher, its gradient in pixels is worth following.
+    """
+    norm = lambda x: jnp.sqrt(jnp.square(x).sum((2, 3, 4), keepdims=True) + 1e-12)
+    offset = jnp.zeros_like(frames)
+    for _ in range(ATTACK_STEPS):
+        gradient = jax.grad(lambda offset: loss_of(frames + offset))(offset)
+        offset += ATTACK_STRIDE * radius * gradient / norm(gradient)
+        offset *= jnp.minimum(1, radius / norm(offset))
+    return frames + offset
 
 
 def _batches(config: ConfigDict, split: str):

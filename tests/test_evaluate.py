@@ -27,7 +27,7 @@ from reta_jax.metrics.judges import JUDGES, Judge, objections
 from reta_jax.metrics.protocol import Protocol, load_suite, read_protocol
 from reta_jax.metrics.rendering import coefficients, cut, through_codec
 from reta_jax.metrics.rows import OTHER_VOICE
-from reta_jax.metrics.sync import Sync, judge_sync
+from reta_jax.metrics.sync import Sync, SyncJudge
 from reta_jax.metrics.tables import markdown_report
 from reta_jax.render import Renderer
 from reta_jax.weights import load_weights, save_weights
@@ -179,7 +179,8 @@ def by_lips(clip, frames, audio) -> Sync:
 )
 def test_every_figure_ranks_what_is_known(known, figure, better):
     rows, _ = known
-    worse = [name for name in ("still portrait", LATE, EARLY, "generated") if figure in rows[name]]
+    others = ("still portrait", LATE, EARLY, "truth, blurred", "generated")
+    worse = [name for name in others if figure in rows[name]]
     assert len(worse) >= 2
     for name in worse:
         assert better * (rows["truth"][figure] - rows[name][figure]) > 0, name
@@ -306,7 +307,7 @@ def test_the_sync_judge_looks_at_both_crops(judges_folder, tmp_path, clip):
     short = cut(clip, Protocol(frames=8))
     figures = only_truth(judges, short, Protocol(figures=("sync",)))
     for suffix, box in (("", short.sync_box), ("_whole", None)):
-        expected = judge_sync(SyncNetV2(**fields), variables, short.frames, short.audio, box)
+        expected = SyncJudge(SyncNetV2(**fields), variables)(short.frames, short.audio, box)
         assert figures[f"sync_offset{suffix}"] == expected.offset
         np.testing.assert_allclose(figures[f"sync_d{suffix}"], expected.distance, rtol=1e-4)
         np.testing.assert_allclose(figures[f"sync_c{suffix}"], expected.confidence, atol=1e-4)

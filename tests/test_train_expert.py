@@ -15,6 +15,7 @@ from reta_jax.metrics.judges import load_judges
 from reta_jax.train_expert import (
     TASKS,
     Outcome,
+    attacked,
     check_apart,
     check_labelled,
     diagnose,
@@ -61,8 +62,8 @@ def test_a_judge_says_what_it_is_and_whom_it_knows(data, tmp_path, task, capsys)
     expected = {
         "identity_net": set(),  # of the one person that is left, nobody can be told apart
         "face_net": set(),
-        "sync_expert": {"in_sync_accepted", "shifted_refused", "auc"},
-        "syncnet_v2": {"auc"},
+        "sync_expert": {"in_sync_accepted", "shifted_refused", "auc", "calibration_error"},
+        "syncnet_v2": {"auc", "calibration_error"},
         "emotion_fan": {"accuracy", "mean_confidence", "calibration_error"},
     }
     assert set(about["diagnosis"]) - {"warning"} == expected[task]
@@ -125,6 +126,16 @@ def test_clips_without_a_label_teach_nothing(task, of_clips):
     assert diagnose("emotion_fan", 0.0, Outcome(0, 0, None, (logits, np.full(3, -1))), 9) == {}
 
 
+def test_frames_are_attacked_within_their_radius():
+    """Of a linear loss the worst frame is the gradient's way, as far as is allowed."""
+    rng = np.random.default_rng(0)
+    slope, frames = rng.normal(size=(2, 2, 3, 4, 4, 3)).astype(np.float32)
+    slope[1, 2] = 0  # a frame that the loss does not see stays as it is
+    found = attacked(lambda x: (x * slope).sum(), jnp.asarray(frames), jnp.float32(0.5))
+    length = np.sqrt(np.square(slope).sum((2, 3, 4), keepdims=True))
+    np.testing.assert_allclose(found - frames, 0.5 * slope / np.maximum(length, 1e-9), atol=1e-5)
+
+
 def test_a_batch_counts_as_much_as_it_has_examples():
     found = joined([Outcome(1.0, 1.0, None, None, 3), Outcome(0.0, 0.0, None, None, 1)])
     assert (found.loss, found.score, found.examples) == (0.75, 0.75, 4)
@@ -145,9 +156,23 @@ def test_a_stuck_sync_network_is_diagnosed():
     assert diagnose("identity_net", 0.1, Outcome(0, 0, None, (cosine, labels)), 9) == {"auc": 0.5}
     found = diagnose("sync_expert", 0.69, Outcome(0.693, 0.5, None, (cosine, labels)), 100)
     assert found["auc"] == 0.5 and "have not met" in found["warning"]
-    among_eight = diagnose("syncnet_v2", 2.08, Outcome(2.08, 0.1, None, (cosine, labels)), 100)
-    assert "chance is 2.08" in among_eight["warning"]
     cosine = np.r_[np.full(4, 0.9), np.full(4, 0.1)]
     found = diagnose("sync_expert", 0.1, Outcome(0.1, 1.0, None, (cosine, labels)), 100)
-    assert found == {"in_sync_accepted": 1.0, "shifted_refused": 1.0, "auc": 1.0}
-    assert diagnose("syncnet_v2", 1.0, Outcome(1.9, 1, None, (cosine, labels)), 9) == {"auc": 1.0}
+    assert found == {
+        "in_sync_accepted": 1.0,
+        "shifted_refused": 1.0,
+        "auc": 1.0,
+        "calibration_error": pytest.approx(0.1),  # always right and 0.9 sure
+    }
+
+
+def test_a_judge_of_moments_is_diagnosed_clip_by_clip():
+    """Distances 0 and log 3 of eight moments: the near one's probability is 3 / 10."""
+    own = np.tile(np.arange(8) == 0, 2)
+    closeness = np.full(16, -np.log(3.0))
+    closeness[[0, 9]] = 0.0  # the first clip is told right, the second is not
+    found = diagnose("syncnet_v2", 1.0, Outcome(1.9, 0.5, None, (closeness, own)), 9)
+    assert found["calibration_error"] == pytest.approx(abs(0.5 - 0.3))
+    assert found["auc"] == pytest.approx((13 + 0.5 + 13 * 0.5) / 28)
+    among_eight = diagnose("syncnet_v2", 2.08, Outcome(2.08, 0.1, None, (closeness, own)), 100)
+    assert "chance is 2.08" in among_eight["warning"]

@@ -52,6 +52,7 @@ def get_config(task: str = "sync_expert"):
             "steps": STEPS[task],
             "learning_rate": RATES[task],
             "seed": SEEDS.get(task, 0),
+            "attack_radius": 0.0,  # of frames in [-1, 1], L2
             "log_every": 200,
             "judge_batches": 8,
             "store_dtype": "float16",

@@ -30,7 +30,7 @@ from reta_jax.images import to_float
 from reta_jax.metrics.blocks import BLOCK, in_blocks
 from reta_jax.metrics.cache import digest, file_digest, weights_digest
 from reta_jax.metrics.mouth import find_points
-from reta_jax.metrics.sync import Sync, judge_sync
+from reta_jax.metrics.sync import SyncJudge
 from reta_jax.pretrained.load import load
 from reta_jax.render import SYNTHETIC_WEIGHTS
 from reta_jax.weights import PARAMS_FILE, check_params
@@ -214,11 +214,7 @@ def _emotion(source: Path) -> Judge:
 
 def _sync(source: Path) -> Judge:
     network, variables, about = _load("syncnet_v2", source)
-
-    def look(frames: Frames, audio: Float[np.ndarray, " n"], boxes: np.ndarray | None) -> Sync:
-        return judge_sync(network, variables, frames, audio, boxes)
-
-    return about._replace(look=look)
+    return about._replace(look=SyncJudge(network, variables))
 
 
 def _inception(source: Path) -> Judge:

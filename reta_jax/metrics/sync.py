@@ -8,6 +8,8 @@ twice before it looks at them, which is left out here.
 """
 
 import functools
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -25,7 +27,8 @@ WINDOW = 5  # frames
 MFCC_PER_FRAME = 4
 SHIFT = 15  # frames by which the voice is moved, both ways
 EPS = 1e-6  # that torch's pairwise distance adds to the difference
-BLOCK = 16  # windows in one call: one compiled shape for clips of any length
+BLOCK = 8  # windows in one call: one compiled shape for clips of any length
+REMEMBERED = 4096  # windows; 4 kB each
 PADDING, MEDIAN = 110, 13  # of the published pipeline
 
 
@@ -38,29 +41,71 @@ class Sync(NamedTuple):
     distances: Float[np.ndarray, " shifts"]  # mean over the windows at every shift
 
 
-def judge_sync(
-    network: SyncNetV2,
-    variables: Any,
-    frames: UInt8[np.ndarray, "t h w 3"],
-    waveform: Float[np.ndarray, " n"],
-    boxes: Float[np.ndarray, "t 4"] | Float[np.ndarray, "4"] | None = None,
-) -> Sync:
-    """Scores a video.
+class SyncJudge:
+    """SyncNet v2 over whole videos.
 
-    Args:
-      network: SyncNet v2.
-      variables: its weights.
-      frames: RGB at 25 fps.
-      waveform: 16 kHz mono in [-1, 1], from the first frame on.
-      boxes: y0, x0, y1, x1 in [0, 1] of the tight face, of every frame or of all; they are widened
-        as the published pipeline does. None looks at the whole frames, for videos that are faces.
-
-    Raises:
-      InputError: the video or its sound is shorter than six frames.
+    It remembers the windows it has seen: a clip's rows are made of the same frames and voices, and
+    the network is most of what judging them costs.
     """
-    count_windows(frames, waveform)  # before any work
-    faces = direct_crop(frames) if boxes is None else pipeline_crop(frames, boxes)
-    return compare(*embed(network, variables, faces, waveform))
+
+    def __init__(self, network: SyncNetV2, variables: Any):
+        self._network, self._variables = network, variables
+        self._seen: dict[bytes, np.ndarray] = {}
+
+    def __call__(
+        self,
+        frames: UInt8[np.ndarray, "t h w 3"],
+        waveform: Float[np.ndarray, " n"],
+        boxes: Float[np.ndarray, "t 4"] | Float[np.ndarray, "4"] | None = None,
+    ) -> Sync:
+        """Scores a video.
+
+        Args:
+          frames: RGB at 25 fps.
+          waveform: 16 kHz mono in [-1, 1], from the first frame on.
+          boxes: y0, x0, y1, x1 in [0, 1] of the tight face, of every frame or of all; they are
+            widened as the published pipeline does. None looks at the whole frames, for videos that
+            are faces.
+
+        Raises:
+          InputError: the video or its sound is shorter than six frames.
+        """
+        count_windows(frames, waveform)  # before any work
+        faces = direct_crop(frames) if boxes is None else pipeline_crop(frames, boxes)
+        return compare(*self.embed(faces, waveform))
+
+    def embed(
+        self, faces: UInt8[np.ndarray, "t 224 224 3"], waveform: Float[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m d"]]:
+        """Embeddings of lips and voice at every frame but the last five. Raises as a call."""
+        count = count_windows(faces, waveform)
+        lips = np.lib.stride_tricks.sliding_window_view(faces, WINDOW, axis=0)[:count]
+        columns = mfcc(to_int16(waveform)).astype(np.float32)
+        voices = np.lib.stride_tricks.sliding_window_view(columns, MFCC_COLUMNS, axis=1)
+        voices = voices.swapaxes(0, 1)[::MFCC_PER_FRAME][:count]  # (windows, 13, 20)
+        pictures = [_digest(face) for face in faces]
+        shown = [b"".join(pictures[i : i + WINDOW]) for i in range(count)]
+        heard = [_digest(voice) for voice in voices]
+        if len(self._seen) > REMEMBERED:
+            self._seen.clear()
+        return (
+            self._remembered(_embed_lips, shown, np.moveaxis(lips, -1, 1)),
+            self._remembered(_embed_voices, heard, voices),
+        )
+
+    def _remembered(
+        self, embed: Callable[..., Array], keys: Sequence[bytes], windows: np.ndarray
+    ) -> Float[np.ndarray, "m d"]:
+        new = [
+            i
+            for key, i in dict(zip(keys, range(len(keys)), strict=True)).items()
+            if key not in self._seen
+        ]
+        blocks = [new[start : start + BLOCK] for start in range(0, len(new), BLOCK)]
+        for block in blocks:
+            found = embed(self._network, self._variables, windows[np.resize(block, BLOCK)])
+            self._seen.update(zip((keys[i] for i in block), np.asarray(found), strict=False))
+        return np.stack([self._seen[key] for key in keys])
 
 
 def compare(lips: Float[np.ndarray, "t d"], voice: Float[np.ndarray, "t d"]) -> Sync:
@@ -75,26 +120,6 @@ def compare(lips: Float[np.ndarray, "t d"], voice: Float[np.ndarray, "t d"]) -> 
         offset=SHIFT - int(distances.argmin()),
         distances=distances,
     )
-
-
-def embed(
-    network: SyncNetV2,
-    variables: Any,
-    faces: UInt8[np.ndarray, "t 224 224 3"],
-    waveform: Float[np.ndarray, " n"],
-) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m d"]]:
-    """Embeddings of lips and voice at every frame but the last five. Raises as `judge_sync`."""
-    count = count_windows(faces, waveform)
-    columns = mfcc(to_int16(waveform)).astype(np.float32)
-    voices = np.lib.stride_tricks.sliding_window_view(columns, MFCC_COLUMNS, axis=1)
-    voices = voices.swapaxes(0, 1)[::MFCC_PER_FRAME]  # (windows, 13, 20)
-    blocks = []
-    for start in range(0, count, BLOCK):
-        at = np.minimum(np.arange(start, start + BLOCK + WINDOW - 1), count + WINDOW - 2)
-        heard = np.minimum(at[:BLOCK], count - 1)
-        blocks.append(_embed_block(network, variables, faces[at], voices[heard]))
-    lips, voice = zip(*blocks, strict=True)
-    return np.concatenate(lips)[:count], np.concatenate(voice)[:count]
 
 
 def is_long_enough(frames: int, samples: int) -> bool:
@@ -113,15 +138,22 @@ def count_windows(frames: UInt8[np.ndarray, "t h w 3"], waveform: Float[np.ndarr
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _embed_block(
-    network: SyncNetV2,
-    variables: Any,
-    faces: UInt8[Array, "k 224 224 3"],
-    voices: Float[Array, "b 13 20"],
-) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
+def _embed_lips(
+    network: SyncNetV2, variables: Any, faces: UInt8[Array, "b 5 224 224 3"]
+) -> Float[Array, "b d"]:
     bgr = faces[..., ::-1].astype(jnp.float32)
-    lips = jnp.stack([bgr[i : i + len(voices)] for i in range(WINDOW)], axis=1)
-    return network.apply(variables, lips, voices)
+    return network.apply(variables, bgr, method=SyncNetV2.embed_lips)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_voices(
+    network: SyncNetV2, variables: Any, voices: Float[Array, "b 13 20"]
+) -> Float[Array, "b d"]:
+    return network.apply(variables, voices, method=SyncNetV2.embed_audio)
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(array), digest_size=16).digest()
 
 
 def direct_crop(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t 224 224 3"]:

@@ -9,7 +9,8 @@ import pytest
 from data_pipeline.audio import SAMPLES_PER_FRAME, mfcc, to_int16
 from data_pipeline.errors import InputError
 from reta_jax.experts.syncnet import SyncNetV2
-from reta_jax.metrics.sync import compare, direct_crop, embed, judge_sync, pipeline_crop
+from reta_jax.metrics import sync
+from reta_jax.metrics.sync import SyncJudge, compare, direct_crop, pipeline_crop
 from tests.golden.fill import golden
 from tests.weights import random_variables
 
@@ -51,7 +52,7 @@ def test_the_offset_moves_the_video_to_its_voice(late):
 def test_every_window_is_embedded_as_it_is_alone(variables):
     """Windows of five BGR frames from t and 20 columns from 4t, over more than one block."""
     frames, waveform = video(25, samples=24 * SAMPLES_PER_FRAME + 100)
-    lips, voice = embed(SMALL, variables, direct_crop(frames), waveform)
+    lips, voice = SyncJudge(SMALL, variables).embed(direct_crop(frames), waveform)
     assert len(lips) == len(voice) == 24 - 5
     columns, apply = mfcc(to_int16(waveform)), jax.jit(SMALL.apply)
     for t in (0, 1, 15, 16, 18):
@@ -71,18 +72,40 @@ def test_a_video_is_judged_by_its_crops(variables):
         (box, pipeline_crop(frames, box)),
         (np.tile(box, (12, 1)), pipeline_crop(frames, box)),
     ):
-        found = judge_sync(SMALL, variables, frames, waveform, boxes)
-        expected = compare(*embed(SMALL, variables, faces, waveform))
+        found = SyncJudge(SMALL, variables)(frames, waveform, boxes)
+        expected = compare(*SyncJudge(SMALL, variables).embed(faces, waveform))
         assert found[:3] == expected[:3] and found.distances.shape == (31,)
+
+
+def test_rows_of_a_clip_share_their_windows(variables, monkeypatch):
+    """A late video has three new windows, a still picture one; what is known is what was found."""
+    asked = []
+
+    def counting(network, variables, windows):
+        asked.append(len(windows))
+        return embed_lips(network, variables, windows)
+
+    embed_lips = sync._embed_lips
+    monkeypatch.setattr(sync, "_embed_lips", counting)
+    monkeypatch.setattr(sync, "BLOCK", 1)
+    frames, waveform = video(12)
+    late, still = frames[np.maximum(np.arange(12) - 3, 0)], frames[[0] * 12]
+    judge = SyncJudge(SMALL, variables)
+    for shown, new in ((frames, 7), (late, 3), (still, 1), (frames, 0)):
+        asked.clear()
+        found = judge.embed(direct_crop(shown), waveform)
+        assert len(asked) == new
+        alone = SyncJudge(SMALL, variables).embed(direct_crop(shown), waveform)
+        np.testing.assert_array_equal(found, alone)
 
 
 def test_too_short_a_video_is_refused(variables):
     for frames, samples in ((5, 6 * 640), (6, 6 * 640 - 1), (0, 0)):
         faces = np.zeros((frames, 224, 224, 3), np.uint8)
         with pytest.raises(InputError, match=f"{frames} frames with {samples} samples"):
-            judge_sync(SMALL, variables, faces, np.zeros(samples, np.float32))
+            SyncJudge(SMALL, variables)(faces, np.zeros(samples, np.float32))
     faces = np.zeros((6, 224, 224, 3), np.uint8)
-    lips, voice = embed(SMALL, variables, faces, np.zeros(6 * 640, np.float32))
+    lips, voice = SyncJudge(SMALL, variables).embed(faces, np.zeros(6 * 640, np.float32))
     assert len(lips) == len(voice) == 1
 
 
