@@ -68,10 +68,12 @@ def _full(size: int) -> ConfigDict:
     model.tcn = {"features": 4 * size, "dilations": (1, 2, 4)}
     config.tvm.resolution = size
     config.experts.sync.fields.channel_multiplier = 0.125
-    train.frames, train.steps, train.adversarial_start = 5, 400, 1_000_000
+    train.frames, train.steps, train.adversarial_start = 5, 300, 1_000_000
     config.loss.adversarial = 0.0  # this budget is too short for a discriminator
-    # All losses of the paper; the small teacher is obeyed in pixels only a little.
-    config.loss.emotion, config.loss.emotion_visual, train.eds = 0.02, True, True
+    # A portrait of the clip itself tells its emotion: that f_E can give another is EDS's to teach.
+    config.data.portrait = "clip"
+    # All losses of the paper; L_emo's weight is twice that of the perceptual loss, as there.
+    config.loss.emotion, config.loss.emotion_visual, train.eds = 0.1, True, True
     config.loss.sync = 0.1
     train.preview_every = train.save_every = 500
     return config

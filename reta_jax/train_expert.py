@@ -46,6 +46,7 @@ from reta_jax.weights import save_weights
 NETWORKS = KINDS | {"identity_net": IdentityNet}
 DIAGNOSIS_BATCHES = 4  # times judge_batches
 TEMPERATURE = 0.1  # of identity_net's contrast
+COARSER = 4  # times, than frames, are what is left of them without their detail
 ATTACK_STEPS, ATTACK_STRIDE = 3, 0.5  # of projected gradient ascent; share of the radius
 
 
@@ -85,7 +86,7 @@ def run(config: ConfigDict, out: Path) -> float:
 
     @jax.jit
     def step(params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array, i: int):
-        batch = _augment(batch, key)
+        batch = _augment(batch, key, config.fade)
 
         def loss_of(frames: Array) -> Array:
             return task(network, _variables(params, stats), batch | {"frames": frames}, True).loss
@@ -364,11 +365,21 @@ def _as_float(batch: dict[str, Array]) -> dict[str, Array]:
     return batch | {name: to_float(batch[name]) for name in ("frames", "portrait")}
 
 
-def _augment(batch: dict[str, Array], key: Array) -> dict[str, Array]:
-    """Brightness, contrast and noise, one draw a clip: judges must not live on a light's colour."""
+def _augment(batch: dict[str, Array], key: Array, fade: float) -> dict[str, Array]:
+    """Brightness, contrast, noise and up to `fade` of the detail, one draw a clip.
+
+    Judges must not live on a light's colour, nor on what the first rendered faces lack.
+    """
     batch = _as_float(batch)
     frames = batch["frames"]
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
+    if fade:
+        shape = frames.shape
+        small = (*shape[:2], shape[2] // COARSER, shape[3] // COARSER, shape[4])
+        soft = jax.image.resize(jax.image.resize(frames, small, "linear"), shape, "linear")
+        frames += jax.random.uniform(keys[3], (len(frames), 1, 1, 1, 1), maxval=fade) * (
+            soft - frames
+        )
     draw = lambda k, spread: spread * jax.random.normal(k, (len(frames), 1, 1, 1, 3))
     frames = frames * (1 + draw(keys[0], 0.1)) + draw(keys[1], 0.05)
     frames += 0.02 * jax.random.normal(keys[2], frames.shape)
