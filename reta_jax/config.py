@@ -102,6 +102,7 @@ def _model() -> ConfigDict:
             "modulation": "adain",  # Eq. 1; "modconv" is LIA's and EDTalk's arithmetic
             "rgb_from": "warped",  # as published weights; "blended" paints what the mask leaves
             "grid_size": 0,  # finer levels keep the identity grid of this size; 0: as published
+            "light": (),  # mean RGB in [0, 1] that portraits' middles are brought to; (): none
             "detail_from": 0,  # levels from here on add fine colours only; 0: as published
             "split_res": 64,  # levels below take f_STY + f_M, from here on f_STY + f_E
             "injection": "hierarchical",  # "concat" is "w/o HI" of Table 4
@@ -113,7 +114,13 @@ def _model() -> ConfigDict:
             "uv_resolution": 64,
             "morphable": "builtin",  # or the folder of an imported 3DMM (reta_jax.pretrained)
             # Dropout and noise, in standard deviations of f_A, in training only.
-            "tcn": {"features": 512, "dilations": (1, 2, 4, 8), "dropout": 0.0, "noise": 0.0},
+            "tcn": {
+                "features": 512,
+                "dilations": (1, 2, 4, 8),
+                "dropout": 0.0,
+                "noise": 0.0,
+                "linear": 0,
+            },
             "motion_encoder": {"channels": (32, 64, 128, 256)},
             "window": {"past": 50, "chunk": 10, "look_ahead": 2},  # video frames
             "audio_encoder": {

@@ -120,26 +120,28 @@ def _weights(renderer: "Renderer", on_cpu: bool) -> dict[str, Any]:
 
 def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, Program]:
     """What encodes portraits and what renders chunks, by name, and what they take."""
-    from reta_jax.models.reta import Controls, Identity
+    from reta_jax.models.reta import Controls
     from reta_jax.render import encode_portrait, render_chunk
 
     reta, size = renderer.reta, renderer.size
 
+    def look(weights: Any, portrait: Array) -> Any:
+        return encode_portrait(reta, weights["params"], portrait)
+
     def encode(weights: Any, portrait: Array) -> tuple[Array, ...]:
-        style, textures = encode_portrait(reta, weights["params"], portrait)
-        return style, *textures
+        return tuple(jax.tree.leaves(look(weights, portrait)))
 
     def chunk(weights: Any, audio: Array, *identity: Array) -> Array:
-        style, *textures = identity
         morphable = renderer.morphable.replace(uv_expression=weights["uv_expression"])
         silence = None
         if renderer.silence is not None:
             silence = Controls(*(weights["silence"].get(name) for name in Controls._fields))
-        identity = Identity(style, tuple(textures))
+        identity = jax.tree.unflatten(structure, identity)
         return render_chunk(reta, weights["params"], morphable, identity, audio, silence)
 
     shape = lambda *sides, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *sides), dtype)
     portrait, audio = shape(size, size, 3, dtype=jnp.uint8), shape(reta.window.samples)
+    structure = jax.tree.structure(jax.eval_shape(look, weights, portrait))
     identity = jax.eval_shape(encode, weights, portrait)
     return {ENCODE: Program(encode, (portrait,)), RENDER: Program(chunk, (audio, *identity))}
 

@@ -74,6 +74,9 @@ def scale_expression(params: dict[str, Any], rest: Controls, scale: float) -> di
         scaled[network] = params[network] | {
             "head": {"kernel": scale * head["kernel"], "bias": bias}
         }
+        if "linear" in params[network]:
+            kernel = params[network]["linear"]["kernel"]
+            scaled[network]["linear"] = {"kernel": scale * kernel}
     return params | scaled
 
 

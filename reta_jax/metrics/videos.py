@@ -203,19 +203,27 @@ def judge_pair(
         if people:
             same = (people[row.video][row.at] * people[TRUTH]).sum(1)
             found["identity_similarity"] = float(same.mean())
-        box = _box(video)
-        if judges.sync and voice is not None and box is not None and "sync" in protocol.figures:
-            found |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, box)
+        boxes = face_boxes(video)
+        if judges.sync and voice is not None and boxes is not None and "sync" in protocol.figures:
+            found |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, boxes)
         features |= fid_features(judges, protocol, name, video.frames)
         figures[name] = found
     return figures, features
 
 
-def _box(video: Face) -> Float[np.ndarray, "4"] | None:
-    """The face of the whole video, as the records have it; None without one."""
-    seen = video.points[np.isfinite(video.points[:, 0, 0])]
+def face_boxes(video: Face) -> Float[np.ndarray, "t 4"] | None:
+    """The face's box in every frame; None if no frame shows one.
+
+    Through frames that show none it goes straight from one place to the next.
+    """
+    seen = np.flatnonzero(np.isfinite(video.points[:, 0, 0]))
+    if not seen.size:
+        return None
     height, width = video.frames.shape[1:3]
-    return sync_box(np.float32(seen / (width, height))) if len(seen) else None
+    points = np.float32(video.points[seen] / (width, height))
+    boxes = np.stack([sync_box(face[None]) for face in points])
+    at = np.arange(len(video.frames))
+    return np.stack([np.interp(at, seen, edge) for edge in boxes.T], axis=1)
 
 
 def compare_faces(face: Face, real: Face, voice: Float[np.ndarray, " n"] | None) -> Figures:

@@ -28,12 +28,15 @@ from reta_jax.models.whisper import Whisper
 from reta_jax.weights import config_to_dict
 from reta_jax.windows import AudioWindow
 
+LARGEST_GAIN = 3.0
+
 
 class Identity(NamedTuple):
     """What the portrait says: computed once a person."""
 
     style: jax.Array  # (b, d) f_STY
     textures: tuple[jax.Array, ...]  # f_TEX, 8^2 first
+    gain: jax.Array | None = None  # (b, 1, 1, 3) that brought its colours to the model's light
 
 
 class Controls(NamedTuple):
@@ -64,6 +67,7 @@ class RETA(nn.Module):
     use_style: bool = True
     tune_audio_encoder: bool = False
     p_exp_limit: float = 3.0  # coefficients stay within, so that the mesh stays a face
+    light: tuple[float, ...] = ()  # RGB in [0, 1] of the faces that it knows; (): as they are
     window: AudioWindow = AudioWindow()
 
     def __call__(
@@ -98,7 +102,10 @@ class RETA(nn.Module):
         save_reta(folder, params, values, values.pop("provenance", []))
 
     def encode_portrait(self, portrait: Float[Array, "b h w 3"]) -> Identity:
-        return Identity(*self.image_encoder(portrait))
+        if not self.light:
+            return Identity(*self.image_encoder(portrait))
+        gain = gain_to_light(portrait, self.light)
+        return Identity(*self.image_encoder(in_light(portrait, gain)), gain)
 
     def encode_voice(
         self,
@@ -126,7 +133,10 @@ class RETA(nn.Module):
         """Frames of G's size: of a G smaller than the portrait, finer textures are left out."""
         early, late = self.control_codes(identity.style, controls)
         textures = identity.textures[: len(resolutions(self.generator.size))]
-        return self.generator(textures, early, late)
+        output = self.generator(textures, early, late)
+        if identity.gain is None:
+            return output
+        return output._replace(frames=in_light(output.frames, 1 / identity.gain[:, None]))
 
     def control_codes(
         self, style: Float[Array, "b d"], controls: Controls
@@ -143,6 +153,25 @@ class RETA(nn.Module):
         return f_sty + f_m, f_sty + f_e
 
 
+def gain_to_light(
+    portrait: Float[Array, "b h w 3"], light: tuple[float, ...]
+) -> Float[Array, "b 1 1 3"]:
+    """What makes the mean colour of each portrait's middle, nose and cheeks, that of `light`.
+
+    A face in the dark or under a coloured lamp then is one that the networks have seen the like of.
+    """
+    height, width = portrait.shape[1:3]
+    face = portrait[:, 3 * height // 8 : 3 * height // 4, 3 * width // 8 : 5 * width // 8]
+    mean = (face.mean((1, 2), keepdims=True) + 1) / 2
+    gain = jnp.asarray(light, mean.dtype)[None, None, None] / jnp.maximum(mean, 1e-3)
+    return jnp.clip(gain, 1 / LARGEST_GAIN, LARGEST_GAIN)
+
+
+def in_light(images: Float[Array, "*b h w 3"], gain: Float[Array, "*#b 1 1 3"]) -> Array:
+    """Images in [-1, 1] whose light, which is 0 at -1, is multiplied."""
+    return (images + 1) * gain - 1
+
+
 def build_reta(config: ml_collections.ConfigDict) -> RETA:
     """Builds RETA from the `model` section of a config.
 
@@ -157,14 +186,18 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         raise InputError(
             "model.geometry='none' and model.emotion=False leave nothing that the voice controls"
         )
+    light = tuple(config.get("light", ()))  # older weights have none
+    if len(light) not in (0, 3) or not all(0 < value <= 1 for value in light):
+        raise InputError(f"model.light is {light}; give red, green and blue in (0, 1], or ()")
     dtype = jnp.dtype(config.dtype)
     width = config.style_dim
     image = {"size": config.size, "channel_multiplier": config.channel_multiplier, "dtype": dtype}
     tcn = {
         "features": config.tcn.features,
         "dilations": tuple(config.tcn.dilations),
-        "dropout": config.tcn.get("dropout", 0.0),  # older weights have neither
+        "dropout": config.tcn.get("dropout", 0.0),  # older weights have none of these
         "noise": config.tcn.get("noise", 0.0),
+        "linear": config.tcn.get("linear", 0),
         "dtype": dtype,
     }
     motion_decoder = motion_encoder = emotion_student = fusion = None
@@ -201,6 +234,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         use_style=config.use_style,
         tune_audio_encoder=config.audio_encoder.trainable,
         p_exp_limit=config.p_exp_limit,
+        light=light,
         window=AudioWindow(**config.window),
     )
 

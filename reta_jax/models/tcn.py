@@ -37,6 +37,8 @@ class TCN(nn.Module):
 
     dropout: of each block's output; noise: on the features, in their standard deviations. Both
       where there is a "dropout" key, which is in training: few people teach few networks to hear.
+    linear: frames that a linear path sees, from the features to the outputs beside the blocks, 0 at
+      first; odd, 0: none. What it hears of people it does not know, the blocks may not.
     """
 
     outputs: int
@@ -45,6 +47,7 @@ class TCN(nn.Module):
     dilations: tuple[int, ...] = (1, 2, 4, 8)
     dropout: float = 0.0
     noise: float = 0.0
+    linear: int = 0
     head_scale: float = 1.0  # variance of the first outputs; 0: f_STY rules alone at first
     dtype: jax.typing.DTypeLike = jnp.float32
 
@@ -53,6 +56,17 @@ class TCN(nn.Module):
         if self.noise and self.has_rng("dropout"):
             spread = jnp.std(x, (0, 1), keepdims=True)
             x = x + self.noise * spread * jax.random.normal(self.make_rng("dropout"), x.shape)
+        straight = 0.0
+        if self.linear:
+            straight = nn.Conv(
+                self.outputs,
+                (self.linear,),
+                use_bias=False,
+                padding="SAME",
+                kernel_init=nn.initializers.zeros,
+                dtype=jnp.float32,
+                name="linear",
+            )(x)
         x = nn.Dense(self.features, dtype=self.dtype, name="stem")(x)
         for i, dilation in enumerate(self.dilations):
             x = ResidualBlock(
@@ -62,4 +76,5 @@ class TCN(nn.Module):
         init = nn.initializers.zeros
         if self.head_scale:
             init = nn.initializers.variance_scaling(self.head_scale, "fan_in", "normal")
-        return nn.Dense(self.outputs, kernel_init=init, dtype=jnp.float32, name="head")(x)
+        head = nn.Dense(self.outputs, kernel_init=init, dtype=jnp.float32, name="head")
+        return head(x) + straight

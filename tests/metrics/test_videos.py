@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from data_pipeline.face import FaceLandmarker
+from data_pipeline.face import FaceLandmarker, sync_box
 from data_pipeline.video import Video, VideoWriter
 from reta_jax import evaluate as judging
 from reta_jax.metrics import videos as video_figures
@@ -16,7 +16,7 @@ from reta_jax.metrics.mouth import correlation
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.sync import Sync
 from reta_jax.metrics.tables import markdown_report
-from reta_jax.metrics.videos import Face, Pair, compare_faces, find_pairs, read_pairs
+from reta_jax.metrics.videos import Face, Pair, compare_faces, face_boxes, find_pairs, read_pairs
 
 FRAMES, SIDE = 30, 256
 SILENT = -1  # a video without a sound track
@@ -206,6 +206,17 @@ def test_judges_that_are_named_look_at_videos(tmp_path):
     assert rows["generated"]["identity_similarity"] == 1
     assert rows["truth"]["voice_correlation"] > 0.8
     assert rows["truth, another's voice"]["voice_correlation"] < 0.6
+
+
+def test_the_box_goes_with_the_face():
+    """A face that moves a tenth of the frame to the right, and is not seen half-way."""
+    face = np.random.default_rng(0).uniform(20, 60, (68, 2))
+    points = np.stack([face, np.full((68, 2), np.nan), face + (10, 0)])
+    boxes = face_boxes(Face(np.zeros((3, 100, 100, 3), np.uint8), points))
+    np.testing.assert_allclose(boxes[0], sync_box(np.float32(face[None] / 100)), atol=1e-6)
+    np.testing.assert_allclose(boxes[2] - boxes[0], (0, 0.1, 0, 0.1), atol=1e-6)
+    np.testing.assert_allclose(boxes[1], (boxes[0] + boxes[2]) / 2, atol=1e-6)
+    assert face_boxes(Face(np.zeros((3, 9, 9, 3), np.uint8), np.full((3, 68, 2), np.nan))) is None
 
 
 def test_the_next_pair_is_decoded_while_one_is_judged(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from data_pipeline.audio import window as cut
 from data_pipeline.errors import InputError
 from reta_jax.config import paper
 from reta_jax.models.morphable import builtin_morphable
-from reta_jax.models.reta import RETA, Controls, Identity, build_reta
+from reta_jax.models.reta import RETA, Controls, Identity, build_reta, gain_to_light
 from reta_jax.windows import AudioWindow
 from tests.weights import random_variables
 
@@ -238,6 +238,36 @@ def test_only_with_use_style_do_frames_depend_on_the_style_code(small, codes):
     render = jax.jit(frames, static_argnums=0)
     np.testing.assert_array_equal(render(False, style), render(False, style + 1))
     assert jnp.abs(render(True, style) - render(True, style + 1)).max() > 1e-2
+
+
+def test_a_portrait_is_seen_in_the_models_light_and_shown_in_its_own(small):
+    """Darker and bluer: the same textures, and frames as dark and blue as the portrait."""
+    reta, variables = small
+    reta = reta.clone(light=(0.6, 0.5, 0.4))
+    size = smoke_model().size
+    bright = jax.random.uniform(jax.random.key(0), (1, size, size, 3), minval=0.2, maxval=0.6)
+    lamp = jnp.array([0.7, 0.6, 0.9])[None, None, None]
+    controls = Controls(jnp.ones((1, 2, WIDTH)), jnp.ones((1, 2, WIDTH)), None)
+
+    def show(pixels):
+        portrait = 2 * pixels - 1
+        identity = reta.apply(variables, portrait, method=RETA.encode_portrait)
+        frames = reta.apply(variables, identity, controls, method=RETA.generate).frames
+        return identity, (frames + 1) / 2
+
+    (seen, frames), (other, lit) = jax.jit(show)(bright), jax.jit(show)(bright * lamp)
+    np.testing.assert_allclose(other.textures[-1], seen.textures[-1], atol=1e-4)
+    np.testing.assert_allclose(lit, frames * lamp[None], atol=1e-4)
+    face = bright[:, 3 * size // 8 : 3 * size // 4, 3 * size // 8 : 5 * size // 8]
+    np.testing.assert_allclose((face * seen.gain).mean((1, 2)), [[0.6, 0.5, 0.4]], rtol=1e-5)
+    dark = gain_to_light(jnp.full((1, size, size, 3), -1.0), reta.light)
+    np.testing.assert_array_equal(dark, np.full((1, 1, 1, 3), 3.0))  # no more than three times
+
+
+@pytest.mark.parametrize("light", [(0.5, 0.5), (0.5, 0.5, 1.5), (0.0, 0.5, 0.5)])
+def test_a_light_that_is_none_is_refused(light):
+    with pytest.raises(InputError, match="model.light is .* give red, green and blue"):
+        build_reta(smoke_model(light=light))
 
 
 # The audio rule.

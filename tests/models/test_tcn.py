@@ -59,6 +59,20 @@ def test_residual_block_is_norm_convolution_and_a_layer():
     np.testing.assert_allclose(ours, x + gelu @ params["Dense_0"]["kernel"], atol=1e-5)
 
 
+def test_a_linear_path_is_nothing_at_first_and_then_a_convolution(features):
+    plain, network = TCN(5, 8), TCN(5, 8, linear=3)
+    variables = network.init(jax.random.key(0), features)
+    straight = variables["params"]["linear"]["kernel"]
+    assert straight.shape == (3, WIDTH, 5) and not straight.any()
+    before = plain.apply(variables, features)
+    np.testing.assert_array_equal(network.apply(variables, features), before)
+    kernel = np.random.default_rng(0).normal(size=straight.shape).astype(np.float32)
+    variables["params"]["linear"] = {"kernel": jnp.asarray(kernel)}
+    x = np.pad(features, ((0, 0), (1, 1), (0, 0)))
+    expected = before + sum(x[:, i : i + FRAMES] @ kernel[i] for i in range(3))
+    np.testing.assert_allclose(network.apply(variables, features), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("disturbed", [{"dropout": 0.5}, {"noise": 0.5}])
 def test_disturbed_with_a_key_only_and_otherwise_as_without(features, disturbed):
     network, plain = TCN(5, 8, **disturbed), TCN(5, 8)
