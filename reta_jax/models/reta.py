@@ -167,7 +167,7 @@ def gain_to_light(
     return jnp.clip(gain, 1 / LARGEST_GAIN, LARGEST_GAIN)
 
 
-def in_light(images: Float[Array, "*b h w 3"], gain: Float[Array, "*#b 1 1 3"]) -> Array:
+def in_light(images: Float[Array, "*b h w 3"], gain: Float[Array, "... 1 1 3"]) -> Array:
     """Images in [-1, 1] whose light, which is 0 at -1, is multiplied."""
     return (images + 1) * gain - 1
 
