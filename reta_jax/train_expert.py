@@ -85,7 +85,9 @@ def run(config: ConfigDict, out: Path) -> float:
     train, test = _batches(config, "train"), _batches(config, "test")
 
     @jax.jit
-    def step(params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array, i: int):
+    def step(
+        params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array, i: Array
+    ):
         batch = _augment(batch, key, config.fade)
 
         def loss_of(frames: Array) -> Array:

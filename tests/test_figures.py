@@ -241,8 +241,9 @@ def test_inside_is_what_the_renderer_does(weights, clips, shown):
 
 
 def test_features_are_those_that_the_colours_are_read_off(model, shown):
-    """to_rgb of every level's features, upsampled and added, is the frame."""
+    """to_rgb of every level's features, upsampled and added, is the frame in the model's light."""
     from reta_jax.models.generator import ToRGB
+    from reta_jax.models.reta import gain_to_light
     from reta_jax.ops.blur import upsample
 
     assert model.config.model.rgb_from == "blended"
@@ -251,7 +252,9 @@ def test_features_are_those_that_the_colours_are_read_off(model, shown):
         params = model.params["generator"][f"level_{x.shape[0]}"]["to_rgb"]
         step = ToRGB(jnp.float32).apply({"params": params}, jnp.asarray(x[None]))
         frame = step if frame is None else step + upsample(frame)
-    uint8 = np.clip(np.round((np.asarray(frame[0]) + 1) * 127.5), 0, 255)
+    portrait = to_float(jnp.asarray(shown.clip.portrait))[None]
+    gain = np.asarray(gain_to_light(portrait, model.reta.light))[0]
+    uint8 = np.clip(np.round((np.asarray(frame[0]) + 1) / gain * 127.5), 0, 255)
     np.testing.assert_allclose(uint8, shown.inside[1].frames, atol=1)
 
 
