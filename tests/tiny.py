@@ -13,9 +13,14 @@ from reta_jax.weights import config_to_dict
 from tests.weights import random_variables
 
 
-def save_tiny_model(folder: Path) -> Path:
+def tiny_model_config():
     config = get_config("smoke")
     config.model.light, config.model.tcn.linear = (0.6, 0.5, 0.4), 3  # as the shipped weights have
+    return config
+
+
+def save_tiny_model(folder: Path) -> Path:
+    config = tiny_model_config()
     reta = build_reta(config.model)
     morphable = builtin_morphable(config.model.uv_resolution)
 

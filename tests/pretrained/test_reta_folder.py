@@ -22,7 +22,7 @@ from reta_jax.pretrained.reta import load_reta, save_reta
 from reta_jax.state import build_networks, create_state
 from reta_jax.weights import config_to_dict, flatten, load_weights, nest, save_weights
 from tests.pretrained.states import TINY_VOICE, voice_state, write_json
-from tests.tiny import save_tiny_model
+from tests.tiny import save_tiny_model, tiny_model_config
 from tests.weights import random_variables
 
 RECORDS = [
@@ -158,7 +158,7 @@ def abstract_state(kind="mel", heads=2):
 
 
 def tiny_config(weights="", kind="mel", heads=2):
-    config = get_config("smoke")
+    config = tiny_model_config()
     config.init_from = str(weights)
     audio = config.model.audio_encoder
     audio.kind = kind
