@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from rich.console import Console
 from rich.progress import track
 
 from data_pipeline.audio import to_float
@@ -129,7 +130,8 @@ def fit(clips: Iterator[Heard | None], weights: Float[np.ndarray, " n"]) -> Line
     goes for each unit of opening. The path adds d v.x.
     """
     total, mean, square, along, code, power = (0.0,) * 6
-    for clip, weight in zip(track(clips, "listening", len(weights)), weights, strict=True):
+    shown = track(clips, "listening", len(weights), console=Console(stderr=True))
+    for clip, weight in zip(shown, weights, strict=True):
         if clip is None:
             continue
         x = clip.features.reshape(len(clip.features), -1).astype(np.float64)

@@ -96,11 +96,7 @@ class SyncJudge:
     def _remembered(
         self, embed: Callable[..., Array], keys: Sequence[bytes], windows: np.ndarray
     ) -> Float[np.ndarray, "m d"]:
-        new = [
-            i
-            for key, i in dict(zip(keys, range(len(keys)), strict=True)).items()
-            if key not in self._seen
-        ]
+        new = list({key: i for i, key in enumerate(keys) if key not in self._seen}.values())
         blocks = [new[start : start + BLOCK] for start in range(0, len(new), BLOCK)]
         for block in blocks:
             found = embed(self._network, self._variables, windows[np.resize(block, BLOCK)])
