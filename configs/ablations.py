@@ -66,6 +66,7 @@ def _full(size: int) -> ConfigDict:
     model.size, model.split_res = size, size // 2
     model.channel_multiplier, model.style_dim = size / 512, 2 * size
     model.tcn = {"features": 4 * size, "dilations": (1, 2, 4)}
+    model.emotion_span = 25  # as in the paper's config: else f_E speaks, too (docs/ablation.md)
     config.tvm.resolution = size
     config.experts.sync.fields.channel_multiplier = 0.125
     train.frames, train.steps, train.adversarial_start = 5, 300, 1_000_000

@@ -28,6 +28,7 @@ def get_config(variant: str = ""):
     config.name = "corpus"
     config.model.split_res, config.model.rgb_from = 32, "blended"
     config.model.grid_size, config.model.detail_from = 64, 256
+    config.model.emotion_span = 1  # no teacher of emotions here: f_E serves the mouth, too
     config.model.light = 0.67, 0.46, 0.37  # of these people's noses and cheeks, on average
     config.model.tcn.linear = 5 if size == 256 else 0  # fitted afterwards: reta_jax.linear_path
     # Of rendered people, all but the voice; of filmed ones, all.

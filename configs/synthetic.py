@@ -19,6 +19,7 @@ def get_config(variant: str = ""):
     config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "synthetic"
     config.model.split_res, config.model.rgb_from = 32, "blended"
+    config.model.emotion_span = 1  # as the shipped weights were trained
     config.data.dirs = ("data/synthetic",)
     config.data.synthetic_identities, config.data.synthetic_clips_per_identity = 160, 6
     config.data.synthetic_seconds = 2.0

@@ -47,7 +47,8 @@ from reta_jax.render import (
     encode_portrait,
     render_chunk,
 )
-from reta_jax.stream import Streamer
+from reta_jax.stream import ServedStream, StreamServer
+from reta_jax.windows import ChunkRenderer
 
 COUNTED = (
     "Counted in 'end to end': the voice's windows to the device, both voice branches, the mesh, "
@@ -317,38 +318,52 @@ def _seconds(function: Callable, repeats: int, *arguments: Array) -> float:
     return 1e-3 * time_calls(lambda: program(*arguments), repeats)[0]
 
 
-def measure_live(renderer: Renderer, minutes: float) -> dict[str, Any]:
-    """A talk without an end, pushed frame by frame as fast as it goes through.
+def measure_live(renderer: ChunkRenderer, streams: int, minutes: float) -> dict[str, Any]:
+    """Talks without an end on one `StreamServer`, pushed frame by frame as fast as they go through.
 
     Returns:
-      {"minutes", "needed_milliseconds": of a frame's voice and what follows it,
-       "milliseconds": from there to the frames, as `time_calls` gives them,
-       "peak_megabytes": of the process, [at a tenth of the talk, at its end]}
+      {"minutes": of each talk, "streams", "needed_milliseconds": of a frame's voice and what
+       follows it, "milliseconds": from there to every talk's frames, as `time_calls` gives them,
+       "real_time_streams": how many this rate is enough for,
+       "peak_megabytes": of the process, [at a tenth of the talks, at their end]}
     """
     random = np.random.default_rng(0)
     portrait = random.integers(0, 256, (renderer.size, renderer.size, 3), np.uint8)
-    streamer, count = Streamer(renderer, portrait), round(60 * FPS * minutes)
+    server, count = StreamServer(renderer, streams), round(60 * FPS * minutes)
+    talks = [server.open(portrait) for _ in range(streams)]
     times, frames, needed, peaks = [], 0, None, []
     for pushed in range(1, count + 1):
-        streamer.push_audio(0.1 * random.standard_normal(SAMPLES_PER_FRAME).astype(np.float32))
+        for talk in talks:
+            talk.push_audio(0.1 * random.standard_normal(SAMPLES_PER_FRAME).astype(np.float32))
         start = time.perf_counter()
-        came = sum(1 for _ in streamer)
-        if came:
+        if came := _play(server, talks):
             times.append(1e3 * (time.perf_counter() - start))
             frames, needed = frames + came, needed or 1e3 * pushed / FPS
         if pushed in (count // 10, count):
             peaks.append(_peak_megabytes())
-    streamer.flush()
-    frames += sum(1 for _ in streamer)
-    if frames != count:
-        raise RuntimeError(f"{frames} frames of {count}")
-    waits = [float(x) for x in np.percentile(times[1:], [50, 95, 99])]  # the first one compiles
+    for talk in talks:
+        talk.flush()
+    frames += _play(server, talks)
+    if frames != streams * count:
+        raise RuntimeError(f"{frames} frames of {streams * count}")
+    waits = [float(x) for x in np.percentile(times, [50, 95, 99])]
     return {
         "minutes": minutes,
+        "streams": streams,
         "needed_milliseconds": needed,
         "milliseconds": waits,
+        "real_time_streams": 1e3 / FPS * renderer.window.chunk * streams / waits[0],
         "peak_megabytes": peaks,
     }
+
+
+def _play(server: StreamServer, talks: Sequence[ServedStream]) -> int:
+    """Renders what can be said by now; returns of how many frames."""
+    frames = 0
+    while server.step():
+        for talk in talks:
+            frames += sum(1 for _ in iter(talk.next_frame, None))
+    return frames
 
 
 def _peak_megabytes() -> float:
@@ -429,8 +444,9 @@ def print_report(report: dict[str, Any]) -> None:
         median, p95, p99 = live["milliseconds"]
         early, late = live["peak_megabytes"]
         console.print(
-            f"live: {live['needed_milliseconds']:.0f} ms of sound, then {median:.1f} ms "
-            f"(p95 {p95:.1f}, p99 {p99:.1f}) to a frame; of {live['minutes']:g} minutes, the "
+            f"live, {live['streams']} at once: {live['needed_milliseconds']:.0f} ms of sound, then "
+            f"{median:.1f} ms (p95 {p95:.1f}, p99 {p99:.1f}) to a frame: enough for "
+            f"{live['real_time_streams']:.1f} streams; of {live['minutes']:g} minutes, the "
             f"process's peak memory is {early:.0f} MB after a tenth, {late:.0f} MB at the end"
         )
     for row in report["stages"]:
@@ -460,7 +476,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--cold-start", action="store_true", help="time the start of a process, too"
     )
     parser.add_argument(
-        "--live", type=float, metavar="MINUTES", help="push a talk of that length through, too"
+        "--live",
+        type=float,
+        metavar="MINUTES",
+        help="push talks of that length through a server of --batch streams, too",
     )
     parser.add_argument("--out", type=Path, help="JSON to write")
     return parser.parse_args(argv)
@@ -491,7 +510,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.cold_start:
             report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
         if arguments.live:
-            report["live"] = measure_live(renderer, arguments.live)
+            report["live"] = measure_live(renderer, arguments.batch, arguments.live)
         print_report(report)
         if arguments.out:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")

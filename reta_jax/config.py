@@ -108,6 +108,7 @@ def _model() -> ConfigDict:
             "injection": "hierarchical",  # "concat" is "w/o HI" of Table 4
             "geometry": "3dmm",  # "direct" is "w/o 3DMM", "none" is "w/o GPL" of Table 4
             "emotion": True,  # False is "w/o ERL" of Table 4
+            "emotion_span": 25,  # frames whose mean is f_E: syllables are left to f_M
             "use_style": True,  # False is "w/o f_STY" of Table 4
             "p_exp_dim": 64,
             "p_exp_limit": 1.0,  # 1 is a full expression of the built-in model; 3 (std) for BFM

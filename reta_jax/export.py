@@ -9,14 +9,18 @@ platform that they were exported for, and need neither flax nor the model's code
 
 `python -m reta_jax.render --checkpoint exported …` takes such a folder too. With --onnx the same
 two are ONNX models that hold the weights (inputs: the portrait; the window of sound, f_STY, f_TEX).
-Compiled programs are kept in the user's cache, so the second start takes seconds.
+Compiled programs are kept in the user's cache, so the second start takes seconds. With --compile,
+what XLA makes of the two for one stream on this machine lies beside them, and the first start on
+another machine of its kind takes seconds, too. Being machine code, it is used where it is asked for:
+
+    JAX_COMPILATION_CACHE_DIR=exported/xla python -m reta_jax.render --checkpoint exported …
 """
 
 import argparse
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.errors import InputError
@@ -40,7 +45,7 @@ from reta_jax.weights import (
     load_weights,
     save_weights,
 )
-from reta_jax.windows import AudioWindow, ChunkRenderer, check_portrait, in_chunks
+from reta_jax.windows import AudioWindow, ChunkRenderer
 
 if TYPE_CHECKING:
     from reta_jax.render import Renderer
@@ -49,6 +54,7 @@ KIND = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
 ENCODE, RENDER = "encode_portrait.stablehlo", "render_chunk.stablehlo"
 ONNX = "onnx"
+COMPILED = "xla"
 SEAL = "seal"
 
 
@@ -105,6 +111,31 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
         raise InputError(f"cannot make {folder} a folder: {error.strerror}") from error
     for name, content in (files | {CONFIG_FILE: about.encode()}).items():
         write_whole(folder / name, content)
+
+
+def keep_compiled(folder: Path) -> None:
+    """Renders a chunk of one stream, and keeps in the folder all that is compiled for it."""
+    cache = str(folder / COMPILED)
+    settings = {
+        "jax_compilation_cache_dir": cache,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    _use_cache(settings)
+    try:
+        jax.clear_caches()  # what this process has compiled already would not be written
+        renderer = ExportedRenderer.load(folder)
+        portrait = np.zeros((renderer.size, renderer.size, 3), np.uint8)
+        renderer.render(portrait, np.zeros(1, np.float32))
+    finally:
+        _use_cache(before)
+
+
+def _use_cache(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it remembers its folder
 
 
 def _weights(renderer: "Renderer", on_cpu: bool) -> dict[str, Any]:
@@ -179,14 +210,12 @@ class ExportedRenderer(ChunkRenderer):
 
     Args:
       size: of the frames in pixels.
-      encode_portrait, render_chunk: jitted functions of the weights and arrays.
+      encode, render: jitted programs of the weights and arrays.
     """
 
-    def __init__(
-        self, weights: Any, size: int, window: AudioWindow, encode_portrait: Any, render_chunk: Any
-    ):
+    def __init__(self, weights: Any, size: int, window: AudioWindow, encode: Any, render: Any):
         self.weights, self.size, self.window = weights, size, window
-        self.encode_portrait, self.render_chunk = encode_portrait, render_chunk
+        self._encode, self._render = encode, render
 
     @classmethod
     def load(cls, folder: str | Path) -> "ExportedRenderer":
@@ -220,13 +249,13 @@ class ExportedRenderer(ChunkRenderer):
         weights, window = jax.tree.map(jnp.asarray, weights), AudioWindow(*values["window"])
         return cls(weights, values["size"], window, *(jax.jit(x.call) for x in programs))
 
-    def stream(
-        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
-    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        check_portrait(portrait, self.size)
-        identity = self.encode_portrait(self.weights, portrait[None])
-        chunk = lambda audio: self.render_chunk(self.weights, audio, *identity)
-        yield from in_chunks(chunk, waveform, self.window)
+    def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> tuple[Array, ...]:
+        return self._encode(self.weights, portraits)
+
+    def render_windows(
+        self, identities: tuple[Array, ...], audio: Float[np.ndarray, "b n"]
+    ) -> UInt8[Array, "b t h w 3"]:
+        return self._render(self.weights, audio, *identities)
 
 
 def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export.Exported:
@@ -260,7 +289,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--platforms", nargs="+", choices=PLATFORMS, default=PLATFORMS, help="to run on"
     )
-    parser.add_argument(
+    parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument(
+        "--compile", action="store_true", help="keep what is compiled for machines like this, too"
+    )
+    more.add_argument(
         "--onnx", action="store_true", help="ONNX models instead, for one stream at a time"
     )
     add_choices(parser)
@@ -278,11 +312,15 @@ def main(argv: list[str] | None = None) -> None:
             arguments.dtype,
             arguments.expression_scale,
         )
+        if arguments.chunk:
+            renderer = renderer.with_chunk(arguments.chunk)
         if arguments.onnx:
             export_onnx(renderer, arguments.out)
         else:
             export(renderer, arguments.out, arguments.platforms)
-        megabytes = sum(file.stat().st_size for file in arguments.out.iterdir()) / 1e6
+            if arguments.compile:
+                keep_compiled(arguments.out)
+        megabytes = sum(file.stat().st_size for file in arguments.out.rglob("*")) / 1e6
     readers = ONNX if arguments.onnx else ", ".join(arguments.platforms)
     print(f"{arguments.out}: {megabytes:.1f} MB for {readers}")
 

@@ -63,13 +63,18 @@ def add_linear_path(
       scale: of what the model did without it (`scale_expression`), so that mouths open as far.
 
     Raises:
-      InputError: the model has no S, or such a path already; the span is even or looks further
-        ahead than the model does; no clip has landmarks.
+      InputError: the model has no S, such a path already, or an f_E that is a mean over frames; the
+        span is even or looks further ahead than the model does; no clip has landmarks.
     """
     reta, config = model.reta, model.config
     if reta.emotion_student is None or reta.emotion_student.linear:
         what = "no emotion student" if reta.emotion_student is None else "a linear path already"
         raise InputError(f"the model has {what}: nothing to add a linear path to")
+    if reta.emotion_span > 1:
+        raise InputError(
+            f"the model's f_E is a mean of {reta.emotion_span} frames (model.emotion_span): no "
+            f"path beside it moves a mouth"
+        )
     if span % 2 == 0 or span // 2 > reta.window.look_ahead:
         raise InputError(
             f"a span of {span} frames: give an odd one that looks at most "

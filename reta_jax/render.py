@@ -36,7 +36,7 @@ from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.windows import ChunkRenderer, check_portrait, in_chunks
+from reta_jax.windows import ChunkRenderer, in_chunks
 
 Dtype = Literal["float32", "bfloat16"]
 _WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -167,7 +167,8 @@ class Renderer(ChunkRenderer):
         size: int,
         close_in_silence: bool = True,
     ):
-        self.reta, self.params, self.morphable, self.size = reta, params, morphable, size
+        self.reta, self.params, self.morphable = reta, params, morphable
+        self.size, self.window = size, reta.window
         self.prepared = self.prepare(on_cpu=jax.default_backend() == "cpu")
         self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
 
@@ -220,12 +221,14 @@ class Renderer(ChunkRenderer):
         reta = self.reta.clone(window=window)
         return Renderer(reta, self.params, self.morphable, self.size, self.silence is not None)
 
-    def stream(
-        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
-    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        check_portrait(portrait, self.size)
-        yield from render(
-            self.reta, self.prepared, self.morphable, portrait, waveform, self.silence
+    def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> Identity:
+        return encode_portrait(self.reta, self.prepared, portraits)
+
+    def render_windows(
+        self, identities: Identity, audio: Float[np.ndarray, "b n"]
+    ) -> UInt8[Array, "b t h w 3"]:
+        return render_chunk(
+            self.reta, self.prepared, self.morphable, identities, audio, self.silence
         )
 
 

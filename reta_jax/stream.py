@@ -23,7 +23,7 @@ import collections
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,8 @@ from jaxtyping import Array, Float32, Int, Int16, UInt8
 
 from data_pipeline.audio import FPS, SAMPLE_RATE
 from data_pipeline.errors import InputError
-from reta_jax.models.reta import Identity
-from reta_jax.render import Renderer, encode_portrait, render_chunk
 from reta_jax.utterance import Frame, Utterance
-from reta_jax.windows import AudioWindow, check_portrait
+from reta_jax.windows import AudioWindow, ChunkRenderer, check_portrait
 
 PATIENCE = 5  # frames that a voice waits for its images in an utterance
 HELD = FPS // 2  # frames that the last image stays where an utterance's sound does not come
@@ -44,7 +42,7 @@ HELD = FPS // 2  # frames that the last image stays where an utterance's sound d
 class Streamer:
     """One portrait that talks live; see the module's description."""
 
-    def __init__(self, renderer: Renderer, portrait: UInt8[np.ndarray, "h w 3"]):
+    def __init__(self, renderer: ChunkRenderer, portrait: UInt8[np.ndarray, "h w 3"]):
         self._server = StreamServer(renderer, streams=1)
         self._stream = self._server.open(portrait)
 
@@ -191,13 +189,13 @@ class StreamServer:
       ahead: frames of a stream that may wait to be played.
     """
 
-    def __init__(self, renderer: Renderer, streams: int, ahead: int = 2 * FPS):
+    def __init__(self, renderer: ChunkRenderer, streams: int, ahead: int = 2 * FPS):
         self._renderer, self._ahead = renderer, ahead
         blank = np.zeros((1, renderer.size, renderer.size, 3), np.uint8)
-        identity = encode_portrait(renderer.reta, renderer.prepared, blank)
+        identity = renderer.encode(blank)
         self._identities = jax.tree.map(lambda x: jnp.repeat(x, streams, 0), identity)
         self._slots: list[ServedStream | None] = [None] * streams
-        self._windows = np.zeros((streams, renderer.reta.window.samples), np.float32)
+        self._windows = np.zeros((streams, renderer.window.samples), np.float32)
         self._lock = threading.Lock()
 
     def open(self, portrait: UInt8[np.ndarray, "h w 3"]) -> ServedStream:
@@ -212,11 +210,11 @@ class StreamServer:
             if None not in self._slots:
                 raise InputError(f"all {len(self._slots)} streams are taken: close one")
             slot = self._slots.index(None)
-            identity = encode_portrait(renderer.reta, renderer.prepared, portrait[None])
+            identity = renderer.encode(portrait[None])
             self._identities = _put_slot(self._identities, identity, np.int32(slot))
             self._windows[slot] = 0
             idle = self._render()[slot, 0].copy()  # a view would keep every stream's images
-            stream = ServedStream(slot, renderer.reta.window, idle, self._ahead)
+            stream = ServedStream(slot, renderer.window, idle, self._ahead)
             self._slots[slot] = stream
             return stream
 
@@ -241,15 +239,11 @@ class StreamServer:
             return len(work)
 
     def _render(self) -> UInt8[np.ndarray, "b t h w 3"]:
-        r = self._renderer
-        frames = render_chunk(
-            r.reta, r.prepared, r.morphable, self._identities, self._windows, r.silence
-        )
-        return np.asarray(frames)
+        return np.asarray(self._renderer.render_windows(self._identities, self._windows))
 
 
 @jax.jit
-def _put_slot(identities: Identity, identity: Identity, slot: Int[Array, ""]) -> Identity:
+def _put_slot(identities: Any, identity: Any, slot: Int[Array, ""]) -> Any:
     return jax.tree.map(lambda all, one: all.at[slot].set(one[0]), identities, identity)
 
 
@@ -296,7 +290,7 @@ class AsyncReta:
 
     def __init__(
         self,
-        renderer: Renderer,
+        renderer: ChunkRenderer,
         portrait: UInt8[np.ndarray, "h w 3"],
         server: StreamServer | None = None,
     ):
@@ -313,7 +307,7 @@ class AsyncReta:
     @classmethod
     async def create(
         cls,
-        renderer: Renderer,
+        renderer: ChunkRenderer,
         portrait: UInt8[np.ndarray, "h w 3"],
         server: StreamServer | None = None,
     ) -> "AsyncReta":

@@ -5,8 +5,9 @@ asked for, and `look_ahead` frames of future. So the three agree, memory does no
 length of the voice, and one shape is compiled.
 """
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -42,14 +43,28 @@ def audio_windows(
 
 
 class ChunkRenderer:
-    """What renders voices chunk by chunk: `size` in pixels and `stream` are its own."""
+    """What renders voices chunk by chunk: portraits are encoded once, then windows of sound.
+
+    size: of the frames in pixels; window: of the sound that `render_windows` takes.
+    """
 
     size: int
+    window: AudioWindow
+
+    def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> Any:
+        """What portraits say, f_STY and f_TEX: a tree of arrays with a row each."""
+        raise NotImplementedError
+
+    def render_windows(
+        self, identities: Any, audio: Float[np.ndarray, "b n"]
+    ) -> UInt8[Array, "b t h w 3"]:
+        """The chunk's frames of each window of sound, 16 kHz mono in [-1, 1]."""
+        raise NotImplementedError
 
     def stream(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        """Yields frames chunk by chunk, in constant memory.
+        """Yields frames chunk by chunk, in constant memory; ceil(n / 640) frames in all.
 
         Args:
           portrait: a face crop of the model's size.
@@ -58,7 +73,9 @@ class ChunkRenderer:
         Raises:
           InputError: the portrait has another size.
         """
-        raise NotImplementedError
+        check_portrait(portrait, self.size)
+        chunk = functools.partial(self.render_windows, self.encode(portrait[None]))
+        yield from in_chunks(chunk, waveform, self.window)
 
     def render(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]

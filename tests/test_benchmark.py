@@ -51,11 +51,12 @@ def test_every_stage_has_figures(renderer):
     assert report == json.loads(json.dumps(report)) | {"stages": report["stages"]}
 
 
-def test_a_live_talk_comes_out_whole(renderer):
-    report = timing.measure_live(renderer.with_chunk(1), 0.1)
+def test_live_talks_come_out_whole(renderer):
+    report = timing.measure_live(renderer.with_chunk(1), streams=2, minutes=0.1)
     assert report["needed_milliseconds"] == 120  # the frame and two of look-ahead
     median, p95, p99 = report["milliseconds"]
     assert 0 < median <= p95 <= p99
+    np.testing.assert_allclose(report["real_time_streams"], 2 * 40 / median)
     early, late = report["peak_megabytes"]
     assert 10 < early <= late
 

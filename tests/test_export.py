@@ -1,6 +1,7 @@
 """Exported programs: the frames of the model that they were made of, or a sentence."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 import reta_jax
 from data_pipeline.errors import InputError
 from reta_jax import export as exporting
-from reta_jax.export import RENDER, ExportedRenderer, export, export_onnx, main
+from reta_jax.commands import CACHE_VARIABLE
+from reta_jax.export import COMPILED, RENDER, ExportedRenderer, export, export_onnx, main
 from reta_jax.models import generator
 from reta_jax.render import Renderer, load_renderer
+from reta_jax.stream import StreamServer
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
 from reta_jax.windows import audio_windows
 from tests.tiny import save_tiny_model
@@ -70,13 +73,27 @@ def test_frames_are_the_models_own(folder, renderer):
 def test_streams_share_a_call(folder, renderer):
     exported = ExportedRenderer.load(folder)
     audio = RANDOM.standard_normal((3, exported.window.samples)).astype(np.float32)
-    identities = exported.encode_portrait(exported.weights, PORTRAITS)
-    together = np.asarray(exported.render_chunk(exported.weights, audio, *identities))
+    together = np.asarray(exported.render_windows(exported.encode(PORTRAITS), audio))
     for i in range(3):
-        identity = exported.encode_portrait(exported.weights, PORTRAITS[i : i + 1])
-        alone = exported.render_chunk(exported.weights, audio[i : i + 1], *identity)
+        alone = exported.render_windows(exported.encode(PORTRAITS[i : i + 1]), audio[i : i + 1])
         difference = np.abs(together[i].astype(int) - np.asarray(alone)[0])
         assert difference.max() <= 1  # of 255: sums in another order
+
+
+def test_speaks_live(folder):
+    exported = ExportedRenderer.load(folder)
+    server = StreamServer(exported, streams=2)
+    talks = [server.open(portrait) for portrait in PORTRAITS[:2]]
+    for start in range(0, len(VOICE), 997):
+        talks[1].push_audio(VOICE[start : start + 997])
+        server.step()
+    talks[1].flush()
+    while server.step():
+        pass
+    frames = np.stack([frame.image for frame in iter(talks[1].next_frame, None)])
+    difference = np.abs(frames.astype(int) - exported.render(PORTRAITS[1], VOICE))
+    assert len(frames) == 18 and difference.max() <= 1  # of 255: sums in another order
+    assert talks[0].next_frame() is None
 
 
 def test_a_program_is_for_every_platform(folder):
@@ -102,7 +119,7 @@ def test_a_program_for_cpus_alone_has_their_forms(weights, tmp_path, monkeypatch
 
 def test_needs_neither_flax_nor_the_models_code(folder):
     script = (
-        "import sys; from reta_jax.export import ExportedRenderer;"
+        "import sys, reta_jax.stream; from reta_jax.export import ExportedRenderer;"
         f"ExportedRenderer.load({str(folder)!r});"
         "print([m for m in sys.modules if m == 'flax' or m.startswith('reta_jax.models')])"
     )
@@ -192,10 +209,43 @@ def test_other_weights_are_refused(weights):
         ExportedRenderer.load(weights)
 
 
+COUNT_COMPILED = """
+import jax, sys
+from reta_jax.benchmark import FIRST_FRAME
+missed = []
+jax.monitoring.register_event_listener(lambda name, **_: missed.append(name))
+exec(FIRST_FRAME)
+print(missed.count("/jax/compilation_cache/compile_requests_use_cache"))
+print(missed.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def test_what_was_compiled_here_is_compiled_no_more(weights, tmp_path):
+    folder = tmp_path / "model"
+    main([f"--checkpoint={weights}", f"--out={folder}", "--platforms", "cpu", "--compile"])
+
+    def start(cache: Path) -> tuple[int, int]:
+        environment = os.environ | {CACHE_VARIABLE: str(cache)}
+        command = [sys.executable, "-c", COUNT_COMPILED, str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        asked, hits = map(int, done.stdout.split())
+        return asked, hits
+
+    asked, hits = start(folder / COMPILED)
+    assert hits == asked > 1
+    assert start(tmp_path / "empty") == (asked, 0)
+
+
 def test_the_command_writes_and_refuses(weights, tmp_path, capsys):
-    main([f"--checkpoint={weights}", f"--out={tmp_path}/model", "--platforms", "cpu"])
+    out = tmp_path / "model"
+    main([f"--checkpoint={weights}", f"--out={out}", "--platforms", "cpu", "--chunk", "1"])
     assert "MB for cpu" in capsys.readouterr().out
-    assert (tmp_path / "model" / PARAMS_FILE).is_file()
+    assert (out / PARAMS_FILE).is_file()
+    quick = ExportedRenderer.load(out)
+    assert quick.window.chunk == 1
+    whole = Renderer.from_pretrained(weights).with_chunk(1).render(PORTRAITS[0], VOICE)
+    np.testing.assert_array_equal(quick.render(PORTRAITS[0], VOICE), whole)
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as left:
         main([f"--checkpoint={weights}", f"--out={tmp_path}/file"])

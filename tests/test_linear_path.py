@@ -80,6 +80,15 @@ def test_a_model_is_given_its_path_once(plain, data, tmp_path, capsys):
     assert "a linear path already" in capsys.readouterr().err
 
 
+def test_an_emotion_of_many_frames_has_no_mouth(plain, data, tmp_path, capsys):
+    model = load_reta(plain)
+    model.config.model.emotion_span = 5
+    save_reta(tmp_path / "calm", model.params, config_to_dict(model.config), [])
+    with pytest.raises(SystemExit):
+        run(tmp_path / "calm", data, tmp_path / "out")
+    assert "f_E is a mean of 5 frames" in capsys.readouterr().err
+
+
 def test_with_no_strength_nothing_changes_but_the_scale(plain, data, tmp_path):
     run(plain, data, tmp_path / "same", "--span", "3", "--strength", "0", "--scale", "1")
     old, new = load_reta(plain).params, load_reta(tmp_path / "same").params

@@ -4,6 +4,8 @@ A model trained against the one must be judged by the other.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from reta_jax.ops.conv import conv
 from reta_jax.ops.crop import crop_resize, resample_weights
 
 FACE_SIZE = 96  # the expert looks at a tight 96 x 96 face and sees its lower half
@@ -26,12 +29,19 @@ class ConvBlock(nn.Module):
     pad: int = 0
     residual: bool = False
     dtype: DTypeLike = jnp.float32
+    convolve: Callable | None = None  # as jax.lax.conv_general_dilated, which None is
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j d"]:
         kernel = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
         y = nn.Conv(
-            self.features, kernel, self.strides, padding=self.pad, dtype=self.dtype, name="conv"
+            self.features,
+            kernel,
+            self.strides,
+            padding=self.pad,
+            dtype=self.dtype,
+            conv_general_dilated=self.convolve,
+            name="conv",
         )(x)
         y = batch_norm(train, self.dtype, name="norm")(y)
         return nn.relu(y + x if self.residual else y)
@@ -123,7 +133,8 @@ class SyncNetV2(nn.Module):
     def setup(self):
         def block(features, kernel, strides=(1, 1), pad=0):
             features = int(features * self.channel_multiplier)
-            return ConvBlock(features, kernel, strides, pad, dtype=self.dtype)
+            convolve = None if strides == (1, 1) else _convolve_square
+            return ConvBlock(features, kernel, strides, pad, dtype=self.dtype, convolve=convolve)
 
         # The clip is five frames and the first kernel spans all five, so the published 3D
         # convolutions are 2D ones with the frames stacked in the channels.
@@ -173,6 +184,13 @@ class SyncNetV2(nn.Module):
         x = self.audio_4(self.audio_3(x, train), train)
         x = self.audio_5(nn.max_pool(x, (3, 3), (2, 2)), train)
         return self.audio_head(x[:, 0, 0], train)
+
+
+def _convolve_square(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **_: Any
+) -> Array:
+    """The first layer, 7x7 with a stride, was most of the time on CPU (docs/decisions.md)."""
+    return conv(x, kernel, strides[0], padding[0])
 
 
 class Head(nn.Module):

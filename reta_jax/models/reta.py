@@ -67,6 +67,7 @@ class RETA(nn.Module):
     use_style: bool = True
     tune_audio_encoder: bool = False
     p_exp_limit: float = 3.0  # coefficients stay within, so that the mesh stays a face
+    emotion_span: int = 1  # frames of S's output, the last of them t, whose mean is f_E of frame t
     light: tuple[float, ...] = ()  # RGB in [0, 1] of the faces that it knows; (): as they are
     window: AudioWindow = AudioWindow()
 
@@ -126,7 +127,8 @@ class RETA(nn.Module):
                 p_exp = self.p_exp_limit * jnp.tanh(motion / self.p_exp_limit)
                 motion = self.motion_encoder(position_map(morphable, p_exp))
         if self.emotion_student is not None:
-            emotion = _take(self.emotion_student(features), start, frames)
+            emotion = mean_of_last(self.emotion_student(features), self.emotion_span)
+            emotion = _take(emotion, start, frames)
         return Controls(motion, emotion, p_exp)
 
     def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
@@ -151,6 +153,16 @@ class RETA(nn.Module):
             code = self.fusion(jnp.concatenate([f_sty, f_m, f_e], -1))
             return code, code
         return f_sty + f_m, f_sty + f_e
+
+
+def mean_of_last(x: Float[Array, "b s d"], span: int) -> Float[Array, "b s d"]:
+    """Mean of each frame and the span - 1 before it; where the sound begins, 0 stands for them."""
+    if span == 1:
+        return x
+    sums = jax.lax.reduce_window(
+        x, 0.0, jax.lax.add, (1, span, 1), (1, 1, 1), ((0, 0), (span - 1, 0), (0, 0))
+    )
+    return sums / span
 
 
 def gain_to_light(
@@ -189,6 +201,12 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     light = tuple(config.get("light", ()))  # older weights have none
     if len(light) not in (0, 3) or not all(0 < value <= 1 for value in light):
         raise InputError(f"model.light is {light}; give red, green and blue in (0, 1], or ()")
+    emotion_span = config.get("emotion_span", 1)  # older weights have none
+    if not 1 <= emotion_span <= config.window.past + 1:
+        raise InputError(
+            f"model.emotion_span is {emotion_span}; give 1 to {config.window.past + 1}, the frames "
+            f"that model.window.past and the frame itself are"
+        )
     dtype = jnp.dtype(config.dtype)
     width = config.style_dim
     image = {"size": config.size, "channel_multiplier": config.channel_multiplier, "dtype": dtype}
@@ -234,6 +252,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         use_style=config.use_style,
         tune_audio_encoder=config.audio_encoder.trainable,
         p_exp_limit=config.p_exp_limit,
+        emotion_span=emotion_span,
         light=light,
         window=AudioWindow(**config.window),
     )

@@ -17,6 +17,7 @@ from reta_jax.ops.platforms import by_platform
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 TAPS_FROM = 128  # input channels from which a CPU convolves bfloat16 by matrix products
+ROWS_FROM = 5  # rows of a kernel from which a CPU convolves with a stride by matrix products
 
 
 def conv(
@@ -65,6 +66,20 @@ def _by_taps(x: Array, kernel: Array, stride: int) -> Array:
     return sum(taps).astype(x.dtype)
 
 
+def _by_rows(x: Array, kernel: Array, stride: int) -> Array:
+    """A matrix product a row of the kernel, of what its columns see beside each other."""
+    rows, columns, inputs, outputs = kernel.shape
+    height, width = (x.shape[1] - rows) // stride + 1, (x.shape[2] - columns) // stride + 1
+    every = lambda first, count: slice(first, first + stride * (count - 1) + 1, stride)
+    seen = jnp.concatenate([x[:, :, every(j, width)] for j in range(columns)], axis=-1)
+    kernel = kernel.reshape(rows, columns * inputs, outputs)
+    products = (
+        jnp.matmul(seen[:, every(k, height)], kernel[k], preferred_element_type=jnp.float32)
+        for k in range(rows)
+    )
+    return sum(products).astype(x.dtype)
+
+
 def _whole_in_float32(x: Array, kernel: Array, stride: int) -> Array:
     return _whole(x.astype(jnp.float32), kernel.astype(jnp.float32), stride).astype(x.dtype)
 
@@ -73,10 +88,13 @@ def _cpu_form(kernel: Array, stride: int) -> Callable:
     """A pixel's product with a matrix is a product, and faster called so.
 
     Of larger kernels, too, in bfloat16: XLA's products know a CPU's units for it, its convolutions
-    do not (docs/decisions.md). Of few channels, and of float32, convolutions are faster.
+    do not (docs/decisions.md). Of few channels, and of float32, convolutions are faster, but for
+    wide kernels with a stride, whose rows are products.
     """
     is_pointwise = kernel.shape[:2] == (1, 1)
     is_wide_bfloat16 = kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= TAPS_FROM
+    if stride > 1 and len(kernel) >= ROWS_FROM:
+        return _by_rows
     return _by_taps if stride == 1 and (is_pointwise or is_wide_bfloat16) else _whole_in_float32
 
 

@@ -319,6 +319,26 @@ def test_controls_of_a_chunk_depend_on_its_window_alone(listen):
     assert all(jnp.abs(a - b).max() > 1e-4 for a, b in zip(ours, changed, strict=True))
 
 
+def test_an_emotion_is_the_mean_of_its_span(small, morphable, listen):
+    reta, variables = small
+    audio, chunk = jnp.asarray(voice(reta.window.frames, 1)), reta.window.chunk
+
+    def emotion(audio):
+        calm = reta.clone(emotion_span=4)
+        controls = calm.apply(variables, audio, None, chunk, morphable, method=RETA.encode_voice)
+        return controls.emotion[0]
+
+    before = listen(np.asarray(audio), np.full(1, -3), chunk + 3).emotion[0]
+    expected = np.stack([before[i : i + 4].mean(0) for i in range(chunk)])
+    np.testing.assert_allclose(jax.jit(emotion)(audio), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("span", [0, 52])
+def test_a_span_beyond_the_window_is_refused(span):
+    with pytest.raises(InputError, match=f"model.emotion_span is {span}; give 1 to 51"):
+        build_reta(smoke_model(emotion_span=span))
+
+
 def test_windows_of_a_batch_are_apart(listen):
     audio = voice(AudioWindow().frames, 6)
     offsets = np.arange(6)

@@ -8,6 +8,7 @@ from scipy.ndimage import correlate
 
 from reta_jax.ops.conv import (
     DIMENSIONS,
+    ROWS_FROM,
     TAPS_FROM,
     conv,
     kernel_phases,
@@ -35,6 +36,27 @@ def test_conv_is_a_cross_correlation(image, kernel):
     np.testing.assert_allclose(conv(image, kernel, pad=(1, 1)), expected, atol=1e-5)
     strided = conv(image, kernel, stride=2)
     np.testing.assert_allclose(strided, expected[:, 1:-1, 1:-1][:, ::2, ::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("side", [17, 18])
+def test_wide_kernels_with_a_stride_are_rows_on_cpu(side, stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, side, side + 3, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(ROWS_FROM, ROWS_FROM + 2, 3, 4)), jnp.float32)
+
+    def whole(x, kernel):
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "VALID", dimension_numbers=DIMENSIONS
+        )
+
+    ours = lambda x, kernel: conv(x, kernel, stride, (1, 1))
+    np.testing.assert_allclose(ours(x, kernel), whole(x, kernel), atol=1e-5)
+    gradients = lambda form: jax.grad(lambda *a: jnp.sin(form(*a)).sum(), (0, 1))(x, kernel)
+    for mine, theirs in zip(gradients(ours), gradients(whole), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    assert "convolution(" not in jax.jit(ours).lower(x, kernel).compile().as_text()
 
 
 @pytest.mark.parametrize("inputs", [TAPS_FROM - 1, TAPS_FROM])
