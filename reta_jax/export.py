@@ -10,8 +10,8 @@ platform that they were exported for, and need neither flax nor the model's code
 `python -m reta_jax.render --checkpoint exported …` takes such a folder too. With --onnx the same
 two are ONNX models that hold the weights (inputs: the portrait; the window of sound, f_STY, f_TEX).
 Compiled programs are kept in the user's cache, so the second start takes seconds. With --compile,
-what XLA makes of the two for one stream on this machine lies beside them, and the first start on
-another machine of its kind takes seconds, too. Being machine code, it is used where it is asked for:
+what XLA makes of the two for one stream on this machine lies beside them, so that another machine
+of its kind starts as quickly the first time. It is machine code, and used where it is asked for:
 
     JAX_COMPILATION_CACHE_DIR=exported/xla python -m reta_jax.render --checkpoint exported …
 """
