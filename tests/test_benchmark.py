@@ -1,7 +1,9 @@
 """The benchmark counts the work it should, of every stage a model has."""
 
 import json
+import runpy
 import subprocess
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,20 @@ def test_live_talks_come_out_whole(renderer):
     np.testing.assert_allclose(report["real_time_streams"], 2 * 40 / median)
     early, late = report["peak_megabytes"]
     assert 10 < early <= late
+
+
+def test_forms_of_the_warp_are_timed_beside_their_bytes(monkeypatch, capsys):
+    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "warp.py"))
+    monkeypatch.setitem(
+        script["main"].__globals__, "measure_ceilings", lambda _: {"copy (GB/s)": 10}
+    )
+    script["main"](["--size", "8", "--frames", "3", "--repeats", "1"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("windows", "rows", "dense"))
+    level = script["make_level"](8, 3, "float32")
+    texture, points = 8 * 8 * 512 * 4, 3 * 8 * 8
+    assert level.forward_bytes == texture + points * (2 + 512) * 4
+    assert level.backward_bytes == 2 * texture + points * (2 * 2 + 512) * 4
 
 
 @pytest.mark.slow
