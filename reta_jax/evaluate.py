@@ -17,7 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,13 @@ from reta_jax.metrics.rendering import cut, render_clip, through_codec, waiting_
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.summary import judges_digests, speed, summarise
 from reta_jax.metrics.tables import markdown_report, markdown_table
-from reta_jax.metrics.videos import find_pairs, judge_pair, read_pairs, remarks_on_pair
+from reta_jax.metrics.videos import (
+    find_pairs,
+    judge_pair,
+    read_labels,
+    read_pairs,
+    remarks_on_pair,
+)
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.weights import config_to_dict
@@ -159,7 +165,7 @@ def _judge(
     return Judged(
         clip=clip.clip,
         identity=clip.identity,
-        emotion=emotion_name(clip),
+        emotion=emotion_name(clip.emotion),
         rows=found.rows,
         features=found.features,
         person=found.person.mean(0),
@@ -182,33 +188,48 @@ def evaluate_videos(
     expected: dict[str, str] | None = None,
     show_progress: bool = False,
     names: Collection[str] | None = None,
+    labels: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Judges videos of any system against the real ones of the same names.
 
     Args:
-      judges: those of sync, identity and FID are asked, if they are there.
+      judges: those of sync, emotion, identity and FID are asked, if they are there.
       landmarker_sha256: of the landmarker's model, without which judged clips would be taken for
         those of another one.
       names: of the pairs to judge, whatever else is in the folders; None: all.
+      labels: of `find_pairs`.
 
     Returns:
       as `evaluate`, with the videos' names for "by_clip"; the still portrait is the first frame.
+
+    Raises:
+      InputError: of `find_pairs`; a judge of emotion is there, and no video's emotion is known.
     """
     protocol = protocol or Protocol()
     protocol = dataclasses.replace(protocol, clips=limit or protocol.clips)
-    pairs = find_pairs(generated, reference)
+    pairs = find_pairs(generated, reference, labels)
     lone = len(set(video_files(reference)) - {pair.real for pair in pairs})
     pairs = [pair for pair in pairs if names is None or pair.name in names][: protocol.clips]
+    if judges.emotion and not any(emotion_name(pair.emotion) for pair in pairs):
+        raise InputError(
+            f"--emotion: no path below {reference} states an emotion as MEAD's do "
+            "(happy/level_3/001.mp4); give --labels, a CSV file with columns id and emotion"
+        )
     made = [file_digest(pair.generated) for pair in pairs]
     real = [file_digest(pair.real) for pair in pairs]
     before = [other_clip(i, len(pairs)) for i in range(len(pairs))]  # whose voice is borrowed
     sha256 = {"videos": digest(*made), "reference": digest(*real), **judges_digests(judges)}
+    if any(emotion_name(pair.emotion) for pair in pairs):
+        sha256["labels"] = digest(*(pair.emotion for pair in pairs))
     if landmarker_sha256:
         sha256["face_landmarker"] = landmarker_sha256
     check_same(expected or {}, sha256)
     seen = ClipCache(cache)
     about = digest(VERSION, protocol.clip_sha256, json.dumps(judges.sha256), landmarker_sha256)
-    keys = [digest(about, made[i], real[i], real[before[i]]) for i in range(len(pairs))]
+    keys = [
+        digest(about, made[i], real[i], real[before[i]], pair.emotion)
+        for i, pair in enumerate(pairs)
+    ]
     known = [seen.get(key, Judged) for key in keys]
     waiting = [i for i, one in enumerate(known) if one is None]
     read = read_pairs([pairs[i] for i in waiting], landmarker, protocol.frames)
@@ -217,16 +238,27 @@ def evaluate_videos(
             voice, other = decoded.real.audio, None
             if len(pairs) > 1 and voice is not None:
                 other = read_soundtrack(pairs[before[i]].real, len(truth.frames))
-            rows, features = judge_pair(judges, protocol, face, truth, landmarker, voice, other)
-            about_pair = remarks_on_pair(judges, protocol, decoded)
-            known[i] = Judged(pair.name, "", "", rows, features, np.zeros(0), remarks=about_pair)
+            rows, features = judge_pair(
+                judges, protocol, face, truth, landmarker, voice, other, pair.emotion
+            )
+            known[i] = Judged(
+                clip=pair.name,
+                identity="",
+                emotion=emotion_name(pair.emotion),
+                rows=rows,
+                features=features,
+                person=np.zeros(0),
+                remarks=remarks_on_pair(judges, protocol, decoded),
+            )
             seen.put(keys[i], known[i])
             advance(i)
     report = summarise(judges, protocol, known)
     if lone and names is None:
         report["notes"].append(f"{lone} videos of {reference} have no generated one: not judged")
+    rows = [one.rows["generated"] for one in known]
     return report | {
-        "by_clip": {one.clip: one.rows["generated"] for one in known},
+        "by_emotion": grouped(rows, [one.emotion for one in known]),
+        "by_clip": dict(zip([one.clip for one in known], rows, strict=True)),
         "objections": [],
         "sha256": sha256,
     }
@@ -258,6 +290,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     judges = parser.add_argument_group("judges")
     judges.add_argument("--judges", type=Path, help="folder of our own; default: those shipped")
     judges.add_argument("--emotion", type=Path, help="Emotion-FAN weights instead of the folder's")
+    judges.add_argument(
+        "--labels", type=Path, help="CSV of id and emotion, for videos whose paths do not state it"
+    )
     judges.add_argument("--syncnet", type=Path, help="SyncNet v2; default weights/syncnet_v2")
     judges.add_argument("--inception", type=Path, help="FID's; default weights/fid_inception")
     judges.add_argument("--identity", help="identity_net weights, or MODULE:FUNCTION of your own")
@@ -267,7 +302,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 NETWORKS = ("emotion", "syncnet", "inception", "face_landmarker")
-PLACES = ("checkpoint", "data", "videos", "reference", "judges", "identity", *NETWORKS)
+PLACES = ("checkpoint", "data", "videos", "reference", "labels", "judges", "identity", *NETWORKS)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -294,8 +329,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(arguments, name) for name in PLACES}
     given = {name: str(value) for name, value in given.items() if value is not None}
     places = recorded.get("places", {}) | given
-    if "videos" in places:
-        _check_used(arguments)
+    _check_used(arguments, "videos" in places)
     out = arguments.out
     if out:
         _make_folder(out)
@@ -311,11 +345,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _check_used(arguments: argparse.Namespace) -> None:
-    """Raises InputError for what would change nothing about how videos are judged."""
-    unused = ("checkpoint", "split", "judges", "emotion")
+def _check_used(arguments: argparse.Namespace, is_of_videos: bool) -> None:
+    """Raises InputError for what would change nothing about how videos, or a model, are judged."""
+    unused, what = ("checkpoint", "split", "judges"), "with"
+    if not is_of_videos:
+        unused, what = ("labels",), "without"
     if given := [f"--{name}" for name in unused if getattr(arguments, name) is not None]:
-        raise InputError(f"{', '.join(given)}: of no use with --videos; leave them out")
+        raise InputError(f"{', '.join(given)}: of no use {what} --videos; leave them out")
 
 
 def _is_checked(what: str, given: dict[str, str]) -> bool:
@@ -347,6 +383,7 @@ def _judge_places(
         model = named.pop("face_landmarker", None)
         judges = load_judges(folder, identity=identity, **named)
         judges = Judges(
+            emotion=judges.emotion if "emotion" in named else None,
             identity=judges.identity if identity else None,
             sync=judges.sync,
             inception=judges.inception,
@@ -357,6 +394,7 @@ def _judge_places(
             FaceLandmarker(model),
             judges=judges,
             landmarker_sha256=file_digest(landmarker_model(model)),
+            labels=read_labels(Path(places["labels"])) if "labels" in places else None,
             **common,
         )
     model = load_reta(places.get("checkpoint", SYNTHETIC_WEIGHTS))

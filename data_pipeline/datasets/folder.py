@@ -38,7 +38,7 @@ def jobs(
     files = video_files(raw)
     if not files:
         raise InputError(f"{raw} has no video files: expected {', '.join(sorted(VIDEO_SUFFIXES))}.")
-    named = _read_identities(identities) if identities else {}
+    named = read_column(identities, "identity") if identities else {}
     return [
         VideoJob(
             clip=_clip_name(path.relative_to(raw)),
@@ -52,12 +52,13 @@ def jobs(
     ]
 
 
-def _read_identities(path: str | os.PathLike) -> dict[str, str]:
+def read_column(path: str | os.PathLike, column: str) -> dict[str, str]:
+    """What a CSV file says of each `id`. Raises InputError if it has no such columns."""
     try:
         with open(path, newline="") as file:
-            return {line["id"]: line["identity"] for line in csv.DictReader(file)}
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path} is not a CSV file with columns id and identity.") from error
+            return {line["id"]: line[column] for line in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, KeyError) as error:
+        raise InputError(f"{path} is not a CSV file with columns id and {column}.") from error
 
 
 def _clip_name(relative: Path) -> str:

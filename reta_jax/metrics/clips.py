@@ -292,8 +292,9 @@ def judge_crops(look: Callable, protocol: Protocol, frames, audio, boxes) -> Fig
     return figures
 
 
-def emotion_name(clip: EvaluationClip) -> str:
-    return EMOTIONS[clip.emotion] if clip.emotion >= 0 else ""
+def emotion_name(emotion: int) -> str:
+    """Empty if it is unknown."""
+    return EMOTIONS[emotion] if emotion >= 0 else ""
 
 
 def has_known_mesh(morphable: MorphableModel) -> bool:

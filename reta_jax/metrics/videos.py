@@ -5,7 +5,7 @@ order, as many as the shorter one has, at the real one's size.
 """
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +15,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME
+from data_pipeline.datasets import folder
 from data_pipeline.datasets.raw import video_files
+from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION, emotion_of
 from data_pipeline.errors import InputError
-from data_pipeline.face import FaceLandmarker, sync_box
+from data_pipeline.face import FaceLandmarker, crop, emoca_box, smooth_boxes, sync_box
 from data_pipeline.video import Video, read_video
 from reta_jax.experts.landmark_net import MOUTH
 from reta_jax.metrics.clips import TOO_SHORT, compare_pixels, fid_features, judge_crops
-from reta_jax.metrics.judges import Judges
+from reta_jax.metrics.judges import FAN_SIZE, Judges
 from reta_jax.metrics.landmarks import (
     blinks_per_minute,
     eye_distance,
@@ -50,6 +52,7 @@ class Pair(NamedTuple):
     name: str  # of the generated one, without suffix, below its folder
     generated: Path
     real: Path
+    emotion: int  # index into EMOTIONS, or UNKNOWN_EMOTION
 
 
 class Decoded(NamedTuple):
@@ -73,16 +76,33 @@ class Face(NamedTuple):
     points: Float[np.ndarray, "t 68 2"]
 
 
-def find_pairs(generated: Path, real: Path) -> list[Pair]:
+def read_labels(path: Path) -> dict[str, int]:
+    """The emotions of a CSV file with columns `id`, a video's name without suffix, and `emotion`.
+
+    Raises:
+      InputError: it is no such file, or a word names none of EMOTIONS.
+    """
+    words = folder.read_column(path, "emotion")
+    named = {name: emotion_of(word or "") for name, word in words.items()}
+    if unknown := [f"{words[name]!r} of {name}" for name, found in named.items() if not found]:
+        raise InputError(f"{path}: no emotion is called {unknown[0]}; take {', '.join(EMOTIONS)}")
+    return {name: EMOTIONS.index(found) for name, found in named.items()}
+
+
+def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = None) -> list[Pair]:
     """Videos of the same name in two folders: of the same place below them, but for the suffix.
 
     Where the real folder has nothing in that place, the file name is enough, if each folder has it
     once.
 
+    Args:
+      labels: emotions by place or file name; of those that it lacks, what their paths state as
+        MEAD's do.
+
     Raises:
       InputError: one is no folder, or a generated video has no real one, or several; it is named.
     """
-    made, reals = video_files(generated), video_files(real)
+    made, reals, labels = video_files(generated), video_files(real), labels or {}
     by_place = _grouped((_place(path, real), path) for path in reals)
     by_stem = _grouped((path.stem, path) for path in reals)
     places = collections.Counter(_place(path, generated) for path in made)
@@ -98,7 +118,9 @@ def find_pairs(generated: Path, real: Path) -> list[Pair]:
         elif len(found) > 1 or rivals > 1:
             unclear.append(name)
         else:
-            pairs.append(Pair(name, path, found[0]))
+            stated = folder.emotion_of(found[0].relative_to(real))
+            emotion = labels.get(name, labels.get(path.stem, stated))
+            pairs.append(Pair(name, path, found[0], emotion))
     if missing or not made:
         what = f"{', '.join(missing[:3])} of {generated}" if missing else f"videos in {generated}"
         raise InputError(f"no real video in {real} goes with the {what}: names must be the same")
@@ -178,11 +200,12 @@ def judge_pair(
     landmarker: FaceLandmarker,
     voice: Float[np.ndarray, " n"] | None,
     other_voice: Float[np.ndarray, " n"] | None,
+    emotion: int = UNKNOWN_EMOTION,
 ) -> tuple[dict[str, Figures], dict[str, Float[np.ndarray, "f d"]]]:
     """Figures of every row of a pair, and features for the FID by row.
 
-    The still portrait is the real one's first frame. Of the judges, those of sync, identity and
-    FID are asked.
+    The still portrait is the real one's first frame. Of the judges, those of sync, emotion,
+    identity and FID are asked.
     """
     shown = {GENERATED: face.frames} | known_videos(real.frames, real.frames[0])
     faces = {GENERATED: face, TRUTH: real}
@@ -203,12 +226,29 @@ def judge_pair(
         if people:
             same = (people[row.video][row.at] * people[TRUTH]).sum(1)
             found["identity_similarity"] = float(same.mean())
+        if judges.emotion and "emotion" in protocol.figures and emotion != UNKNOWN_EMOTION:
+            crops = face_crops(video)
+            felt = UNKNOWN_EMOTION if crops is None else judges.emotion.look(crops)
+            found["emotion_accuracy"] = float(felt == emotion)
         boxes = face_boxes(video)
         if judges.sync and voice is not None and boxes is not None and "sync" in protocol.figures:
             found |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, boxes)
         features |= fid_features(judges, protocol, name, video.frames)
         figures[name] = found
     return figures, features
+
+
+def face_crops(video: Face) -> UInt8[np.ndarray, "t c c 3"] | None:
+    """The frames as EMOCA crops them, which is how emotion judges know faces; None without one."""
+    seen = np.isfinite(video.points[:, 0, 0])
+    if not seen.any():
+        return None
+    boxes = np.zeros((len(seen), 3))
+    boxes[seen] = [emoca_box(points) for points in np.float32(video.points[seen])]
+    boxes = smooth_boxes(boxes, seen)
+    return np.stack(
+        [crop(frame, box, FAN_SIZE) for frame, box in zip(video.frames, boxes, strict=True)]
+    )
 
 
 def face_boxes(video: Face) -> Float[np.ndarray, "t 4"] | None:

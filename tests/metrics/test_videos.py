@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, sync_box
 from data_pipeline.video import Video, VideoWriter
@@ -16,7 +17,16 @@ from reta_jax.metrics.mouth import correlation
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.sync import Sync
 from reta_jax.metrics.tables import markdown_report
-from reta_jax.metrics.videos import Face, Pair, compare_faces, face_boxes, find_pairs, read_pairs
+from reta_jax.metrics.videos import (
+    Face,
+    Pair,
+    compare_faces,
+    face_boxes,
+    face_crops,
+    find_pairs,
+    read_labels,
+    read_pairs,
+)
 
 FRAMES, SIDE = 30, 256
 SILENT = -1  # a video without a sound track
@@ -229,7 +239,7 @@ def test_the_next_pair_is_decoded_while_one_is_judged(tmp_path, monkeypatch):
 
     monkeypatch.setattr(video_figures, "read_video", read_video)
     paths = [tmp_path / f"{name}.mp4" for name in videos]
-    pairs = [Pair(path.stem, path, path) for path in paths]
+    pairs = [Pair(path.stem, path, path, UNKNOWN_EMOTION) for path in paths]
     found = read_pairs(pairs, GreyFace())
     assert next(found)[0] == pairs[0]
     assert decoded[60].wait(10) and not decoded[70].is_set()
@@ -278,11 +288,64 @@ def test_pairs_are_of_one_place_whatever_their_suffix(tmp_path):
         pairs()
 
 
-@pytest.mark.parametrize("unused", ["checkpoint", "split", "judges", "emotion"])
+@pytest.fixture
+def feeling(tmp_path):
+    """Three people of whom two paths state what they feel, and a judge who sees it in the grey."""
+    for place, level in (
+        ("M003/happy/level_3/001", 150), ("M003/sad/level_1/001", 60), ("M003/001", 150)
+    ):  # fmt: skip
+        save(tmp_path / "real" / f"{place}.mp4", np.full(FRAMES, level))
+        save(tmp_path / "made" / f"{place}.mp4", np.full(FRAMES, 150))
+    saw = lambda x: EMOTIONS.index("happy" if x.mean() > 100 else "sad")
+    return Judges(emotion=Judge("grey", "", lambda x: saw(x) if x.shape[1:3] == (224, 224) else -1))
+
+
+def test_emotions_are_those_that_paths_or_labels_state(tmp_path, feeling):
+    folders = tmp_path / "made", tmp_path / "real"
+    report = judging.evaluate_videos(*folders, GreyFace(), judges=feeling)
+    rows = report["rows"]
+    assert rows["truth"]["emotion_accuracy"] == 1 and rows["generated"]["emotion_accuracy"] == 0.5
+    assert report["counts"]["generated"]["emotion_accuracy"] == 2
+    assert report["by_emotion"]["happy"]["emotion_accuracy"] == 1
+    assert report["by_emotion"]["sad"]["emotion_accuracy"] == 0
+    (tmp_path / "labels.csv").write_text("id,emotion\nM003/001,happiness\n")
+    labels = read_labels(tmp_path / "labels.csv")
+    assert labels == {"M003/001": EMOTIONS.index("happy")}
+    report = judging.evaluate_videos(*folders, GreyFace(), judges=feeling, labels=labels)
+    assert report["rows"]["generated"]["emotion_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_emotions_that_nobody_states_are_asked_for(tmp_path):
+    save(tmp_path / "a.mp4", openings())
+    judges = Judges(emotion=Judge("", "", lambda _: 0))
+    with pytest.raises(InputError, match="give --labels, a CSV file"):
+        judging.evaluate_videos(tmp_path, tmp_path, GreyFace(), judges=judges)
+    (tmp_path / "labels.csv").write_text("id,emotion\na,hungry\n")
+    with pytest.raises(InputError, match="no emotion is called 'hungry' of a; take angry"):
+        read_labels(tmp_path / "labels.csv")
+
+
+def test_a_face_is_cropped_where_it_is():
+    """A white square of which the landmarks know, in a black frame."""
+    points = np.random.default_rng(0).uniform(40, 60, (2, 68, 2))
+    points[:, :2] = (40, 40), (60, 60)
+    frames = np.zeros((2, 200, 200, 3), np.uint8)
+    frames[:, 36:64, 36:64] = 255  # EMOCA's square of a face of 20 pixels has 27
+    assert face_crops(Face(frames, points)).min() == 255
+    assert face_crops(Face(frames, np.full((2, 68, 2), np.nan))) is None
+
+
+@pytest.mark.parametrize("unused", ["checkpoint", "split", "judges"])
 def test_what_is_of_no_use_to_videos_is_refused(tmp_path, capsys, unused):
     with pytest.raises(SystemExit) as caught:
         judging.main([f"--videos={tmp_path}", f"--reference={tmp_path}", f"--{unused}=x"])
     assert caught.value.code == 2 and f"--{unused}: of no use" in capsys.readouterr().err
+
+
+def test_labels_are_for_videos(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        judging.main([f"--data={tmp_path}", "--labels=x"])
+    assert caught.value.code == 2 and "--labels: of no use without" in capsys.readouterr().err
 
 
 def test_videos_need_their_reference(tmp_path, capsys):
