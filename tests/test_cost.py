@@ -1,7 +1,9 @@
 """What a run will take: work against sums done by hand, memory against a compiler."""
 
+import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +247,35 @@ def test_flags_that_cannot_be_meant_are_sentences():
     assert done.stderr.splitlines()[-1] == (
         "error: train.batch_size=4 does not divide over 3 devices"
     )
+
+
+# A step that is timed
+
+
+STEP = str(ROOT / "benchmarks" / "training_step.py")
+TIMED = f"""
+import json, runpy
+from tests.test_cost import small_config
+print(json.dumps(runpy.run_path({STEP!r})["measure"](small_config(), repeats=2)))
+"""
+
+
+def test_a_timed_step_has_the_work_that_is_counted():
+    """In a process without type checks, which compiling ahead of time does not go with."""
+    done = subprocess.run([sys.executable, "-c", TIMED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, config = json.loads(done.stdout.splitlines()[-1]), small_config()
+    work = cost.analyse(cost.abstract_job(config), 1, "cpu").total()
+    np.testing.assert_allclose(found["teraflop"], 1e-12 * work)
+    np.testing.assert_allclose(sum(found["by_network"].values()), found["teraflop"])
+    median, *_ = found["milliseconds"]
+    np.testing.assert_allclose(found["teraflops"], 1e3 * found["teraflop"] / median)
+    clips, frames = config.train.batch_size, config.train.frames
+    np.testing.assert_allclose(found["frames_per_second"], 1e3 * clips * frames / median)
+    assert found["megabytes"] > 1
+
+
+def test_peaks_are_the_published_ones():
+    peak = runpy.run_path(STEP)["peak_of"]
+    assert peak("NVIDIA H200", "bfloat16") == peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989
+    assert peak("NVIDIA A100-SXM4-40GB", "float32") == 156 and peak("cpu", "float32") is None

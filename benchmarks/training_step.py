@@ -1,0 +1,158 @@
+"""A training step on this machine: python benchmarks/training_step.py --config configs/hdtf.py
+
+Shapes, networks and losses are the config's; weights, teachers and pictures are noise, on which the
+speed does not depend. Beside the times stand the step's products and convolutions, counted exactly
+(reta_jax/program.py), their rate, and its share of what this machine reaches on matrix products in
+the same run and, where the device's is known, of the published peak (MFU). Fields can be given:
+--config.train.batch_size=16.
+"""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax import export as jax_export
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from data_pipeline.errors import InputError
+from reta_jax import parallel
+from reta_jax.benchmark import measure_ceilings, planned_megabytes
+from reta_jax.commands import run_with_flags, set_up_xla
+from reta_jax.config import random_teachers
+from reta_jax.cost import ACCELERATORS, Step, abstract_batch, abstract_job, analyse
+from reta_jax.experts.load import load_experts
+from reta_jax.pretrained.load import load_morphable
+from reta_jax.state import build_networks, create_state
+from reta_jax.step import Constants, make_step
+from reta_jax.train import check_config
+
+_REPEATS = flags.DEFINE_integer("repeats", 20, "Steps that are timed.")
+SAME_PEAK = {"H200": "H100"}
+
+
+def measure(config: ConfigDict, repeats: int) -> dict[str, Any]:
+    """Times the step with every loss.
+
+    Returns:
+      {"milliseconds": median, 95th and 99th percentile; "frames_per_second",
+       "teraflop": of a step on one device, "teraflops": its rate, "megabytes": as planned,
+       "by_network": {name: teraflop}, "compile_seconds"}
+
+    Raises:
+      InputError: the config cannot be trained here.
+    """
+    config = random_teachers(config.copy_and_resolve_references())
+    config.init_from, config.model.audio_encoder.weights = "", "random"
+    check_config(config)
+    mesh = parallel.make_mesh()
+    experts, _ = load_experts(config)
+    width = experts.teacher.width if experts.teacher else config.model.style_dim
+    networks = build_networks(config, width)
+    morphable, _ = load_morphable(config.model)
+    constants = parallel.replicate(Constants(experts, morphable), mesh)
+    create = jax.jit(
+        lambda morphable, key: create_state(config, networks, morphable, key),
+        out_shardings=parallel.replicated(mesh),
+    )
+    state = create(constants.morphable, jax.random.key(0, impl="rbg"))
+    batch = parallel.shard_batch(noise(config), mesh)
+    step = make_step(config, networks, bool(config.loss.adversarial))
+    start = time.perf_counter()
+    program = parallel.data_parallel(step, mesh).lower(state, constants, batch).compile()
+    compile_seconds = time.perf_counter() - start
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        state, metrics = program(state, constants, batch)
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - start)
+    milliseconds = [1e3 * float(x) for x in np.percentile(times[1:], [50, 95, 99])]
+    work = analyse(abstract_job(config), jax.device_count(), jax_export.default_export_platform())
+    teraflop = 1e-12 * work.total()
+    return {
+        "milliseconds": milliseconds,
+        "frames_per_second": 1e3 * config.train.batch_size * config.train.frames / milliseconds[0],
+        "teraflop": teraflop,
+        "teraflops": 1e3 * teraflop / milliseconds[0],
+        "megabytes": planned_megabytes(program),
+        "by_network": by_network(work),
+        "compile_seconds": compile_seconds,
+    }
+
+
+def noise(config: ConfigDict) -> dict[str, np.ndarray]:
+    """A batch of the loader's shapes, with faces in the middle of the pictures."""
+    random = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.dtype == jnp.uint8:
+            return random.integers(0, 256, leaf.shape, np.uint8)
+        return (0.1 * random.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+    batch = {name: draw(leaf) for name, leaf in abstract_batch(config).items()}
+    batch["offset"][:] = 0
+    batch["sync_box"][:] = 0.2, 0.2, 0.9, 0.8
+    return batch
+
+
+def by_network(work: Step) -> dict[str, float]:
+    """Teraflop of each network, forward and backward, the dearest first."""
+    found: dict[str, float] = {}
+    for (network, _, _), count in work.flops.items():
+        found[network] = found.get(network, 0.0) + 1e-12 * count
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def peak_of(device_kind: str, dtype: str) -> float | None:
+    """Published TFLOP/s of a device; None where it is not known."""
+    for device in ACCELERATORS:
+        names = [device.name, *(other for other, same in SAME_PEAK.items() if same == device.name)]
+        if any(name in device_kind for name in names):
+            return device.teraflops if dtype == "bfloat16" else device.teraflops_float32
+    return None
+
+
+def print_report(config: ConfigDict, found: dict[str, Any], ceilings: dict[str, float]) -> None:
+    device, dtype = jax.devices()[0].device_kind, config.model.dtype
+    console, train = Console(), config.train
+    console.print(
+        f"{config.name} on {jax.device_count()} x {device}, jax {jax.__version__}: "
+        f"{config.model.size} px, {dtype}, {train.batch_size} clips of {train.frames} frames"
+    )
+    median, p95, p99 = found["milliseconds"]
+    console.print(
+        f"{median:.1f} ms a step (p95 {p95:.1f}, p99 {p99:.1f}): "
+        f"{found['frames_per_second']:.1f} frames/s; compiled in {found['compile_seconds']:.0f} s"
+    )
+    ceiling, peak = ceilings[f"matmul {dtype} (TFLOP/s)"], peak_of(device, dtype)
+    shares = f"{100 * found['teraflops'] / ceiling:.0f} % of products here ({ceiling:.3g})"
+    if peak:
+        shares += f", MFU {100 * found['teraflops'] / peak:.0f} % of the published {peak:g}"
+    console.print(
+        f"{found['teraflop']:.3g} TFLOP a device and step, {found['teraflops']:.3g} TFLOP/s: "
+        f"{shares}"
+    )
+    if found["megabytes"]:
+        console.print(f"memory as planned: {found['megabytes']:.0f} MB")
+    table = Table("network", "TFLOP", "share", box=None)
+    for name, count in found["by_network"].items():
+        table.add_row(name, f"{count:.3g}", f"{100 * count / found['teraflop']:.0f} %")
+    console.print(table)
+
+
+def main(_: list[str]) -> None:
+    config = flags.FLAGS.config  # the training command's
+    if config is None:
+        raise InputError("give --config, as in python benchmarks/training_step.py --config FILE")
+    found = measure(config, _REPEATS.value)
+    print_report(config, found, measure_ceilings(_REPEATS.value))
+
+
+if __name__ == "__main__":
+    set_up_xla()
+    run_with_flags(main)
