@@ -28,11 +28,11 @@ from reta_jax.cost import ACCELERATORS, Step, abstract_batch, abstract_job, anal
 from reta_jax.experts.load import load_experts
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.state import build_networks, create_state
-from reta_jax.step import Constants, make_step
+from reta_jax.step import Constants
 from reta_jax.train import check_config
 
-_REPEATS = flags.DEFINE_integer("repeats", 20, "Steps that are timed.")
-SAME_PEAK = {"H200": "H100"}
+_REPEATS = flags.DEFINE_integer("repeats", 20, "Steps that are timed.", lower_bound=1)
+SAME_PEAK = {"H200": "H100", "v5 lite": "v5e", "v6 lite": "v6e"}
 
 
 def measure(config: ConfigDict, repeats: int) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def measure(config: ConfigDict, repeats: int) -> dict[str, Any]:
 
     Returns:
       {"milliseconds": median, 95th and 99th percentile; "frames_per_second",
-       "teraflop": of a step on one device, "teraflops": its rate, "megabytes": as planned,
+       "teraflop": {dtype: of a step on one device}, "teraflops": its rate, "megabytes": as planned,
        "by_network": {name: teraflop}, "compile_seconds"}
 
     Raises:
@@ -61,9 +61,9 @@ def measure(config: ConfigDict, repeats: int) -> dict[str, Any]:
     )
     state = create(constants.morphable, jax.random.key(0, impl="rbg"))
     batch = parallel.shard_batch(noise(config), mesh)
-    step = make_step(config, networks, bool(config.loss.adversarial))
+    job = abstract_job(config)
     start = time.perf_counter()
-    program = parallel.data_parallel(step, mesh).lower(state, constants, batch).compile()
+    program = parallel.data_parallel(job.step, mesh).lower(state, constants, batch).compile()
     compile_seconds = time.perf_counter() - start
     times = []
     for _ in range(repeats + 1):
@@ -72,13 +72,13 @@ def measure(config: ConfigDict, repeats: int) -> dict[str, Any]:
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - start)
     milliseconds = [1e3 * float(x) for x in np.percentile(times[1:], [50, 95, 99])]
-    work = analyse(abstract_job(config), jax.device_count(), jax_export.default_export_platform())
-    teraflop = 1e-12 * work.total()
+    work = analyse(job, jax.device_count(), jax_export.default_export_platform())
+    teraflop = {kind: 1e-12 * work.total(kind) for kind in {kind for _, _, kind in work.flops}}
     return {
         "milliseconds": milliseconds,
         "frames_per_second": 1e3 * config.train.batch_size * config.train.frames / milliseconds[0],
         "teraflop": teraflop,
-        "teraflops": 1e3 * teraflop / milliseconds[0],
+        "teraflops": 1e3 * sum(teraflop.values()) / milliseconds[0],
         "megabytes": planned_megabytes(program),
         "by_network": by_network(work),
         "compile_seconds": compile_seconds,
@@ -100,6 +100,12 @@ def noise(config: ConfigDict) -> dict[str, np.ndarray]:
     return batch
 
 
+def share_of(found: dict[str, Any], rates: dict[str, float]) -> float:
+    """Of the time in which the work would be done at these rates, TFLOP/s by dtype."""
+    seconds = sum(count / rates[dtype] for dtype, count in found["teraflop"].items())
+    return 1e3 * seconds / found["milliseconds"][0]
+
+
 def by_network(work: Step) -> dict[str, float]:
     """Teraflop of each network, forward and backward, the dearest first."""
     found: dict[str, float] = {}
@@ -108,40 +114,38 @@ def by_network(work: Step) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def peak_of(device_kind: str, dtype: str) -> float | None:
-    """Published TFLOP/s of a device; None where it is not known."""
+def peaks_of(device_kind: str) -> dict[str, float] | None:
+    """Published TFLOP/s of a device by dtype; None where it is not known."""
     for device in ACCELERATORS:
         names = [device.name, *(other for other, same in SAME_PEAK.items() if same == device.name)]
         if any(name in device_kind for name in names):
-            return device.teraflops if dtype == "bfloat16" else device.teraflops_float32
+            return {"bfloat16": device.teraflops, "float32": device.teraflops_float32}
     return None
 
 
 def print_report(config: ConfigDict, found: dict[str, Any], ceilings: dict[str, float]) -> None:
-    device, dtype = jax.devices()[0].device_kind, config.model.dtype
-    console, train = Console(), config.train
+    device, console, train = jax.devices()[0].device_kind, Console(), config.train
     console.print(
         f"{config.name} on {jax.device_count()} x {device}, jax {jax.__version__}: "
-        f"{config.model.size} px, {dtype}, {train.batch_size} clips of {train.frames} frames"
+        f"{config.model.size} px, {train.batch_size} clips of {train.frames} frames"
     )
     median, p95, p99 = found["milliseconds"]
     console.print(
         f"{median:.1f} ms a step (p95 {p95:.1f}, p99 {p99:.1f}): "
         f"{found['frames_per_second']:.1f} frames/s; compiled in {found['compile_seconds']:.0f} s"
     )
-    ceiling, peak = ceilings[f"matmul {dtype} (TFLOP/s)"], peak_of(device, dtype)
-    shares = f"{100 * found['teraflops'] / ceiling:.0f} % of products here ({ceiling:.3g})"
-    if peak:
-        shares += f", MFU {100 * found['teraflops'] / peak:.0f} % of the published {peak:g}"
-    console.print(
-        f"{found['teraflop']:.3g} TFLOP a device and step, {found['teraflops']:.3g} TFLOP/s: "
-        f"{shares}"
-    )
+    products = {dtype: ceilings[f"matmul {dtype} (TFLOP/s)"] for dtype in found["teraflop"]}
+    shares = f"{100 * share_of(found, products):.0f} % of what products reach here"
+    if peaks := peaks_of(device):
+        shares += f", MFU {100 * share_of(found, peaks):.0f} % of the published peak"
+    work = ", ".join(f"{count:.3g} TFLOP in {kind}" for kind, count in found["teraflop"].items())
+    console.print(f"{work} a device and step, {found['teraflops']:.3g} TFLOP/s: {shares}")
     if found["megabytes"]:
         console.print(f"memory as planned: {found['megabytes']:.0f} MB")
     table = Table("network", "TFLOP", "share", box=None)
     for name, count in found["by_network"].items():
-        table.add_row(name, f"{count:.3g}", f"{100 * count / found['teraflop']:.0f} %")
+        share = count / sum(found["by_network"].values())
+        table.add_row(name, f"{count:.3g}", f"{100 * share:.0f} %")
     console.print(table)
 
 

@@ -17,8 +17,9 @@ from jaxtyping import Array
 from rich.console import Console
 from rich.table import Table
 
-from reta_jax.benchmark import DEVICES, measure_ceilings, time_calls
-from reta_jax.commands import keep_freed_memory
+from data_pipeline.errors import InputError
+from reta_jax.benchmark import DEVICES, check_device, measure_ceilings, time_calls
+from reta_jax.commands import keep_freed_memory, sentences_for_errors
 from reta_jax.models.stylegan import channels, resolutions
 from reta_jax.ops.warp import DENSE, DENSE_PIXELS, ROWS, WINDOWS, Form, identity_grid
 
@@ -77,6 +78,7 @@ def backward(form: Form) -> Callable[[Level], tuple[Array, Array]]:
 def compare(size: int, frames: int, dtype: str, repeats: int, gigabytes: float) -> list[list[str]]:
     """Rows of the table for one level."""
     level = make_level(size, frames, dtype)
+    # The dense form writes a weight for every pixel and point: of larger maps, gigabytes.
     forms = {n: f for n, f in FORMS.items() if n != "dense" or size * size <= 4 * DENSE_PIXELS}
     calls = {
         (name, direction.__name__): direction(form)
@@ -119,8 +121,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=10, help="that one texture is warped to")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args(argv)
+    with sentences_for_errors():
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.repeats < 1:
+        raise InputError("--repeats is 1 or more")
     if arguments.device:
         jax.config.update("jax_platforms", arguments.device)
+    check_device(arguments.device)
     keep_freed_memory()
     gigabytes = measure_ceilings(arguments.repeats)["copy (GB/s)"]
     console = Console()

@@ -124,7 +124,7 @@ def benchmark(
         "size": renderer.size,
         "dtype": dtype,
         "batch": batch,
-        "chunk": renderer.reta.window.chunk,
+        "chunk": renderer.window.chunk,
         "repeats": repeats,
         "memory_megabytes": planned_megabytes(program),
         "counted": COUNTED,
@@ -141,7 +141,7 @@ def inputs(renderer: Renderer, batch: int) -> tuple[Array, np.ndarray]:
     """Portraits on the device and windows of voices on the host: noise."""
     random = np.random.default_rng(0)
     portraits = random.integers(0, 256, (batch, renderer.size, renderer.size, 3), np.uint8)
-    voices = 0.1 * random.standard_normal((batch, renderer.reta.window.samples))
+    voices = 0.1 * random.standard_normal((batch, renderer.window.samples))
     return jnp.asarray(portraits), voices.astype(np.float32)
 
 
@@ -172,7 +172,7 @@ def stages(renderer: Renderer, batch: int, program: Compiled) -> list[Stage]:
       program: of `whole_program`.
     """
     reta, params, morphable = renderer.reta, renderer.prepared, renderer.morphable
-    chunk = reta.window.chunk
+    chunk = renderer.window.chunk
     portraits, voices = inputs(renderer, batch)
     on_device = jnp.asarray(voices)
 
@@ -497,13 +497,13 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError("--live is 0.1 minutes or more")
         if arguments.out and not arguments.out.parent.is_dir():
             raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
-        _check_device(arguments.device)
+        check_device(arguments.device)
         renderer = (
             paper_renderer(arguments.dtype)
             if arguments.paper
             else Renderer.from_pretrained(arguments.checkpoint, dtype=arguments.dtype)
         )
-        if arguments.chunk:
+        if arguments.chunk is not None:
             renderer = renderer.with_chunk(arguments.chunk)
         names = [] if ALL in arguments.stage else arguments.stage
         report = benchmark(renderer, arguments.batch, arguments.repeats, names)
@@ -516,7 +516,8 @@ def main(argv: list[str] | None = None) -> None:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _check_device(name: str | None) -> None:
+def check_device(name: str | None) -> None:
+    """Raises InputError if there is no such device."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where JAX lacks its plugin

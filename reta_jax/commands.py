@@ -18,6 +18,8 @@ from data_pipeline.errors import InputError
 
 EXIT_BAD_INPUT = 2
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+# Else the cache's own path is a part of its keys, and a folder that was moved is never found again.
+PORTABLE_CACHE = {"jax_persistent_cache_enable_xla_caches": "none"}
 # Of malloc.h: M_ARENA_MAX (no arenas of threads, which hold little), M_MMAP_MAX, M_TRIM_THRESHOLD.
 KEEP_FREED_MEMORY = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
 EXIT_SIGINT = 130  # what shells say of a command that SIGINT ended
@@ -33,6 +35,8 @@ def _keep_compiled_programs() -> None:
     """In the user's cache, so that the next start is quick; JAX's own variable goes before."""
     import jax  # Not above: importing published weights needs none of it.
 
+    for name, value in PORTABLE_CACHE.items():
+        jax.config.update(name, value)
     if CACHE_VARIABLE not in os.environ:
         folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(folder / "reta_jax" / "xla"))

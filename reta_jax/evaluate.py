@@ -209,12 +209,13 @@ def evaluate_videos(
     protocol = dataclasses.replace(protocol, clips=limit or protocol.clips)
     pairs = find_pairs(generated, reference, labels)
     lone = len(set(video_files(reference)) - {pair.real for pair in pairs})
-    pairs = [pair for pair in pairs if names is None or pair.name in names][: protocol.clips]
-    if judges.emotion and not any(emotion_name(pair.emotion) for pair in pairs):
+    is_felt = judges.emotion is not None and "emotion" in protocol.figures
+    if is_felt and not any(emotion_name(pair.emotion) for pair in pairs):
         raise InputError(
             f"--emotion: no path below {reference} states an emotion as MEAD's do "
             "(happy/level_3/001.mp4); give --labels, a CSV file with columns id and emotion"
         )
+    pairs = [pair for pair in pairs if names is None or pair.name in names][: protocol.clips]
     made = [file_digest(pair.generated) for pair in pairs]
     real = [file_digest(pair.real) for pair in pairs]
     before = [other_clip(i, len(pairs)) for i in range(len(pairs))]  # whose voice is borrowed

@@ -14,6 +14,8 @@ what XLA makes of the two for one stream on this machine lies beside them, so th
 of its kind starts as quickly the first time. It is machine code, and used where it is asked for:
 
     JAX_COMPILATION_CACHE_DIR=exported/xla python -m reta_jax.render --checkpoint exported …
+
+Scripts that are no command of ours say JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES=none besides.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.errors import InputError
 from reta_jax import __version__
-from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.commands import PORTABLE_CACHE, sentences_for_errors, set_up_xla
 from reta_jax.files import write_whole
 from reta_jax.ops.platforms import one_form
 from reta_jax.weights import (
@@ -114,12 +116,17 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
 
 
 def keep_compiled(folder: Path) -> None:
-    """Renders a chunk of one stream, and keeps in the folder all that is compiled for it."""
+    """Renders a chunk of one stream, and keeps in the folder all that is compiled for it.
+
+    Raises:
+      InputError: it cannot be written there.
+    """
     cache = str(folder / COMPILED)
     settings = {
         "jax_compilation_cache_dir": cache,
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
+        **PORTABLE_CACHE,
     }
     before = {name: getattr(jax.config, name) for name in settings}
     _use_cache(settings)
@@ -130,6 +137,8 @@ def keep_compiled(folder: Path) -> None:
         renderer.render(portrait, np.zeros(1, np.float32))
     finally:
         _use_cache(before)
+    if not any(Path(cache).glob("*")):
+        raise InputError(f"nothing that was compiled could be written to {cache}")
 
 
 def _use_cache(settings: dict[str, Any]) -> None:
@@ -171,7 +180,7 @@ def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, Progr
         return render_chunk(reta, weights["params"], morphable, identity, audio, silence)
 
     shape = lambda *sides, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *sides), dtype)
-    portrait, audio = shape(size, size, 3, dtype=jnp.uint8), shape(reta.window.samples)
+    portrait, audio = shape(size, size, 3, dtype=jnp.uint8), shape(renderer.window.samples)
     structure = jax.tree.structure(jax.eval_shape(look, weights, portrait))
     identity = jax.eval_shape(encode, weights, portrait)
     return {ENCODE: Program(encode, (portrait,)), RENDER: Program(chunk, (audio, *identity))}
@@ -182,7 +191,7 @@ def _about(renderer: "Renderer", kind: str, files: dict[str, bytes]) -> dict[str
         "kind": kind,
         "reta_jax": __version__,
         "size": renderer.size,
-        "window": list(renderer.reta.window),
+        "window": list(renderer.window),
         "sha256": {name: _hash(program) for name, program in files.items()},
     }
 
@@ -312,7 +321,7 @@ def main(argv: list[str] | None = None) -> None:
             arguments.dtype,
             arguments.expression_scale,
         )
-        if arguments.chunk:
+        if arguments.chunk is not None:
             renderer = renderer.with_chunk(arguments.chunk)
         if arguments.onnx:
             export_onnx(renderer, arguments.out)
@@ -320,7 +329,8 @@ def main(argv: list[str] | None = None) -> None:
             export(renderer, arguments.out, arguments.platforms)
             if arguments.compile:
                 keep_compiled(arguments.out)
-        megabytes = sum(file.stat().st_size for file in arguments.out.rglob("*")) / 1e6
+        megabytes = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
+        megabytes /= 1e6
     readers = ONNX if arguments.onnx else ", ".join(arguments.platforms)
     print(f"{arguments.out}: {megabytes:.1f} MB for {readers}")
 

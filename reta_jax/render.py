@@ -13,7 +13,6 @@ memory does not grow with it. Where nobody speaks, the mouth fades to what it is
 import argparse
 import functools
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,7 +35,7 @@ from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.windows import ChunkRenderer, in_chunks
+from reta_jax.windows import ChunkRenderer
 
 Dtype = Literal["float32", "bfloat16"]
 _WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -130,26 +129,6 @@ def render_chunk(
     return to_uint8(output.frames)
 
 
-def render(
-    reta: RETA,
-    params: Any,
-    morphable: MorphableModel,
-    portrait: UInt8[np.ndarray, "h w 3"],
-    waveform: Float[np.ndarray, " n"],
-    silence: Controls | None = None,
-) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-    """Yields the frames of a voice chunk by chunk; ceil(n / 640) frames in all.
-
-    Args:
-      portrait: a face crop of the model's size.
-      waveform: 16 kHz mono in [-1, 1].
-      silence: of `controls_in_silence`, if the mouth is to close where nobody speaks.
-    """
-    identity = encode_portrait(reta, params, portrait[None])
-    chunk = lambda audio: render_chunk(reta, params, morphable, identity, audio, silence)
-    yield from in_chunks(chunk, waveform, reta.window)
-
-
 class Renderer(ChunkRenderer):
     """A trained model, ready to render.
 
@@ -214,7 +193,7 @@ class Renderer(ChunkRenderer):
         Raises:
           InputError: no frame, or more than the model was trained with.
         """
-        window = self.reta.window
+        window = self.window
         if not 1 <= chunk <= window.chunk:
             raise InputError(f"a chunk of {chunk} frames: this model renders 1 to {window.chunk}")
         window = window._replace(past=window.past + window.chunk - chunk, chunk=chunk)

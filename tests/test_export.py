@@ -17,7 +17,7 @@ from reta_jax.commands import CACHE_VARIABLE
 from reta_jax.export import COMPILED, RENDER, ExportedRenderer, export, export_onnx, main
 from reta_jax.models import generator
 from reta_jax.render import Renderer, load_renderer
-from reta_jax.stream import StreamServer
+from reta_jax.stream import Streamer, StreamServer
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
 from reta_jax.windows import audio_windows
 from tests.tiny import save_tiny_model
@@ -94,6 +94,12 @@ def test_speaks_live(folder):
     difference = np.abs(frames.astype(int) - exported.render(PORTRAITS[1], VOICE))
     assert len(frames) == 18 and difference.max() <= 1  # of 255: sums in another order
     assert talks[0].next_frame() is None
+    alone = Streamer(exported, PORTRAITS[1])
+    alone.push_audio(VOICE)
+    alone.flush()
+    np.testing.assert_array_equal(
+        [frame.image for frame in alone], exported.render(PORTRAITS[1], VOICE)
+    )
 
 
 def test_a_program_is_for_every_platform(folder):
@@ -212,14 +218,15 @@ def test_other_weights_are_refused(weights):
 COUNT_COMPILED = """
 import jax, sys
 from reta_jax.benchmark import FIRST_FRAME
-missed = []
-jax.monitoring.register_event_listener(lambda name, **_: missed.append(name))
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
 exec(FIRST_FRAME)
-print(missed.count("/jax/compilation_cache/compile_requests_use_cache"))
-print(missed.count("/jax/compilation_cache/cache_hits"))
+print(events.count("/jax/compilation_cache/compile_requests_use_cache"))
+print(events.count("/jax/compilation_cache/cache_hits"))
 """
 
 
+@pytest.mark.slow
 def test_what_was_compiled_here_is_compiled_no_more(weights, tmp_path):
     folder = tmp_path / "model"
     main([f"--checkpoint={weights}", f"--out={folder}", "--platforms", "cpu", "--compile"])
@@ -232,6 +239,7 @@ def test_what_was_compiled_here_is_compiled_no_more(weights, tmp_path):
         asked, hits = map(int, done.stdout.split())
         return asked, hits
 
+    folder = folder.rename(tmp_path / "moved")
     asked, hits = start(folder / COMPILED)
     assert hits == asked > 1
     assert start(tmp_path / "empty") == (asked, 0)

@@ -16,6 +16,7 @@ from tests.weights import random_variables
 def tiny_model_config():
     config = get_config("smoke")
     config.model.light, config.model.tcn.linear = (0.6, 0.5, 0.4), 3  # as the shipped weights have
+    config.model.emotion_span = 3  # as the paper's config has, but shorter
     return config
 
 

@@ -189,7 +189,7 @@ class SyncNetV2(nn.Module):
 def _convolve_square(
     x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **_: Any
 ) -> Array:
-    """The first layer, 7x7 with a stride, was most of the time on CPU (docs/decisions.md)."""
+    """For the two layers with a stride: the first one was most of the time on CPU."""
     return conv(x, kernel, strides[0], padding[0])
 
 

@@ -5,7 +5,7 @@ order, as many as the shorter one has, at the real one's size.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -101,8 +101,9 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
 
     Raises:
       InputError: one is no folder, or a generated video has no real one, or several; it is named.
+        Or none is named by the labels.
     """
-    made, reals, labels = video_files(generated), video_files(real), labels or {}
+    made, reals = video_files(generated), video_files(real)
     by_place = _grouped((_place(path, real), path) for path in reals)
     by_stem = _grouped((path.stem, path) for path in reals)
     places = collections.Counter(_place(path, generated) for path in made)
@@ -118,9 +119,7 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
         elif len(found) > 1 or rivals > 1:
             unclear.append(name)
         else:
-            stated = folder.emotion_of(found[0].relative_to(real))
-            emotion = labels.get(name, labels.get(path.stem, stated))
-            pairs.append(Pair(name, path, found[0], emotion))
+            pairs.append(Pair(name, path, found[0], folder.emotion_of(found[0].relative_to(real))))
     if missing or not made:
         what = f"{', '.join(missing[:3])} of {generated}" if missing else f"videos in {generated}"
         raise InputError(f"no real video in {real} goes with the {what}: names must be the same")
@@ -129,7 +128,22 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
             f"{', '.join(unclear[:3])}: which videos of {generated} and {real} go together cannot "
             "be told by their names; put them in folders of the same names, each video once"
         )
-    return pairs
+    return pairs if labels is None else _labelled(pairs, labels)
+
+
+def _labelled(pairs: list[Pair], labels: Mapping[str, int]) -> list[Pair]:
+    """The pairs with the labels' emotions, by place or by a file name that only one of them has."""
+    stems = collections.Counter(Path(pair.name).name for pair in pairs)
+    found, is_used = [], False
+    for pair in pairs:
+        stem = Path(pair.name).name
+        names = [pair.name, *([stem] if stems[stem] == 1 else [])]
+        if named := [name for name in names if name in labels]:
+            pair, is_used = pair._replace(emotion=labels[named[0]]), True
+        found.append(pair)
+    if not is_used:
+        raise InputError(f"--labels: no generated video is called {', '.join(list(labels)[:3])}")
+    return found
 
 
 def _place(path: Path, folder: Path) -> str:
@@ -227,15 +241,21 @@ def judge_pair(
             same = (people[row.video][row.at] * people[TRUTH]).sum(1)
             found["identity_similarity"] = float(same.mean())
         if judges.emotion and "emotion" in protocol.figures and emotion != UNKNOWN_EMOTION:
-            crops = face_crops(video)
-            felt = UNKNOWN_EMOTION if crops is None else judges.emotion.look(crops)
-            found["emotion_accuracy"] = float(felt == emotion)
+            found |= judge_emotion(judges.emotion.look, video, emotion)
         boxes = face_boxes(video)
         if judges.sync and voice is not None and boxes is not None and "sync" in protocol.figures:
             found |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, boxes)
         features |= fid_features(judges, protocol, name, video.frames)
         figures[name] = found
     return figures, features
+
+
+def judge_emotion(
+    look: Callable[[UInt8[np.ndarray, "t c c 3"]], int], video: Face, emotion: int
+) -> Figures:
+    """ACC_e of one video; nothing where no face is seen."""
+    crops = face_crops(video)
+    return {} if crops is None else {"emotion_accuracy": float(look(crops) == emotion)}
 
 
 def face_crops(video: Face) -> UInt8[np.ndarray, "t c c 3"] | None:

@@ -156,13 +156,12 @@ class RETA(nn.Module):
 
 
 def mean_of_last(x: Float[Array, "b s d"], span: int) -> Float[Array, "b s d"]:
-    """Mean of each frame and the span - 1 before it; where the sound begins, 0 stands for them."""
+    """Mean of each frame and the span - 1 before it; where the window begins, 0 stands for them."""
     if span == 1:
         return x
-    sums = jax.lax.reduce_window(
-        x, 0.0, jax.lax.add, (1, span, 1), (1, 1, 1), ((0, 0), (span - 1, 0), (0, 0))
-    )
-    return sums / span
+    ages = jnp.subtract.outer(jnp.arange(x.shape[1]), jnp.arange(x.shape[1]))
+    weights = jnp.where((ages >= 0) & (ages < span), 1 / span, 0.0)
+    return jnp.einsum("ts,bsd->btd", weights, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def gain_to_light(

@@ -313,6 +313,17 @@ def test_emotions_are_those_that_paths_or_labels_state(tmp_path, feeling):
     assert labels == {"M003/001": EMOTIONS.index("happy")}
     report = judging.evaluate_videos(*folders, GreyFace(), judges=feeling, labels=labels)
     assert report["rows"]["generated"]["emotion_accuracy"] == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="no generated video is called 001"):  # each of them is
+        judging.evaluate_videos(*folders, GreyFace(), judges=feeling, labels={"001": 0})
+
+
+def test_nobody_feels_where_no_face_is_seen(tmp_path, feeling):
+    save(tmp_path / "made" / "M003" / "happy" / "level_3" / "001.mp4", np.zeros(FRAMES))
+    report = judging.evaluate_videos(
+        tmp_path / "made", tmp_path / "real", GreyFace(), judges=feeling
+    )
+    assert report["counts"]["generated"]["emotion_accuracy"] == 1
+    assert report["rows"]["truth"]["emotion_accuracy"] == 1
 
 
 def test_emotions_that_nobody_states_are_asked_for(tmp_path):
