@@ -258,8 +258,9 @@ def test_the_mouth_rests_where_nobody_speaks(renderer, portrait):
         renderer.reta, renderer.params, renderer.morphable, 32, close_in_silence=False
     )
     frames, free = renderer.render(portrait, silent), restless.render(portrait, silent)
-    np.testing.assert_array_equal(frames[:10], free[:10])
-    assert (frames[20:] != free[20:]).any()
+    difference = np.abs(frames.astype(int) - free)
+    assert difference[:10].max() <= 1  # of 255: still + 1 (moving - still) is rounded
+    assert difference[20:].max() > 1
 
 
 # Many streams
