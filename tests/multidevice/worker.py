@@ -35,6 +35,7 @@ def tiny_config(eds):
     config.model.tcn.dilations, config.model.motion_encoder.channels = (1,), (4, 8)
     config.model.audio_encoder.mel.layers = 1
     config.model.window.update({"past": 3, "chunk": 6, "look_ahead": 1})
+    config.model.emotion_span = 3
     config.tvm.resolution = 16
     config.discriminator.minibatch_std_group = 1
     config.loss.update({"prior": 0.02, "sync": 0.0, "perceptual": 0.0})
