@@ -100,8 +100,8 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
         MEAD's do.
 
     Raises:
-      InputError: one is no folder, or a generated video has no real one, or several; it is named.
-        Or none is named by the labels.
+      InputError: one is no folder, or a generated video has no real one, or several (it is named),
+        or the labels name none.
     """
     made, reals = video_files(generated), video_files(real)
     by_place = _grouped((_place(path, real), path) for path in reals)
