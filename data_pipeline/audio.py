@@ -29,6 +29,8 @@ MEL_COLUMNS = 16  # What the sync expert hears for five frames.
 MFCC_COLUMNS = 20  # What SyncNet v2 hears for them.
 _MEL_FFT, _MEL_HOP = 800, 200
 _PREEMPHASIS = 0.97
+_CHANNELS = range(1, 9)
+_LOUDEST = 16.0  # Of float samples: resampling and noise go beyond 1, int16 counts to 32768.
 _RUN_UP = 1.0  # Seconds decoded before a place jumped to: codecs need a frame or two to settle,
 _RUN_OUT = 0.1  # and after its end: the resampler's last samples are damped.
 
@@ -216,6 +218,27 @@ def to_int16(waveform: Float32[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
 def to_float(samples: Int16[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
     """16-bit samples to [-1, 1)."""
     return samples.astype(np.float32) / 32768.0
+
+
+def to_mono(samples: np.ndarray) -> Float32[np.ndarray, " n"]:
+    """Sound (n,) or (n, channels), int16 or float in [-1, 1], as mono in [-1, 1]; a copy.
+
+    Raises:
+        InputError: it is none: of another shape or type, not finite, or of another scale.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 1 and not (samples.ndim == 2 and samples.shape[1] in _CHANNELS):
+        raise InputError(f"sound of shape {samples.shape}: give (n,) or (n, channels)")
+    if samples.dtype == np.int16:
+        samples = to_float(samples)
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"samples of type {samples.dtype}: give int16, or float in [-1, 1]")
+    elif not np.isfinite(samples).all():
+        raise InputError("samples that are not numbers: record the sound again")
+    elif samples.size and (loudest := np.abs(samples).max()) > _LOUDEST:
+        raise InputError(f"float samples up to {loudest:.0f}: give float in [-1, 1], or int16")
+    mono = samples.mean(1) if samples.ndim == 2 else samples
+    return np.array(mono, np.float32)  # a copy: callers fill their buffers again
 
 
 def window(samples: Shaped[np.ndarray, " n"], start: int, length: int) -> np.ndarray:

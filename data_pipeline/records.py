@@ -239,6 +239,11 @@ def list_splits(dir: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
     return json.loads(path.read_text())
 
 
+def trained_people(dirs: Sequence[str | os.PathLike]) -> list[str]:
+    """Identities of the training split of data sets."""
+    return sorted({row["identity"] for dir in dirs for row in list_clips(dir, "train")})
+
+
 def iterate_sources(dir: str | os.PathLike) -> Iterator[Source]:
     """The clips that a data set already holds, as sources for writing it anew with more."""
     path = Path(dir) / _FOLDER / "clips.json"

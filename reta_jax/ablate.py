@@ -30,6 +30,8 @@ from reta_jax import train
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import write_whole
+from reta_jax.metrics.cache import VERSION
+from reta_jax.metrics.protocol import is_of_judge, judges_digests
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.weights import CONFIG_FILE, config_to_dict, load_weights, save_weights
 
@@ -227,7 +229,7 @@ def judge_rows(study: Study, judges: Judges, rows: Sequence[str], seed: int) -> 
     """One after another, so that the judges are compiled once a seed."""
     for row in rows:
         folder = run_folder(study, row, seed)
-        if not (folder / RESULT_FILE).exists():
+        if not _is_judged(folder / RESULT_FILE, judges):
             renderer = Renderer.from_pretrained(folder / "weights")
             config = config_to_dict(configure(study, row, seed))
             report = evaluate(
@@ -235,6 +237,15 @@ def judge_rows(study: Study, judges: Judges, rows: Sequence[str], seed: int) -> 
             )
             write_whole(folder / RESULT_FILE, f"{json.dumps(report, indent=1)}\n".encode())
     jax.clear_caches()
+
+
+def _is_judged(file: Path, judges: Judges) -> bool:
+    """Whether figures are there, as these judges and today's definitions have them."""
+    if not file.exists():
+        return False
+    result = json.loads(file.read_text())
+    by = {what: sha256 for what, sha256 in result["sha256"].items() if is_of_judge(what)}
+    return (by, result["version"]) == (judges_digests(judges.sha256), VERSION)
 
 
 def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def abstract_job(config: ConfigDict) -> Job:
     for name, (kind, is_needed) in wanted_experts(config).items():
         network = variables = None
         if is_needed:
-            network = KINDS[kind](**config.experts[name].fields.to_dict())
+            fields = config.experts[name].fields.to_dict()
+            network = KINDS[kind](**fields, dtype=jnp.dtype(config.model.dtype))
             variables = jax.eval_shape(network.init, jax.random.key(0), *example_inputs(kind))
         found |= {name: network, f"{name}_variables": variables}
     experts = Experts(**found)

@@ -113,6 +113,10 @@ def metrics_section(out: Path, path: Path) -> Section:
     )
     of = [f"{report[key]} {key}" for key in ("clips", "identities") if key in report]
     text = f"{path.name}: " + (", ".join(of) or "an evaluation") + "."
+    for objection in report.get("objections", ()):
+        text += f" {objection[0].upper()}{objection[1:]}."
+    if digest := report.get("protocol_sha256"):
+        text += f" Protocol {digest[:16]}."
     if intervals:
         text += " Lines are the intervals of 95 % of the sets of clips drawn from these."
     figure = plots.metric_bars(rows, intervals)

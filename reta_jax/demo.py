@@ -23,7 +23,10 @@ from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
-from reta_jax.evaluate import JUDGES, evaluate, load_judges, markdown_table
+from reta_jax.evaluate import REPORT, REPORT_TEXT, evaluate
+from reta_jax.files import write_whole
+from reta_jax.metrics.judges import JUDGES, load_judges
+from reta_jax.metrics.tables import markdown_report
 from reta_jax.models.morphable import mesh
 from reta_jax.pictures import COLUMNS, contact_sheet, model_row
 from reta_jax.render import (
@@ -36,6 +39,7 @@ from reta_jax.render import (
     render_file,
 )
 from reta_jax.train import EXIT_INTERRUPTED, run
+from reta_jax.weights import config_to_dict
 from reta_jax.windows import audio_windows
 
 IDENTITIES, CLIPS_PER_IDENTITY, SECONDS = 48, 4, 2.0
@@ -140,24 +144,14 @@ def write_report(
     workdir: Path, renderer: Renderer, data: Path, config: ConfigDict, seconds: float
 ) -> str:
     """Judges the model and writes report.json and report.md; returns the latter's text."""
-    figures = evaluate(renderer, load_judges(JUDGES), data)
+    figures = evaluate(renderer, load_judges(JUDGES), data, config=config_to_dict(config))
     figures |= {"started_from": config.init_from or "scratch", "seconds": round(seconds)}
-    (workdir / "report.json").write_text(json.dumps(figures, indent=1) + "\n")
-    text = "\n".join(
-        [
-            f"# Demo: {figures['clips']} clips of {figures['identities']} people never seen",
-            "",
-            f"Training {describe_start(config.init_from)}; {seconds / 60:.1f} minutes so far.",
-            "",
-            markdown_table(figures["rows"]),
-            "",
-            "By emotion of the voice (generated clips):",
-            "",
-            markdown_table(figures["by_emotion"]),
-            "",
-        ]
+    figures["notes"].append(
+        f"training {describe_start(config.init_from)}; {seconds / 60:.1f} minutes so far"
     )
-    (workdir / "report.md").write_text(text)
+    text = markdown_report(figures)
+    write_whole(workdir / REPORT, f"{json.dumps(figures, indent=1)}\n".encode())
+    write_whole(workdir / REPORT_TEXT, text.encode())
     return text
 
 

@@ -32,6 +32,7 @@ from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip
 from data_pipeline.video import read_soundtrack
 from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.files import file_digest, make_folder, write_whole
 from reta_jax.metrics.cache import (
     VERSION,
     ClipCache,
@@ -39,24 +40,25 @@ from reta_jax.metrics.cache import (
     clip_digests,
     device,
     digest,
-    file_digest,
     other_clip,
     weights_digest,
 )
 from reta_jax.metrics.clips import Known, emotion_name, judge_generated, judge_known, remarks
-from reta_jax.metrics.judges import JUDGES, Judges, load_judges, objections
+from reta_jax.metrics.judges import JUDGES, Judges, is_own, load_judges, objections
 from reta_jax.metrics.protocol import (
     Protocol,
     changed_versions,
     check_same,
+    judges_digests,
     load_suite,
+    protocol_of,
     read_protocol,
     versions,
     write_protocol,
 )
 from reta_jax.metrics.rendering import cut, render_clip, through_codec, waiting_clips
 from reta_jax.metrics.statistics import grouped
-from reta_jax.metrics.summary import judges_digests, speed, summarise
+from reta_jax.metrics.summary import speed, summarise
 from reta_jax.metrics.tables import markdown_report, markdown_table
 from reta_jax.metrics.videos import (
     find_pairs,
@@ -96,28 +98,28 @@ def evaluate(
       expected: SHA-256 by what it is of, as in a report; InputError if one differs.
 
     Returns:
-      {"clips": n, "identities": n, "rows": {row: {figure: mean over clips}},
+      {"clips": n, "identities": n, "device", "rows": {row: {figure: mean over clips}},
        "counts": {row: {figure: clips that have it, where some lack it}},
        "intervals": {row: {figure: [low, high]}}, of the generated clips "by_emotion" and
        "by_identity": {which: {figure: mean}}, "speed", "judges", "objections", "notes",
        "protocol", "protocol_sha256", "sha256": {what: digest}}
     """
     protocol = protocol or Protocol()
-    given = {"split": split, "clips": limit}
+    given = {"split": split, "clips": limit, "size": protocol.size or renderer.size}
     protocol = dataclasses.replace(protocol, **{k: v for k, v in given.items() if v is not None})
     keys = clip_digests(data, protocol.split, protocol.clips)
     model = model_digest(renderer)
-    sha256 = {"model": model, "data": digest(*keys), **judges_digests(judges)}
+    sha256 = {"model": model, "data": digest(*keys), **judges_digests(judges.sha256)}
     check_same(expected or {}, sha256)
     seen = ClipCache(cache)
+    of_any = _about_clips(protocol, judges)
     # Times are kept beside the figures, and are of a device.
-    about = digest(VERSION, model, protocol.clip_sha256, json.dumps(judges.sha256), device())
+    about = digest(of_any, model, device())
     known = [seen.get(digest(about, key), Judged) for key in keys]
-    of_any = digest(VERSION, renderer.size, protocol.clip_sha256, json.dumps(judges.sha256))
     with _progress(len(keys), show_progress) as advance:
         if not all(known):
             renderer.render(np.zeros((renderer.size,) * 2 + (3,), np.uint8), _A_CHUNK)  # compiles
-            for i, clip, voice in waiting_clips(data, protocol, renderer.size, known):
+            for i, clip, voice in waiting_clips(data, protocol, known):
                 clip = cut(clip, protocol)
                 others = seen.get(digest(of_any, keys[i]), Known)
                 if others is None:
@@ -127,14 +129,21 @@ def evaluate(
                 seen.put(digest(about, keys[i]), known[i])
                 advance(i)
     generated = [one.rows["generated"] for one in known]
+    shown = {one.identity for one in known}
     return summarise(judges, protocol, known) | {
-        "identities": len({one.identity for one in known}),
+        "identities": len(shown),
         "by_emotion": grouped(generated, [one.emotion for one in known]),
         "by_identity": grouped(generated, [one.identity for one in known]),
         "speed": speed(known),
-        "objections": objections(judges, config) if config else [],
+        "device": device(),
+        "objections": objections(judges, config, shown) if config else [],
         "sha256": sha256,
     }
+
+
+def _about_clips(protocol: Protocol, judges: Judges) -> str:
+    """Digest of all that figures of known videos depend on, but for the videos."""
+    return digest(VERSION, json.dumps(versions()), protocol.clip_sha256, json.dumps(judges.sha256))
 
 
 _A_CHUNK = np.zeros(SAMPLES_PER_FRAME, np.float32)
@@ -203,10 +212,19 @@ def evaluate_videos(
       as `evaluate`, with the videos' names for "by_clip"; the still portrait is the first frame.
 
     Raises:
-      InputError: of `find_pairs`; a judge of emotion is there, and no video's emotion is known.
+      InputError: of `find_pairs`; a judge of emotion is there, and no video's emotion is known; the
+        protocol asks for a size, where videos are judged at that of the real ones.
     """
     protocol = protocol or Protocol()
-    protocol = dataclasses.replace(protocol, clips=limit or protocol.clips)
+    if protocol.size:
+        raise InputError(
+            f"protocol: size {protocol.size} is of models; videos are compared at the real ones' "
+            "size: leave it out"
+        )
+    # What a protocol says of how a model's videos are made holds for none that are given.
+    protocol = dataclasses.replace(
+        protocol, clips=limit or protocol.clips, split="", source="own", codec="none"
+    )
     pairs = find_pairs(generated, reference, labels)
     lone = len(set(video_files(reference)) - {pair.real for pair in pairs})
     is_felt = judges.emotion is not None and "emotion" in protocol.figures
@@ -219,14 +237,15 @@ def evaluate_videos(
     made = [file_digest(pair.generated) for pair in pairs]
     real = [file_digest(pair.real) for pair in pairs]
     before = [other_clip(i, len(pairs)) for i in range(len(pairs))]  # whose voice is borrowed
-    sha256 = {"videos": digest(*made), "reference": digest(*real), **judges_digests(judges)}
+    sha256 = {"videos": digest(*made), "reference": digest(*real)}
+    sha256 |= judges_digests(judges.sha256)
     if any(emotion_name(pair.emotion) for pair in pairs):
         sha256["labels"] = digest(*(pair.emotion for pair in pairs))
     if landmarker_sha256:
         sha256["face_landmarker"] = landmarker_sha256
     check_same(expected or {}, sha256)
     seen = ClipCache(cache)
-    about = digest(VERSION, protocol.clip_sha256, json.dumps(judges.sha256), landmarker_sha256)
+    about = digest(_about_clips(protocol, judges), landmarker_sha256)
     keys = [
         digest(about, made[i], real[i], real[before[i]], pair.emotion)
         for i, pair in enumerate(pairs)
@@ -236,11 +255,11 @@ def evaluate_videos(
     read = read_pairs([pairs[i] for i in waiting], landmarker, protocol.frames)
     with _progress(len(pairs), show_progress) as advance:
         for i, (pair, face, truth, decoded) in zip(waiting, read, strict=True):
-            voice, other = decoded.real.audio, None
-            if len(pairs) > 1 and voice is not None:
+            voices, other = (decoded.generated.audio, decoded.real.audio), None
+            if len(pairs) > 1 and decoded.real.audio is not None:
                 other = read_soundtrack(pairs[before[i]].real, len(truth.frames))
             rows, features = judge_pair(
-                judges, protocol, face, truth, landmarker, voice, other, pair.emotion
+                judges, protocol, face, truth, landmarker, *voices, other, pair.emotion
             )
             known[i] = Judged(
                 clip=pair.name,
@@ -328,22 +347,27 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     changes = {"split": arguments.split, "clips": arguments.limit}
     protocol = dataclasses.replace(protocol, **{k: v for k, v in changes.items() if v is not None})
     given = {name: getattr(arguments, name) for name in PLACES}
-    given = {name: str(value) for name, value in given.items() if value is not None}
+    given = {name: _absolute(value) for name, value in given.items() if value is not None}
     places = recorded.get("places", {}) | given
     _check_used(arguments, "videos" in places)
     out = arguments.out
     if out:
-        _make_folder(out)
+        make_folder(out)
     expected = {k: v for k, v in recorded.get("sha256", {}).items() if _is_checked(k, given)}
     report = _judge_places(places, protocol, expected, out and out / CLIPS)
     run = {"places": places, "sha256": report["sha256"], "versions": versions()}
     report["notes"] += changed_versions(recorded.get("versions", {}), run["versions"])
     report |= {"places": places, "versions": run["versions"]}
     if out:
-        (out / REPORT).write_text(json.dumps(report, indent=1) + "\n")
-        (out / REPORT_TEXT).write_text(markdown_report(report))
-        write_protocol(out / PROTOCOL, protocol, run)
+        write_whole(out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
+        write_whole(out / REPORT_TEXT, markdown_report(report).encode())
+        write_protocol(out / PROTOCOL, protocol_of(report["protocol"]), run)
     return report
+
+
+def _absolute(place: str | Path) -> str:
+    """A path that holds in every working directory; what is none (a name on a hub) as it is."""
+    return str(Path(place).resolve()) if Path(place).exists() else str(place)
 
 
 def _check_used(arguments: argparse.Namespace, is_of_videos: bool) -> None:
@@ -361,13 +385,6 @@ def _is_checked(what: str, given: dict[str, str]) -> bool:
     return replaced.get(what) not in given
 
 
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made a folder: {error.strerror}") from error
-
-
 def _judge_places(
     places: dict[str, str], protocol: Protocol, expected: dict[str, str], cache: Path | None
 ) -> dict[str, Any]:
@@ -383,11 +400,14 @@ def _judge_places(
         # The project's own judges know the synthetic world only; MediaPipe finds the landmarks.
         model = named.pop("face_landmarker", None)
         judges = load_judges(folder, identity=identity, **named)
+        given = {"emotion": "emotion" in named, "identity": identity, "sync": "syncnet" in named}
         judges = Judges(
-            emotion=judges.emotion if "emotion" in named else None,
-            identity=judges.identity if identity else None,
-            sync=judges.sync,
             inception=judges.inception,
+            **{
+                name: judge
+                for name, is_given in given.items()
+                if (judge := getattr(judges, name)) and (is_given or not is_own(judge))
+            },
         )
         return evaluate_videos(
             Path(places["videos"]),

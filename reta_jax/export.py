@@ -255,7 +255,7 @@ class ExportedRenderer(ChunkRenderer):
                 f"{platform}: export it again with --platforms {platform}"
             )
         programs = [_read_program(folder, name, values) for name in (ENCODE, RENDER)]
-        weights, window = jax.tree.map(jnp.asarray, weights), AudioWindow(*values["window"])
+        weights, window = _as_taken(weights, programs[1]), AudioWindow(*values["window"])
         return cls(weights, values["size"], window, *(jax.jit(x.call) for x in programs))
 
     def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> tuple[Array, ...]:
@@ -265,6 +265,12 @@ class ExportedRenderer(ChunkRenderer):
         self, identities: tuple[Array, ...], audio: Float[np.ndarray, "b n"]
     ) -> UInt8[Array, "b t h w 3"]:
         return self._render(self.weights, audio, *identities)
+
+
+def _as_taken(weights: Any, program: jax_export.Exported) -> Any:
+    """The weights on the device, in the types of the program's first argument: files know few."""
+    (taken, *_), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+    return jax.tree.map(lambda x, aval: jnp.asarray(x, aval.dtype), weights, taken)
 
 
 def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export.Exported:

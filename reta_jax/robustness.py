@@ -30,8 +30,8 @@ from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import CLIPS, evaluate_videos, model_digest
-from reta_jax.files import write_whole
-from reta_jax.metrics.cache import digest, file_digest
+from reta_jax.files import file_digest, write_whole
+from reta_jax.metrics.cache import digest
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rendering import cut
 from reta_jax.metrics.statistics import grouped

@@ -1,7 +1,7 @@
 """Talks live: sound goes in as it comes, frames come out with the sound that they belong to.
 
     streamer = Streamer(renderer, portrait)
-    streamer.push_audio(samples, 24_000)
+    streamer.push_audio(pcm, 24_000)
     for frame in streamer:  # all that can be said by now; frame.image, frame.audio
         ...
     streamer.flush()  # the speaker is done: the rest comes out
@@ -46,9 +46,9 @@ class Streamer:
         self._server = StreamServer(renderer, streams=1)
         self._stream = self._server.open(portrait)
 
-    def push_audio(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    def push_audio(self, pcm: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
         """Adds sound of any length; see `Utterance.push`."""
-        self._stream.push_audio(samples, sample_rate)
+        self._stream.push_audio(pcm, sample_rate)
 
     def flush(self) -> None:
         """Ends the utterance: what was pushed comes out to its end."""
@@ -90,7 +90,7 @@ class ServedStream:
         self._is_closed = False
         self._lock = threading.Lock()
 
-    def push_audio(self, samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    def push_audio(self, pcm: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
         """Adds sound of any length; see `Utterance.push`.
 
         Raises:
@@ -100,7 +100,7 @@ class ServedStream:
             if self._is_closed:
                 raise InputError("this stream was closed: open another one")
             utterance = self._utterances[-1] if self._is_open else Utterance(self._spec)
-            utterance.push(samples, sample_rate)
+            utterance.push(pcm, sample_rate)
             if not self._is_open:
                 self._utterances.append(utterance)
                 self._is_open = True
@@ -426,9 +426,12 @@ class AsyncReta:
     async def _render(self, run: object) -> None:
         while self._run is run and not self._is_shut:
             self._wake.clear()
-            if await asyncio.to_thread(self._server.step):
+            has_rendered = await asyncio.to_thread(self._server.step)
+            if (
+                has_rendered or self._stream.waiting
+            ):  # another avatar's step may have been ours, too
                 self._rendered.set()
-            else:
+            if not has_rendered:
                 await self._wake.wait()
 
 

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
+from data_pipeline.records import trained_people
 from reta_jax import parallel
 from reta_jax.batches import open_batches
 from reta_jax.checkpoint import Checkpoints
@@ -108,7 +109,8 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
     constants = parallel.replicate(Constants(experts, morphable), mesh)
     batches = open_batches(config)  # before the start, which takes longer to fail
     state, checkpoints, data_state, initial = start(config, workdir, networks, constants, mesh)
-    provenance = keep_provenance(workdir, [*provenance, *records, *initial])
+    seen = [{"source": dir, "people": trained_people([dir])} for dir in config.data.dirs]
+    provenance = keep_provenance(workdir, [*provenance, *records, *initial, *seen])
     if data_state is not None:
         batches.set_state(data_state)
     writer = Writer(workdir)
@@ -234,7 +236,7 @@ def start(
 
 
 def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds to the run's record of the published weights behind it, and prints their licences."""
+    """Adds to the run's record of weights and people behind it, and prints the licences."""
     file = workdir / PROVENANCE_FILE
     known = json.loads(file.read_text()) if file.is_file() else []
     known += [record for record in records if record not in known]

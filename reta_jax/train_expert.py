@@ -26,12 +26,13 @@ from ml_collections import ConfigDict, config_flags
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
-from data_pipeline.records import list_clips
+from data_pipeline.records import list_clips, trained_people
 from reta_jax.commands import run_with_flags, set_up_xla
 from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.syncnet import (
+    WHOLE_FRAME,
     SyncNetExpert,
     SyncNetV2,
     frames_to_input,
@@ -88,7 +89,7 @@ def run(config: ConfigDict, out: Path) -> float:
     def step(
         params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array, i: Array
     ):
-        batch = _augment(batch, key, config.fade)
+        batch = _augment(batch, key, config.fade, config.whole_frames)
 
         def loss_of(frames: Array) -> Array:
             return task(network, _variables(params, stats), batch | {"frames": frames}, True).loss
@@ -152,11 +153,6 @@ def run(config: ConfigDict, out: Path) -> float:
         description["labels"] = list(EMOTIONS)
     save_weights(out, _variables(params, stats), description, config.store_dtype)
     return float(now.score)
-
-
-def trained_people(dirs: Sequence[str]) -> list[str]:
-    """Identities of the training split of data sets."""
-    return sorted({row["identity"] for dir in dirs for row in list_clips(dir, "train")})
 
 
 def check_apart(people: Sequence[str], dirs: Sequence[str]) -> None:
@@ -367,14 +363,19 @@ def _as_float(batch: dict[str, Array]) -> dict[str, Array]:
     return batch | {name: to_float(batch[name]) for name in ("frames", "portrait")}
 
 
-def _augment(batch: dict[str, Array], key: Array, fade: float) -> dict[str, Array]:
+def _augment(
+    batch: dict[str, Array], key: Array, fade: float, whole_frames: float
+) -> dict[str, Array]:
     """Brightness, contrast, noise and up to `fade` of the detail, one draw a clip.
 
-    Judges must not live on a light's colour, nor on what the first rendered faces lack.
+    Judges must not live on a light's colour, nor on what the first rendered faces lack. SyncNet v2
+    sees `whole_frames` of the clips uncropped, for its direct crop.
     """
     batch = _as_float(batch)
     frames = batch["frames"]
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
+    is_whole = jax.random.bernoulli(keys[4], whole_frames, (len(frames), 1))
+    boxes = jnp.where(is_whole, jnp.asarray(WHOLE_FRAME), batch["sync_box"])
     if fade:
         shape = frames.shape
         small = (*shape[:2], shape[2] // COARSER, shape[3] // COARSER, shape[4])
@@ -385,7 +386,7 @@ def _augment(batch: dict[str, Array], key: Array, fade: float) -> dict[str, Arra
     draw = lambda k, spread: spread * jax.random.normal(k, (len(frames), 1, 1, 1, 3))
     frames = frames * (1 + draw(keys[0], 0.1)) + draw(keys[1], 0.05)
     frames += 0.02 * jax.random.normal(keys[2], frames.shape)
-    return batch | {"frames": frames}
+    return batch | {"frames": frames, "sync_box": boxes}
 
 
 def attacked(loss_of: Callable[[Array], Array], frames: Array, radius: Array) -> Array:

@@ -11,14 +11,13 @@ from data_pipeline.audio import (
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     deferred_interrupts,
-    to_float,
     to_int16,
+    to_mono,
 )
 from data_pipeline.errors import InputError
 from reta_jax.windows import AudioWindow
 
 RATES = range(4_000, 384_001)  # Hz
-CHANNELS = range(1, 9)
 
 
 class Frame(NamedTuple):
@@ -102,7 +101,7 @@ class Utterance:
           InputError: the rate is none, or another than before; samples that are no numbers, or
             have another shape.
         """
-        mono = _to_mono(samples)
+        mono = to_mono(samples)
         if rate not in RATES:
             raise InputError(
                 f"a sample rate of {rate} Hz: give a whole number from {RATES[0]} to {RATES[-1]}"
@@ -203,17 +202,3 @@ class Utterance:
         with deferred_interrupts():
             parts = [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
         return np.concatenate([np.zeros(0, np.float32), *parts])
-
-
-def _to_mono(samples: np.ndarray) -> Float32[np.ndarray, " n"]:
-    samples = np.asarray(samples)
-    if samples.dtype == np.int16:
-        samples = to_float(samples)
-    elif not np.issubdtype(samples.dtype, np.floating):
-        raise InputError(f"samples of type {samples.dtype}: give int16, or float in [-1, 1]")
-    elif not np.isfinite(samples).all():
-        raise InputError("samples that are not numbers: record the sound again")
-    if samples.ndim != 1 and not (samples.ndim == 2 and samples.shape[1] in CHANNELS):
-        raise InputError(f"sound of shape {samples.shape}: give (n,) or (n, channels)")
-    mono = samples.mean(1) if samples.ndim == 2 else samples
-    return np.array(mono, np.float32)  # a copy: callers fill their buffers again

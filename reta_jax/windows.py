@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from data_pipeline.audio import SAMPLES_PER_FRAME, window
+from data_pipeline.audio import SAMPLES_PER_FRAME, to_mono, window
 from data_pipeline.errors import InputError
 
 
@@ -62,23 +62,24 @@ class ChunkRenderer:
         raise NotImplementedError
 
     def stream(
-        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: np.ndarray
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         """Yields frames chunk by chunk, in constant memory; ceil(n / 640) frames in all.
 
         Args:
           portrait: a face crop of the model's size.
-          waveform: 16 kHz mono in [-1, 1].
+          waveform: 16 kHz, as `data_pipeline.audio.to_mono` takes it.
 
         Raises:
-          InputError: the portrait has another size.
+          InputError: the portrait has another size or type, or the sound is none.
         """
         check_portrait(portrait, self.size)
+        mono = to_mono(waveform)
         chunk = functools.partial(self.render_windows, self.encode(portrait[None]))
-        yield from in_chunks(chunk, waveform, self.window)
+        yield from in_chunks(chunk, mono, self.window)
 
     def render(
-        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: Float[np.ndarray, " n"]
+        self, portrait: UInt8[np.ndarray, "h w 3"], waveform: np.ndarray
     ) -> UInt8[np.ndarray, "t h w 3"]:
         """All frames of a voice; see `stream` for long ones."""
         none = np.zeros((0, self.size, self.size, 3), np.uint8)
@@ -87,10 +88,10 @@ class ChunkRenderer:
 
 def check_portrait(portrait: np.ndarray, size: int) -> None:
     """Raises InputError for what is no face crop of the model's size."""
-    if portrait.shape != (size, size, 3):
+    if portrait.shape != (size, size, 3) or portrait.dtype != np.uint8:
         raise InputError(
-            f"a portrait of shape {portrait.shape}: this model takes a face crop of "
-            f"{size}x{size} (data_pipeline.face.portrait_crop)"
+            f"a portrait of shape {portrait.shape} and type {portrait.dtype}: this model takes a "
+            f"face crop of {size}x{size} pixels in uint8 (data_pipeline.face.portrait_crop)"
         )
 
 

@@ -1,5 +1,6 @@
 """The judging of a random model by random judges: truth is perfect, blocks do not show."""
 
+import dataclasses
 import json
 
 import jax
@@ -24,7 +25,7 @@ from reta_jax.metrics.blocks import BLOCK, in_blocks
 from reta_jax.metrics.clips import judge_generated, judge_known
 from reta_jax.metrics.image import psnr
 from reta_jax.metrics.judges import JUDGES, Judge, objections
-from reta_jax.metrics.protocol import Protocol, load_suite, read_protocol
+from reta_jax.metrics.protocol import Protocol, check_same, load_suite, read_protocol
 from reta_jax.metrics.rendering import coefficients, cut, through_codec
 from reta_jax.metrics.rows import OTHER_VOICE
 from reta_jax.metrics.sync import Sync, SyncJudge
@@ -41,6 +42,7 @@ FIGURES = {
     "mouth_correlation",
     "mouth_opening_error",
     "mouth_landmark_distance",
+    "mouth_landmark_distance_px",
     "mouth_jitter",
     "voice_correlation",
     "emotion_accuracy",
@@ -120,6 +122,21 @@ def test_the_report_has_every_row_and_figure(report, data):
         report | {"objections": ["it was its teacher"]}
     )
     assert report == json.loads(json.dumps(report))
+    assert report["protocol"]["size"] == 32  # the model's own
+
+
+def test_models_of_all_sizes_can_be_compared_at_one(weights, judges, data):
+    renderer, protocol = Renderer.from_pretrained(weights), Protocol(figures=("image",), size=48)
+    small, large = (
+        evaluate(renderer, judges, data, protocol=one)
+        for one in (dataclasses.replace(protocol, size=None), protocol)
+    )
+    assert (small["protocol"]["size"], large["protocol"]["size"]) == (renderer.size, 48)
+    assert small["protocol_sha256"] != large["protocol_sha256"]
+    assert large["rows"]["truth"]["psnr"] == 100
+    np.testing.assert_allclose(
+        large["rows"]["generated"]["psnr"], small["rows"]["generated"]["psnr"], atol=1.5
+    )
 
 
 def test_truth_is_perfect_and_doing_nothing_is_not(report):
@@ -172,6 +189,8 @@ def by_lips(clip, frames, audio) -> Sync:
         ("lip_vertex_error_mm2", -1),
         ("lip_vertex_distance_mm", -1),
         ("face_landmark_distance", -1),
+        ("mouth_landmark_distance_px", -1),
+        ("face_landmark_distance_px", -1),
         ("lip_landmark_error_mm2", -1),
         ("lip_landmark_distance_mm", -1),
         ("identity_similarity", 1),
@@ -385,11 +404,14 @@ def test_a_judge_that_taught_is_named(judges_folder, judges):
         "loss": {"emotion": 1.0, "sync": 1.0, "perceptual": 1.0},
         "data": {"dirs": ["nowhere"]},
     }
-    (sentence,) = objections(judges, config)
+    unknown, sentence = objections(judges, config)
+    assert "not known whom the model was trained on" in unknown
     assert "emotion judge" in sentence and "trained against" in sentence
+    config |= {"provenance": [{"source": "nowhere", "people": ["anybody"]}]}
+    assert objections(judges, config) == [sentence]
     assert not objections(judges, config | {"loss": config["loss"] | {"emotion": 0.0}})
-    published = {"source": "x", "files": [{"sha256": judges.mouth.files[0]}]}
-    found = objections(judges, config | {"provenance": [published]})
+    config["provenance"] += [{"source": "x", "files": [{"sha256": judges.mouth.files[0]}]}]
+    found = objections(judges, config)
     assert len(found) == 2 and "mouth judge" in found[0]
 
 
@@ -400,8 +422,23 @@ def test_a_judge_that_knows_the_models_people_is_named(judges, data):
         "data": {"dirs": [str(data)]},
     }
     people = ("somebody else", "synthetic_0_00000")
-    (sentence,) = objections(judges._replace(face=judges.mouth._replace(people=people)), config)
-    assert "face judge" in sentence and "1 of the people" in sentence
+    judges = judges._replace(face=judges.mouth._replace(people=people))
+    (sentence,) = objections(judges, config)
+    assert "face judge was trained on 1 (synthetic_0_00000" in sentence
+    both = objections(judges, config, ["synthetic_0_00000", "somebody"])
+    assert both[0].startswith("the model was trained on 1 (synthetic_0_00000")
+    assert sum("that are judged" in one and "judge was trained" in one for one in both) == 3
+
+
+def test_whom_earlier_runs_knew_is_remembered(judges, data):
+    config = {
+        "experts": {},
+        "loss": {},
+        "data": {"dirs": [str(data)]},
+        "provenance": [{"source": "the first run's", "people": ["somebody"]}],
+    }
+    found = objections(judges, config)
+    assert len(found) == 2 and all("1 (somebody, …)" in sentence for sentence in found)
 
 
 def test_a_judge_that_learned_from_nobody_knows_whom_is_named(judges):
@@ -429,7 +466,7 @@ def test_objections_are_the_same_from_everywhere(data, judges_folder, judges, mo
     monkeypatch.setattr(judge_networks, "ROOT", data.parent)
     config = {"experts": {}, "loss": {}, "data": {"dirs": [data.name]}}
     known = judges._replace(mouth=judges.mouth._replace(people=("synthetic_0_00000",)))
-    assert "1 of the people" in objections(known, config)[0]
+    assert "1 (synthetic_0_00000" in objections(known, config)[0]
 
 
 @pytest.mark.parametrize("changed", [{"labels": EMOTIONS[::-1]}, {"image_size": 32}])
@@ -564,6 +601,8 @@ def test_a_recorded_protocol_refuses_other_data(commands, tmp_path, capsys):
     path = tmp_path / "protocol.yaml"
     text = path.read_text()
     sha256 = read_protocol(path)[1]["sha256"]["data"]
+    with pytest.raises(InputError, match="mouth judge: not what the protocol was run with"):
+        check_same({"data": sha256}, {"data": sha256, "mouth judge": "new"})
     path.write_text(text.replace(sha256, "0" * 64))
     capsys.readouterr()
     with pytest.raises(SystemExit):

@@ -70,6 +70,17 @@ def test_frames_are_the_models_own(folder, renderer):
         np.testing.assert_array_equal(frames, renderer.render(portrait, VOICE))
 
 
+def test_a_model_in_bfloat16_is_exported_as_it_is(weights, tmp_path):
+    """The file keeps float32; the program takes what it was traced with."""
+    renderer = Renderer.from_pretrained(weights, dtype="bfloat16")
+    export(renderer, tmp_path / "model", platforms=["cpu"])
+    exported = ExportedRenderer.load(tmp_path / "model")
+    types = {leaf.dtype.name for leaf in jax.tree.leaves(exported.weights)}
+    assert types == {"bfloat16", "float32"}
+    frames = exported.render(PORTRAITS[0], VOICE)
+    np.testing.assert_array_equal(frames, renderer.render(PORTRAITS[0], VOICE))
+
+
 def test_streams_share_a_call(folder, renderer):
     exported = ExportedRenderer.load(folder)
     audio = RANDOM.standard_normal((3, exported.window.samples)).astype(np.float32)

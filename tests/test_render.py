@@ -148,6 +148,30 @@ def test_one_frame_for_every_640_samples_begun_and_one_compilation(renderer, por
     assert render_chunk._cache_size() == compiled
 
 
+def test_sound_of_other_types_is_the_same_sound(renderer, portrait):
+    pcm = (8000 * np.sin(np.arange(5 * FRAME) / 9)).astype(np.int16)
+    expected = renderer.render(portrait, pcm / np.float32(32768))
+    np.testing.assert_array_equal(renderer.render(portrait, pcm), expected)
+    stereo = np.stack([pcm, pcm], axis=1)
+    np.testing.assert_array_equal(renderer.render(portrait, stereo), expected)
+
+
+@pytest.mark.parametrize(
+    ("sound", "what"),
+    [
+        (np.full(640, np.nan, np.float32), "not numbers"),
+        (np.full(640, 9000.0, np.float32), "up to 9000"),
+        (np.zeros(640, np.int32), "type int32"),
+        (np.zeros((2, 640), np.float32), "shape"),
+    ],
+)
+def test_what_is_no_sound_is_refused_offline_as_live(renderer, portrait, sound, what):
+    with pytest.raises(InputError, match=what):
+        renderer.render(portrait, sound)
+    with pytest.raises(InputError, match="uint8"):
+        renderer.render(portrait / np.float32(255), np.zeros(640, np.float32))
+
+
 def test_the_voice_moves_the_frames_and_the_portrait_shapes_them(renderer, portrait):
     frames = renderer.render(portrait, speech(20 * FRAME)).astype(int)
     assert np.abs(np.diff(frames, axis=0)).max() > 2

@@ -179,6 +179,7 @@ def test_memory_does_not_grow_with_the_utterance(renderer, portrait, monkeypatch
     [
         (np.zeros(10, np.int32), RATE, "int16, or float"),
         (np.array([np.nan], np.float32), RATE, "not numbers"),
+        (np.array([12_000.0], np.float32), RATE, r"up to 12000: give float in \[-1, 1\], or int16"),
         (np.zeros((2, 640), np.int16), RATE, r"shape \(2, 640\): give \(n,\) or \(n, channels\)"),
         (np.zeros((640, 0), np.float32), RATE, r"shape \(640, 0\)"),
         (np.zeros((2, 2, 2), np.float32), RATE, r"shape \(2, 2, 2\)"),

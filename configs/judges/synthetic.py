@@ -19,7 +19,7 @@ FIELDS = {
     },
     "emotion_fan": {"width": 12, "classes": 8},
     "sync_expert": {"channel_multiplier": 0.25},
-    "syncnet_v2": {"channel_multiplier": 0.25},
+    "syncnet_v2": {"channel_multiplier": 0.125},
     "landmark_net": {"size": 64, "width": 16, "landmarks": 20},
     "face_net": {"size": 64, "width": 16, "landmarks": 68},
     "identity_net": {"size": 64, "width": 16, "features": 64},
@@ -48,13 +48,15 @@ def get_config(task: str = "sync_expert"):
             "out": f"weights/synthetic/{task}",
             "image_size": 128 if task in ("sync_expert", "syncnet_v2", "landmark_net") else 64,
             "frames": 5 if task in ("sync_expert", "syncnet_v2", "emotion_fan") else 1,  # of a clip
-            "batch_size": 16 if task == "emotion_fan" else 32,  # clips
+            "batch_size": 16 if task in ("emotion_fan", "syncnet_v2") else 32,  # clips
             "steps": STEPS[task],
             "learning_rate": RATES[task],
             "seed": SEEDS.get(task, 0),
             # A teacher of pixels must not be pleased by noise, nor a judge lost in soft pictures.
             "attack_radius": 1.0 if task == "emotion_vit" else 0.0,  # L2, of frames in [-1, 1]
-            "fade": 1.0 if task == "emotion_fan" else 0.0,  # share of the detail, at most
+            "fade": 1.0 if task in ("emotion_fan", "syncnet_v2") else 0.0,  # of the detail, at most
+            # SyncNet v2 is asked about both crops of the published pipelines.
+            "whole_frames": 0.5 if task == "syncnet_v2" else 0.0,  # share of the clips
             "log_every": 200,
             "judge_batches": 8,
             "store_dtype": "float16",

@@ -19,7 +19,7 @@ def files_below(raw: str | os.PathLike) -> list[Path]:
         InputError: it is none.
     """
     if not Path(raw).is_dir():
-        raise InputError(f"{raw} is not a directory: give the folder with the videos as --raw.")
+        raise InputError(f"{raw} is not a directory: give the folder with the videos.")
     found, seen = [], set()
     for folder, below, names in os.walk(raw, followlinks=True):
         place = os.path.realpath(folder)

@@ -100,9 +100,22 @@ def into_lower_face(
     points: Float[Array, "n k 2"], face_box: Float[Array, "n 4"]
 ) -> Float[Array, "n k 2"]:
     """Points x, y in [0, 1] of the frame to [0, 1] of what the judge sees."""
+    origin, extent = _place(face_box)
+    return (points - origin) / extent
+
+
+def from_lower_face(
+    points: Float[Array, "n k 2"], face_box: Float[Array, "n 4"]
+) -> Float[Array, "n k 2"]:
+    """Points x, y in [0, 1] of what the judge sees to [0, 1] of the frame."""
+    origin, extent = _place(face_box)
+    return points * extent + origin
+
+
+def _place(face_box: Float[Array, "n 4"]) -> tuple[Float[Array, "n 1 2"], Float[Array, "n 1 2"]]:
+    """Corner and size (x, y) of the lower half of a face."""
     y0, x0, y1, x1 = lower_half(face_box).T
-    origin, extent = jnp.stack([x0, y0], -1), jnp.stack([x1 - x0, y1 - y0], -1)
-    return (points - origin[:, None]) / extent[:, None]
+    return jnp.stack([x0, y0], -1)[:, None], jnp.stack([x1 - x0, y1 - y0], -1)[:, None]
 
 
 def mouth_opening(mouth: Float[Array, "*b 20 2"]) -> Float[Array, "*b"]:

@@ -1,11 +1,13 @@
 """Frozen experts by config: from published or own weights, or random where the config says so."""
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from reta_jax.experts.emotion_fan import EmotionFAN
@@ -15,7 +17,8 @@ from reta_jax.experts.landmark_net import LandmarkNet
 from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2
 from reta_jax.experts.vgg19 import VGG19
 from reta_jax.pretrained.load import RANDOM, load
-from reta_jax.weights import check_params
+from reta_jax.pretrained.source import file_facts
+from reta_jax.weights import PARAMS_FILE, check_params
 
 KINDS = {
     "emotion_vit": EmotionViT,
@@ -39,7 +42,7 @@ def example_inputs(kind: str, size: int = 64) -> tuple[jax.Array, ...]:
 
 
 def load_expert(
-    kind: str, weights: str, fields: dict[str, Any]
+    kind: str, weights: str, fields: dict[str, Any], dtype: DTypeLike = jnp.float32
 ) -> tuple[nn.Module, Any, list[dict[str, Any]]]:
     """A frozen expert, its variables, and the records of where they come from.
 
@@ -47,17 +50,19 @@ def load_expert(
       kind: a key of KINDS.
       weights: a folder with params.safetensors and config.json (whose fields then hold), a hub id,
         or "random" for an untrained network of the given fields.
+      dtype: of its arithmetic; the variables stay float32.
 
     Raises:
       InputError: the weights are missing, or of another kind of network.
     """
     if weights == RANDOM:
         logging.warning("%s has random weights: its loss teaches nothing about faces", kind)
-        network = KINDS[kind](**fields)
+        network = KINDS[kind](**fields, dtype=jnp.dtype(dtype))
         return network, network.init(jax.random.key(0), *example_inputs(kind)), []
     loaded = load(kind, weights)
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in loaded.config["fields"].items()}
-    network = KINDS[kind](**fields)  # its fields are hashed when it is part of a compiled program
+    # Its fields are hashed when it is part of a compiled program.
+    network = KINDS[kind](**fields, dtype=jnp.dtype(dtype))
     expected = jax.eval_shape(network.init, jax.random.key(0), *example_inputs(kind))
     check_params(loaded.variables, expected, weights)
     return network, jax.tree.map(jnp.asarray, loaded.variables), loaded.provenance
@@ -75,13 +80,23 @@ def wanted_experts(config: ConfigDict) -> dict[str, tuple[str, bool]]:
 
 
 def load_experts(config: ConfigDict) -> tuple[Experts, list[dict[str, Any]]]:
-    """The teachers that the config's losses need, and where their weights come from."""
+    """The teachers that the config's losses need, and where their weights come from.
+
+    They compute in the model's dtype: they are two fifths of the paper's step.
+    """
     found, provenance = {}, []
     for name, (kind, is_needed) in wanted_experts(config).items():
         network = variables = None
         if is_needed:
             expert = config.experts[name]
-            network, variables, records = load_expert(kind, expert.weights, expert.fields.to_dict())
-            provenance += records
+            network, variables, records = load_expert(
+                kind, expert.weights, expert.fields.to_dict(), config.model.dtype
+            )
+            provenance += records + _own(f"experts.{name}", Path(expert.weights) / PARAMS_FILE)
         found |= {name: network, f"{name}_variables": variables}
     return Experts(**found), provenance
+
+
+def _own(name: str, params: Path) -> list[dict[str, Any]]:
+    """The record of a teacher from a folder, so that it will not pass for a judge."""
+    return [{"source": name, "files": [file_facts(params)]}] if params.is_file() else []

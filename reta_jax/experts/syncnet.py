@@ -18,6 +18,13 @@ from reta_jax.ops.crop import crop_resize, resample_weights
 
 FACE_SIZE = 96  # the expert looks at a tight 96 x 96 face and sees its lower half
 V2_SIZE, CROP_SCALE = 224, 0.4  # SyncNet v2 sees more than the face, by this share of its side
+# Box y0, x0, y1, x1 whose crop, so widened, is the frame itself.
+WHOLE_FRAME = (
+    0.0,
+    CROP_SCALE / (2 + 2 * CROP_SCALE),
+    1 / (1 + CROP_SCALE),
+    (2 + CROP_SCALE) / (2 + 2 * CROP_SCALE),
+)
 
 
 class ConvBlock(nn.Module):

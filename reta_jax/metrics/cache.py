@@ -3,9 +3,8 @@
 import collections
 import functools
 import hashlib
+import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +16,12 @@ from jaxtyping import Float
 
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.records import list_clips, open_records
+from reta_jax.files import make_folder, write_whole
 from reta_jax.metrics.statistics import Figures
 from reta_jax.weights import flatten
 
 Entry = TypeVar("Entry")  # a named tuple
-VERSION = 3  # of the figures' definitions: raised when one changes
+VERSION = 4  # of the figures' definitions: raised when one changes
 
 
 class Judged(NamedTuple):
@@ -49,7 +49,7 @@ class ClipCache:
     def __init__(self, folder: Path | None):
         self._folder = folder
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     def get(self, key: str, kind: type[Entry]) -> Entry | None:
         path = self._folder and self._folder / f"{key}.npz"
@@ -58,10 +58,10 @@ class ClipCache:
         try:
             with np.load(path) as file:
                 arrays = dict(file)
-        except (OSError, ValueError, zipfile.BadZipFile):  # cut off: judged again
-            return None
-        facts, person = json.loads(str(arrays.pop("facts"))), arrays.pop("person")
-        return kind(**facts, features=arrays, person=person)
+            facts, person = json.loads(str(arrays.pop("facts"))), arrays.pop("person")
+            return kind(**facts, features=arrays, person=person)
+        except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+            return None  # cut off or damaged: judged again
 
     def put(self, key: str, entry: Any) -> None:
         """Kept whole or not at all."""
@@ -69,9 +69,9 @@ class ClipCache:
             return
         facts = entry._asdict()
         arrays = {"person": facts.pop("person"), **facts.pop("features")}
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-            np.savez(file, facts=json.dumps(facts), **arrays)
-        os.replace(file.name, self._folder / f"{key}.npz")
+        file = io.BytesIO()
+        np.savez(file, facts=json.dumps(facts), **arrays)
+        write_whole(self._folder / f"{key}.npz", file.getvalue())
 
 
 def digest(*parts: Any) -> str:
@@ -91,11 +91,6 @@ def weights_digest(*trees: Mapping[str, Any]) -> str:
             found.update(path.encode())
             found.update(np.ascontiguousarray(leaf))
     return found.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def device() -> str:

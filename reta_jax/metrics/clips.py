@@ -12,11 +12,13 @@ from jaxtyping import Float, Int, UInt8
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.face_basis import load_face_basis
 from data_pipeline.loader import EvaluationClip
-from reta_jax.experts.landmark_net import MOUTH, into_lower_face, mouth_opening
+from reta_jax.experts.landmark_net import MOUTH, from_lower_face
 from reta_jax.metrics.blocks import in_blocks
 from reta_jax.metrics.image import psnr, ssim
 from reta_jax.metrics.judges import MEDIAPIPE, Judges
 from reta_jax.metrics.landmarks import (
+    PIXELS,
+    PIXELS_SIDE,
     blinks_per_minute,
     eye_distance,
     eye_opening,
@@ -25,7 +27,7 @@ from reta_jax.metrics.landmarks import (
     shape_distance,
 )
 from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
-from reta_jax.metrics.mouth import correlation, jitter, loudness, silent_frames
+from reta_jax.metrics.mouth import Lips, compare_lips, lip_gap
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, known_videos, rows
 from reta_jax.metrics.statistics import Figures
@@ -150,7 +152,7 @@ def measure(
     if "image" in protocol.figures:
         figures |= compare_pixels(video.frames, truth.frames)
     if video.mouth is not None:
-        figures |= compare_mouths(clip, video.mouth, row.audio)
+        figures |= compare_mouths(clip, video.mouth, video.face, row.audio)
     if video.face is not None:
         sees_lids = judges.face.network == MEDIAPIPE  # face_net overlooks most blinks at 64 px
         figures |= compare_faces(
@@ -204,35 +206,28 @@ def compare_pixels(
 
 
 def compare_mouths(
-    clip: EvaluationClip, mouth: Float[np.ndarray, "t 20 2"], audio: Float[np.ndarray, " n"]
+    clip: EvaluationClip,
+    mouth: Float[np.ndarray, "t 20 2"],
+    face: Float[np.ndarray, "t 68 2"] | None,
+    audio: Float[np.ndarray, " n"],
 ) -> Figures:
-    """Lips against the true ones and against the voice, in heights of the judge's picture.
+    """Lips against the true ones and against the voice, in distances of the true eyes.
 
-    Frames in which the judge sees no mouth (NaN) are left out. A clip without landmarks has no true
-    lips.
+    A clip without landmarks has no true lips; its unit is that of the `face` that a judge sees.
+
+    Args:
+      mouth: in [0, 1] of the lower face.
     """
-    frames, seen = len(mouth), np.isfinite(mouth[:, 0, 0])
-    if seen.sum() < 3:
+    truth, points = None, clip.landmarks if has_landmarks(clip) else face
+    if points is None or not np.isfinite(points).any():
         return {}
-    trembling, mouth = jitter(mouth), mouth[seen]
-    opening = np.asarray(mouth_opening(jnp.asarray(mouth)))
-    figures = {}
+    unit = float(np.nanmean(eye_distance(points)))
+    lips_of = lambda points: Lips(points, lip_gap(points) / unit)
     if has_landmarks(clip):
-        boxes = jnp.broadcast_to(clip.sync_box, (frames, 4))
-        truth = np.asarray(into_lower_face(jnp.asarray(clip.landmarks[:, MOUTH]), boxes))[seen]
-        true_opening = np.asarray(mouth_opening(jnp.asarray(truth)))
-        figures = {
-            "mouth_correlation": correlation(opening, true_opening),
-            "mouth_opening_error": float(np.abs(opening - true_opening).mean()),
-            "mouth_landmark_distance": float(np.linalg.norm(mouth - truth, axis=-1).mean()),
-        }
-    if np.isfinite(trembling):
-        figures["mouth_jitter"] = trembling
-    figures["voice_correlation"] = correlation(opening, loudness(audio, frames)[seen])
-    silent = silent_frames(audio, frames)[seen]
-    if silent.sum() > 1:
-        figures["movement_in_silence"] = float(np.std(opening[silent]))
-    return figures
+        truth = lips_of(np.float64(clip.landmarks[:, MOUTH]))
+    boxes = jnp.broadcast_to(clip.sync_box, (len(mouth), 4))
+    lips = np.asarray(from_lower_face(jnp.asarray(mouth), boxes), np.float64)
+    return compare_lips(lips_of(lips), truth, unit, PIXELS_SIDE, audio)
 
 
 def compare_faces(
@@ -244,8 +239,9 @@ def compare_faces(
     if seen.sum() < 3:
         return figures
     if truth is not None:
-        unit = float(eye_distance(truth).mean())
-        figures["face_landmark_distance"] = shape_distance(face[seen], truth[seen]) / unit
+        distance = shape_distance(face[seen], truth[seen])
+        figures["face_landmark_distance"] = distance / float(eye_distance(truth).mean())
+        figures[f"face_landmark_distance{PIXELS}"] = distance * PIXELS_SIDE
         figures |= lip_landmark_error(face[seen], truth[seen])
     figures["head_motion"] = head_motion(face[seen])
     if sees_lids:
@@ -259,12 +255,18 @@ def has_landmarks(clip: EvaluationClip) -> bool:
 
 
 NO_LANDMARKS = "have no landmarks in their records: mouths and faces are not held against the truth"
+OWN_PORTRAIT = (
+    "start from their own first frame: of their person there is no clip that is said to be neutral"
+)
 TOO_SHORT = "are too short to judge their synchrony: six frames with their sound are needed"
 
 
 def remarks(judges: Judges, protocol: Protocol, clip: EvaluationClip) -> list[str]:
     """What could not be judged of a clip, in words that go on from "3 clips"."""
     found = []
+    if protocol.source == "neutral" and np.array_equal(clip.portrait, clip.frames[0]):
+        is_neutral = emotion_name(clip.emotion) == "neutral"
+        found += [OWN_PORTRAIT] * (not is_neutral)
     compared = {"mouth": judges.mouth, "face": judges.face}
     if not has_landmarks(clip) and any(compared[x] for x in compared if x in protocol.figures):
         found.append(NO_LANDMARKS)

@@ -6,8 +6,9 @@ A judge that a model was trained against says how well the model pleases it, not
 import functools
 import importlib
 import inspect
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +22,15 @@ from ml_collections import ConfigDict
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, landmarker_model
-from data_pipeline.records import list_clips
+from data_pipeline.records import trained_people
 from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.inception import FIDInception
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face
 from reta_jax.experts.load import load_expert
+from reta_jax.files import file_digest
 from reta_jax.images import to_float
 from reta_jax.metrics.blocks import BLOCK, in_blocks
-from reta_jax.metrics.cache import digest, file_digest, weights_digest
+from reta_jax.metrics.cache import digest, weights_digest
 from reta_jax.metrics.mouth import find_points
 from reta_jax.metrics.sync import SyncJudge
 from reta_jax.pretrained.load import load
@@ -37,7 +39,7 @@ from reta_jax.weights import PARAMS_FILE, check_params
 
 JUDGES = SYNTHETIC_WEIGHTS.parent
 ROOT = JUDGES.parents[1]  # of the project
-IMPORTED = Path("weights")  # where reta_jax.pretrained puts what it imports
+IMPORTED = "weights"  # where reta_jax.pretrained puts what it imports
 FAN_SIZE, OWN_SIZE = 224, 64  # pixels of the published Emotion-FAN, and of ours
 FID_BLOCK = 10
 MEDIAPIPE = "MediaPipe face landmarker"
@@ -83,11 +85,11 @@ def load_judges(
     """The judges under `folder` (of reta_jax.train_expert), and those that are named.
 
     Args:
-      folder: landmark_net and emotion_fan must be there; face_net and identity_net may.
+      folder: landmark_net and emotion_fan must be there; face_net, identity_net and syncnet_v2 may.
       emotion: an Emotion-FAN instead of the folder's.
       identity: a folder as of identity_net, or MODULE:FUNCTION of anybody's network, which takes
         uint8 frames (t, h, w, 3) and gives vectors (t, d).
-      syncnet: SyncNet v2; default weights/syncnet_v2, if it was imported there.
+      syncnet: SyncNet v2; default weights/syncnet_v2, if it was imported there, else the folder's.
       inception: the FID's Inception; default weights/fid_inception, likewise.
       face_landmarker: MediaPipe's model, instead of landmark_net and face_net, which know rendered
         people; it also sees blinks.
@@ -95,8 +97,9 @@ def load_judges(
     Raises:
       InputError: named weights are missing or of another kind.
     """
-    own = lambda name: str(folder / name) if (folder / name).is_dir() else None
-    imported = lambda name: IMPORTED / name if (IMPORTED / name).is_dir() else None
+    there = lambda path: path if path.is_dir() else None
+    own = lambda name: there(folder / name)
+    imported = lambda name: there(_at_hand(f"{IMPORTED}/{name}"))
     who = identity or own("identity_net")
     if face_landmarker:
         face = _mediapipe(face_landmarker)
@@ -104,12 +107,13 @@ def load_judges(
     else:
         face = _face(own("face_net")) if own("face_net") else None
         mouth = _mouth(folder / "landmark_net")
-    syncnet, inception = syncnet or imported("syncnet_v2"), inception or imported("fid_inception")
+    syncnet = syncnet or imported("syncnet_v2") or own("syncnet_v2")
+    inception = inception or imported("fid_inception")
     return Judges(
         mouth=mouth,
         emotion=_emotion(emotion or folder / "emotion_fan"),
         face=face,
-        identity=None if who is None else _function(who) if ":" in who else _identity(who),
+        identity=who and (_function(who) if ":" in str(who) else _identity(who)),
         sync=_sync(syncnet) if syncnet else None,
         inception=_inception(inception) if inception else None,
     )
@@ -127,7 +131,7 @@ def _mouth(source: Path) -> Judge:
     return about._replace(look=look)
 
 
-def _face(source: str) -> Judge:
+def _face(source: Path) -> Judge:
     network, variables, about = _load("landmark_net", source)
     return about._replace(look=functools.partial(in_blocks, _on_pictures(network, variables)))
 
@@ -161,11 +165,11 @@ def _lips(face: Judge) -> Judge:
     return face._replace(look=look)
 
 
-def _identity(source: str) -> Judge:
-    loaded = load("identity_net", source)
+def _identity(source: str | Path) -> Judge:
+    loaded = load("identity_net", str(source))
     network = IdentityNet(**loaded.config["fields"])
     expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    check_params(loaded.variables, expected, source)
+    check_params(loaded.variables, expected, str(source))
     about = _about("identity_net", source, loaded.variables)
     find = _on_pictures(network, loaded.variables)
     return about._replace(look=functools.partial(in_blocks, find))
@@ -243,7 +247,7 @@ def _about(
     # An Emotion-FAN's size hangs on whether it is published.
     used["is_published"] = bool(loaded.config.get("provenance"))
     own = Path(source) / PARAMS_FILE
-    files = {file["sha256"] for record in records for file in record["files"]}
+    files = {file["sha256"] for record in records for file in record.get("files", ())}
     return Judge(
         network=kind,
         source=str(source),
@@ -259,15 +263,27 @@ def _about(
 TEACHERS = {"teacher": "emotion", "sync": "sync", "vgg": "perceptual", "lips": "lips"}
 
 
-def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]:
+def objections(
+    judges: Judges, config: ConfigDict | dict[str, Any], shown: Collection[str] = ()
+) -> list[str]:
     """Why a judge's word on the model of this config is worth less, a sentence each.
 
     Its weights are those of a network the model was trained against, or it was trained on the
-    people that the model was trained on, or it is not known on whom.
+    people that the model was trained on, or on those of the clips, or it is not known on whom. Nor
+    is a model's that knows the people of the clips.
+
+    Args:
+      shown: identities of the clips.
     """
-    teachers = _teachers_files(config)
-    people = _people(config)
+    teachers, people, shown = _teachers_files(config), _people(config), set(shown)
     found = []
+    if people is None:
+        found.append(
+            "it is not known whom the model was trained on (its data is not at hand): nobody can "
+            "say whether it, or a judge, knows these people"
+        )
+    elif known := people & shown:
+        found.append(f"the model was trained on {_some(known)} of the people that are judged")
     for name, judge in judges._asdict().items():
         if judge is None:
             continue
@@ -276,11 +292,11 @@ def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]
                 f"the {name} judge ({judge.source}) is a network that the model was trained "
                 f"against ({', '.join(taught)}): its figures say how well the model pleases it"
             )
-        if shared := people & set(judge.people):
-            found.append(
-                f"the {name} judge was trained on {len(shared)} of the people that the model was "
-                f"trained on ({min(shared)}, …)"
-            )
+        for whose, they in (("that the model was trained on", people), ("that are judged", shown)):
+            if known := (they or set()) & set(judge.people):
+                found.append(
+                    f"the {name} judge was trained on {_some(known)} of the people {whose}"
+                )
     if unknown := [name for name, judge in judges._asdict().items() if _may_know_anybody(judge)]:
         found.append(
             f"it is not known whom the {', '.join(unknown)} "
@@ -288,6 +304,15 @@ def objections(judges: Judges, config: ConfigDict | dict[str, Any]) -> list[str]
             "was trained on may be among them"
         )
     return found
+
+
+def _some(people: set[str]) -> str:
+    return f"{len(people)} ({min(people)}, …)"
+
+
+def is_own(judge: Judge) -> bool:
+    """Whether it is one of those that come with the project, which know rendered people only."""
+    return Path(judge.source).resolve().parent == JUDGES.resolve()
 
 
 def _may_know_anybody(judge: Judge | None) -> bool:
@@ -298,7 +323,7 @@ def _may_know_anybody(judge: Judge | None) -> bool:
 def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
     """SHA-256 of the files of each network that a loss of the config uses, where they can be had.
 
-    The record of published files names no loss: it stands for all.
+    And of all that its runs recorded: published files, own teachers, those of earlier runs.
     """
     found = {}
     for expert, loss in TEACHERS.items():
@@ -308,15 +333,19 @@ def _teachers_files(config: ConfigDict | dict[str, Any]) -> dict[str, set[str]]:
         if path.is_file():
             found[f"experts.{expert}"] = {file_digest(path)}
     for record in config.get("provenance", ()):
-        found[record["source"]] = {file["sha256"] for file in record["files"]}
+        files = {file["sha256"] for file in record.get("files", ())}
+        found[record["source"]] = found.get(record["source"], set()) | files
     return found
 
 
-def _people(config: ConfigDict | dict[str, Any]) -> set[str]:
-    """Whom the model was trained on, as far as its data is at hand."""
+def _people(config: ConfigDict | dict[str, Any]) -> set[str] | None:
+    """Whom the model was trained on, as its runs recorded or as its data says; None: not known."""
+    recorded = [record["people"] for record in config.get("provenance", ()) if "people" in record]
     dirs = [_at_hand(dir) for dir in config["data"]["dirs"]]
-    dirs = [dir for dir in dirs if (dir / "records").is_dir()]
-    return {row["identity"] for dir in dirs for row in list_clips(dir, "train")}
+    at_hand = [dir for dir in dirs if (dir / "records").is_dir()]
+    if not recorded and len(at_hand) < len(dirs):
+        return None
+    return {*itertools.chain(*recorded), *trained_people(at_hand)}
 
 
 def _at_hand(place: str) -> Path:

@@ -13,6 +13,7 @@ OUTER_CORNERS = (36, 45)
 STEADY = (27, 28, 29, 30, 36, 39, 42, 45)  # the bridge of the nose and the eyes' corners
 LIDS = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47))
 LIPS = slice(48, 68)
+PIXELS, PIXELS_SIDE = "_px", 256.0  # suffix of distances in pixels, and the side of their picture
 CORNERS_MM = 90.0  # between an adult's outer eye corners, about
 SHUT = 0.6  # of the eyes' usual opening
 LONGEST_BLINK = 12  # frames: eyes that are shut for longer rest

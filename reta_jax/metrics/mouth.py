@@ -6,6 +6,7 @@ MediaPipe's landmarks against the loudness of the sound, frame by frame, at lag 
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,9 +18,10 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
 from data_pipeline.video import read_video
 from reta_jax.commands import sentences_for_errors
-from reta_jax.metrics.landmarks import eye_distance
+from reta_jax.metrics.landmarks import LIPS, PIXELS, eye_distance, shape_distance
+from reta_jax.metrics.statistics import Figures
 
-UPPER_LIP, LOWER_LIP = 62, 66  # iBUG points
+UPPER_LIP, LOWER_LIP = 62 - 48, 66 - 48  # of the 20 points of the lips, iBUG 62 and 66
 SIDE = 256  # what the landmarker sees: it misses faces of a few dozen pixels
 QUIETEST_DB = -60.0
 SILENT_DB = -50.0
@@ -45,8 +47,59 @@ def find_points(
 
 def opening(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
     """Gap of the inner lips over the distance of the outer eye corners; NaN without a face."""
-    gap = np.linalg.norm(points[:, LOWER_LIP] - points[:, UPPER_LIP], axis=-1)
-    return gap / eye_distance(points)
+    return lip_gap(points[:, LIPS]) / eye_distance(points)
+
+
+def lip_gap(mouth: Float[np.ndarray, "t 20 2"]) -> Float[np.ndarray, " t"]:
+    """Gap of the inner lips in the points' unit."""
+    return np.linalg.norm(mouth[:, LOWER_LIP] - mouth[:, UPPER_LIP], axis=-1)
+
+
+class Lips(NamedTuple):
+    """A video's mouth, frame by frame; NaN where no face was seen."""
+
+    points: Float[np.ndarray, "t 20 2"]
+    gap: Float[np.ndarray, " t"]  # of the inner lips, in eye distances
+
+
+def compare_lips(
+    lips: Lips,
+    truth: Lips | None,
+    unit: float,
+    pixels: float,
+    voice: Float[np.ndarray, " n"] | None,
+) -> Figures:
+    """Lips against the true ones and against the voice, either None if it is not known.
+
+    Distances are of points about their own mean, as the field's M-LMD: they see shape, not place.
+    Frames without a face are left out; nothing is said of fewer than three.
+
+    Args:
+      unit: the distance of the true outer eye corners, in the points' unit.
+      pixels: what the points' unit is at 256 px.
+    """
+    seen = np.isfinite(lips.gap)
+    if truth is not None:
+        seen &= np.isfinite(truth.gap)
+    if seen.sum() < 3:
+        return {}
+    figures, gap = {}, lips.gap[seen]
+    if truth is not None:
+        distance = shape_distance(lips.points[seen], truth.points[seen])
+        figures = {
+            "mouth_correlation": correlation(gap, truth.gap[seen]),
+            "mouth_opening_error": float(np.abs(gap - truth.gap[seen]).mean()),
+            "mouth_landmark_distance": distance / unit,
+            f"mouth_landmark_distance{PIXELS}": distance * pixels,
+        }
+    if np.isfinite(trembling := jitter(lips.points)):
+        figures["mouth_jitter"] = trembling / unit
+    if voice is not None:
+        figures["voice_correlation"] = correlation(gap, loudness(voice, len(seen))[seen])
+        silent = silent_frames(voice, len(seen)) & seen
+        if silent.sum() > 1:
+            figures["movement_in_silence"] = float(np.std(lips.gap[silent]))
+    return figures
 
 
 def loudness(waveform: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " t"]:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from data_pipeline.errors import InputError
+from reta_jax.files import write_whole
 
 SUITES = Path(__file__).parents[2] / "configs" / "protocols"
 GROUPS = ("image", "fid", "sync", "emotion", "mesh", "mouth", "face", "identity")
@@ -31,6 +32,7 @@ class Protocol:
     clips: int | None = None  # the first so many; None: all
     frames: int | None = None  # of each clip, the first so many; None: all
     source: str = "neutral"  # portrait: first frame of a neutral clip, or of the clip itself: own
+    size: int | None = None  # of the pictures that are compared, in pixels; None: the model's own
     codec: str = "none"  # h264: videos are judged as an mp4 player shows them
     figures: tuple[str, ...] = GROUPS
     sync_crops: tuple[str, ...] = SYNC_CROPS  # the first one's figures have the plain names
@@ -52,7 +54,7 @@ class Protocol:
                 raise InputError(
                     f"protocol: {field} has no {', '.join(wrong)}; take {', '.join(allowed)}"
                 )
-        for field in ("clips", "frames", "fid_frames"):
+        for field in ("clips", "frames", "size", "fid_frames"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise InputError(f"protocol: {field} {value!r} leaves nothing to judge: give 1 up")
@@ -89,26 +91,30 @@ def read_protocol(path: Path) -> tuple[Protocol, dict[str, Any]]:
     unknown = {str(key) for key in values} - {field.name for field in dataclasses.fields(Protocol)}
     if unknown:
         raise InputError(f"{path}: a protocol has no field {', '.join(sorted(unknown))}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for field, value in values.items():
         _check_kind(path, field, value)
-    return Protocol(**values), run
+    return protocol_of(values), run
+
+
+def protocol_of(values: dict[str, Any]) -> Protocol:
+    """The protocol whose `as_dict` these are."""
+    return Protocol(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 KINDS = {
     "a word": (str, ("name", "split", "source", "codec")),
-    "a list of words": (tuple, ("figures", "sync_crops")),
-    "a whole number": (int, ("clips", "frames", "fid_frames", "seed")),
+    "a list of words": (list, ("figures", "sync_crops")),
+    "a whole number": (int, ("clips", "frames", "size", "fid_frames", "seed")),
 }
 
 
 def _check_kind(path: Path, field: str, value: Any) -> None:
     """Raises InputError if a field's value is of another kind than its own."""
     for what, (kind, fields) in KINDS.items():
-        items = value if isinstance(value, tuple) else ()
+        items = value if isinstance(value, list) else ()
         is_right = isinstance(value, kind) and all(isinstance(one, str) for one in items)
         is_right &= not isinstance(value, bool)
-        is_empty = value is None and field in ("clips", "frames")
+        is_empty = value is None and field in ("clips", "frames", "size")
         if field in fields and not (is_right or is_empty):
             raise InputError(f"{path}: {field} {value!r} must be {what}")
 
@@ -127,7 +133,7 @@ def load_suite(name: str) -> Protocol:
 
 def write_protocol(path: Path, protocol: Protocol, run: dict[str, Any]) -> None:
     text = yaml.safe_dump(protocol.as_dict() | {"run": run}, sort_keys=False)
-    path.write_text(f"# {protocol.sha256}\n{text}")
+    write_whole(path, f"# {protocol.sha256}\n{text}".encode())
 
 
 def versions() -> dict[str, str]:
@@ -141,13 +147,30 @@ def versions() -> dict[str, str]:
 
 
 def check_same(expected: dict[str, str], found: dict[str, str]) -> None:
-    """Raises InputError if weights or data have another SHA-256 than a recorded run's."""
+    """Raises InputError if weights or data have another SHA-256 than a recorded run's.
+
+    Or if there is a judge that it did not have: its figures would not have stood there.
+    """
     changed = [what for what, sha256 in expected.items() if found.get(what) != sha256]
+    if expected:
+        changed += [what for what in found if is_of_judge(what) and what not in expected]
     if changed:
         raise InputError(
             f"{', '.join(changed)}: not what the protocol was run with (by SHA-256), so figures "
             "would not be comparable; give the same, or take `run` out of the file"
         )
+
+
+def judges_digests(sha256: dict[str, str]) -> dict[str, str]:
+    """Of judges, as they stand among the others of a report."""
+    return {f"{name}{_JUDGE}": digest for name, digest in sha256.items()}
+
+
+def is_of_judge(what: str) -> bool:
+    return what.endswith(_JUDGE)
+
+
+_JUDGE = " judge"
 
 
 def changed_versions(expected: dict[str, str], found: dict[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -33,9 +34,10 @@ class Rendered(NamedTuple):
 
 
 def render_clip(renderer: Renderer, clip: EvaluationClip) -> Rendered:
-    """The clip's voice in its portrait, as many frames as the clip has."""
+    """The clip's voice in its portrait, as many frames as the clip has and of their size."""
+    portrait = resized(clip.portrait, renderer.size, renderer.size)
     start, chunks, latency = time.perf_counter(), [], 0.0
-    for chunk in renderer.stream(clip.portrait, clip.audio):
+    for chunk in renderer.stream(portrait, clip.audio):
         latency = latency or time.perf_counter() - start
         chunks.append(chunk)
     seconds = time.perf_counter() - start
@@ -43,13 +45,26 @@ def render_clip(renderer: Renderer, clip: EvaluationClip) -> Rendered:
     p_exp = None
     if renderer.reta.motion_encoder is not None and has_known_mesh(renderer.morphable):
         p_exp = coefficients(renderer, clip)[:count]
-    return Rendered(np.concatenate(chunks)[:count], p_exp, seconds, latency)
+    frames = [resized(frame, *clip.portrait.shape[:2]) for frame in np.concatenate(chunks)[:count]]
+    return Rendered(np.stack(frames), p_exp, seconds, latency)
+
+
+def resized(
+    frame: UInt8[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    if frame.shape[:2] == (height, width):
+        return frame
+    shrinks = height < frame.shape[0]
+    return cv2.resize(
+        frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
 
 
 def coefficients(renderer: Renderer, clip: EvaluationClip) -> Float[np.ndarray, "t 64"]:
     """p_exp of every frame, as it was rendered."""
     reta = renderer.reta
-    identity = encode_portrait(reta, renderer.prepared, clip.portrait[None])
+    portrait = resized(clip.portrait, renderer.size, renderer.size)
+    identity = encode_portrait(reta, renderer.prepared, portrait[None])
     args = renderer.prepared, renderer.morphable, identity
     found = [
         _p_exp(reta, *args, audio[None], renderer.silence)[0]
@@ -76,13 +91,13 @@ def through_codec(
 
 
 def waiting_clips(
-    data: Path, protocol: Protocol, size: int, known: list[Judged | None]
+    data: Path, protocol: Protocol, known: list[Judged | None]
 ) -> Iterator[tuple[int, EvaluationClip, Float[np.ndarray, " n"] | None]]:
     """Clips that are not judged yet, with their number and the voice that they borrow.
 
     The next one is decoded while this one is judged. Alone in its split, a clip borrows none.
     """
-    clips = evaluation_clips(data, protocol.split, size)
+    clips = evaluation_clips(data, protocol.split, protocol.size)
     records = open_records(data, protocol.split)
     last = max(i for i, one in enumerate(known) if one is None)
     with ThreadPoolExecutor(1) as reader:

@@ -2,15 +2,14 @@
 
 import resource
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from reta_jax.metrics.cache import Judged
+from reta_jax.metrics.cache import VERSION, Judged
 from reta_jax.metrics.frechet import frechet_distance, moments
-from reta_jax.metrics.judges import JUDGES, Judge, Judges
+from reta_jax.metrics.judges import Judges, is_own
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.statistics import Figures, intervals, mean_figures, missing_counts
 
@@ -22,7 +21,7 @@ def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[s
         for name, figures in one.rows.items():
             rows[name].append(figures)
     means = {name: mean_figures(figures) for name, figures in rows.items()}
-    notes = _notes(judges, protocol, known)
+    notes = _notes(judges, protocol, known, means["generated"])
     if "truth" in known[0].features:
         features = {row: [one.features[row] for one in known] for row in known[0].features}
         reference = moments(np.concatenate(features["truth"]))
@@ -35,6 +34,7 @@ def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[s
                 "singular, and the FID says little"
             )
     return {
+        "version": VERSION,
         "split": protocol.split,
         "clips": len(known),
         "rows": means,
@@ -60,20 +60,46 @@ def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[s
     }
 
 
-MISSING = {
+MISSING = {  # without such a judge
     "sync": "Sync_c and Sync_d are not judged: no SyncNet v2 is at hand (python -m "
     "reta_jax.pretrained import syncnet_v2 FILE, or --syncnet DIR)",
     "fid": "FID is not judged: no Inception is at hand (python -m reta_jax.pretrained import "
     "fid_inception FILE, or --inception DIR)",
     "identity": "identity is not judged: no network is at hand (--identity DIR, or MODULE:FUNCTION "
     "of your own)",
+    "emotion": "ACC_e is not judged: no network is named (--emotion DIR)",
+}
+ABSENT = {  # from every clip, though its judge is there or it needs none
+    "emotion_accuracy": ("emotion", "ACC_e is not judged: of no clip the emotion is known"),
+    "lip_vertex_distance_mm": (
+        "mesh",
+        "LVE of the mesh is not judged: it needs the project's own 3DMM, and clips whose "
+        "coefficients are known, as the synthetic world's are",
+    ),
+    "blinks_per_minute": (
+        "face",
+        "blinks are not counted: it needs a judge that sees lids (--face-landmarker)",
+    ),
 }
 
 
-def _notes(judges: Judges, protocol: Protocol, known: list[Judged]) -> list[str]:
-    has = {"sync": judges.sync, "fid": judges.inception, "identity": judges.identity}
-    notes = [MISSING[group] for group in MISSING if group in protocol.figures and not has[group]]
-    own = [name for name, judge in judges._asdict().items() if judge and _is_own(judge)]
+def _notes(
+    judges: Judges, protocol: Protocol, known: list[Judged], generated: Figures
+) -> list[str]:
+    has = {
+        "sync": judges.sync,
+        "fid": judges.inception,
+        "identity": judges.identity,
+        "emotion": judges.emotion,
+    }
+    missing = [group for group in MISSING if group in protocol.figures and not has[group]]
+    notes = [MISSING[group] for group in missing]
+    notes += [
+        note
+        for figure, (group, note) in ABSENT.items()
+        if group in protocol.figures and group not in missing and figure not in generated
+    ]
+    own = [name for name, judge in judges._asdict().items() if judge and is_own(judge)]
     if own and any(one.identity and not one.identity.startswith("synthetic_") for one in known):
         notes.append(
             f"the {', '.join(own)} judges know the synthetic world only: look at the truth's row "
@@ -115,20 +141,14 @@ def _shows_no_face(figures: Figures) -> bool:
     return "faces_seen" in figures and "head_motion" not in figures
 
 
-def _is_own(judge: Judge) -> bool:
-    return Path(judge.source).resolve().parent == JUDGES.resolve()
-
-
 def speed(known: list[Judged]) -> Figures:
-    """Of rendering alone; the peak is the device's, or the process' where it has no memory."""
+    """Times of rendering alone; the peak memory is all the device's, or the process' on a CPU."""
     stats = jax.devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    latencies = [one.latency for one in known]
     return {
         "frames_per_second": sum(one.frames for one in known) / sum(one.seconds for one in known),
-        "milliseconds_to_first_frames": 1e3 * float(np.median([one.latency for one in known])),
+        "milliseconds_to_first_frames": 1e3 * float(np.median(latencies)),
+        "milliseconds_to_first_frames_p95": 1e3 * float(np.percentile(latencies, 95)),
         "peak_memory_gb": peak / 1e9,
     }
-
-
-def judges_digests(judges: Judges) -> dict[str, str]:
-    return {f"{name} judge": sha256 for name, sha256 in judges.sha256.items()}

@@ -9,16 +9,18 @@ UNITS = {
     "psnr_clip": "dB, of the mean square error over all frames",
     "ssim": "as scikit-image",
     "mouth_correlation": "of the lips' opening with the truth's",
-    "mouth_opening_error": "heights of the lower face; eye distances for videos",
-    "mouth_landmark_distance": "in the lower face's [0, 1]; for videos M-LMD in eye distances",
-    "mouth_jitter": "acceleration per frame², same unit",
+    "mouth_opening_error": "of the inner lips' gap, eye distances (outer corners)",
+    "mouth_landmark_distance": "M-LMD in eye distances",
+    "mouth_landmark_distance_px": "the same in pixels at 256 px",
+    "mouth_jitter": "acceleration per frame², eye distances",
     "voice_correlation": "of the lips' opening with the loudness",
-    "movement_in_silence": "standard deviation of the opening where nobody speaks",
+    "movement_in_silence": "standard deviation of the gap where nobody speaks, eye distances",
     "emotion_accuracy": "ACC_e, by the emotion judge",
     "lip_vertex_error_mm2": "LVE: mean over frames of the worst lip vertex, squared, mm²",
     "lip_vertex_distance_mm": "the same, not squared, mm",
     "faces_seen": "share of the frames in which a face is found",
     "face_landmark_distance": "F-LMD in eye distances",
+    "face_landmark_distance_px": "the same in pixels at 256 px",
     "lip_landmark_error_mm2": "LVE of the 20 lip landmarks, outer eye corners taken as 90 mm, mm²",
     "lip_landmark_distance_mm": "the same, not squared, mm",
     "head_motion": "RMS of the head's way from its mean place, eye distances",
@@ -82,7 +84,10 @@ def markdown_report(report: dict[str, Any]) -> str:
             parts += [f"## {group.replace('_', ' ').capitalize()}", markdown_table(report[group])]
     if speed := report.get("speed"):
         parts += ["## Speed", markdown_table({"rendering": speed})]
-        parts += ["From voice to uint8 frames on the host, the machine's other loads included."]
+        parts += [
+            f"On {report['device']}, from voice to uint8 frames on the host, the machine's other "
+            "loads included. The memory is that of judging, too."
+        ]
     parts += ["## Judges", *_judges(report["judges"]), *(f"- {note}" for note in report["notes"])]
     parts += [f"## Protocol `{protocol['name']}`, SHA-256 `{report['protocol_sha256']}`"]
     parts += ["\n".join(f"- {name}: {value}" for name, value in protocol.items())]

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -21,10 +20,12 @@ from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION, emotion_of
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, crop, emoca_box, smooth_boxes, sync_box
 from data_pipeline.video import Video, read_video
-from reta_jax.experts.landmark_net import MOUTH
 from reta_jax.metrics.clips import TOO_SHORT, compare_pixels, fid_features, judge_crops
 from reta_jax.metrics.judges import FAN_SIZE, Judges
 from reta_jax.metrics.landmarks import (
+    LIPS,
+    PIXELS,
+    PIXELS_SIDE,
     blinks_per_minute,
     eye_distance,
     eye_opening,
@@ -32,15 +33,9 @@ from reta_jax.metrics.landmarks import (
     lip_landmark_error,
     shape_distance,
 )
-from reta_jax.metrics.mouth import (
-    correlation,
-    find_points,
-    jitter,
-    loudness,
-    opening,
-    silent_frames,
-)
+from reta_jax.metrics.mouth import Lips, compare_lips, find_points, opening
 from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.rendering import resized
 from reta_jax.metrics.rows import BLURRED, GENERATED, PORTRAIT, TRUTH, known_videos, rows
 from reta_jax.metrics.statistics import Figures
 from reta_jax.metrics.sync import is_long_enough
@@ -58,14 +53,19 @@ class Pair(NamedTuple):
 class Decoded(NamedTuple):
     """A pair's frames, at the real one's size and as many as the shorter one has."""
 
-    generated: UInt8[np.ndarray, "t h w 3"]
+    generated: Video
     real: Video
     remarks: list[str]  # what was made equal, in words that go on from "3 clips"
 
 
 CUT = "are cut: their generated and real videos are not of one length"
 STRETCHED = "are stretched: their generated and real videos have other proportions"
-SILENT = "have no sound in their real video: nothing of the voice is judged"
+RESIZED = "are resized: their generated videos are of another size than the real ones"
+SILENT = {  # is there sound in the generated one, in the real one?
+    (False, False): "have no sound: nothing of the voice is judged",
+    (True, False): "have no sound in their real video: of the generated one's alone is judged",
+    (False, True): "have no sound in their generated video: it is judged with the real one's",
+}
 SLACK = 0.02  # by which proportions may differ
 
 
@@ -104,6 +104,9 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
         or the labels name none.
     """
     made, reals = video_files(generated), video_files(real)
+    for folder_of, videos in ((generated, made), (real, reals)):
+        if not videos:
+            raise InputError(f"no video is in {folder_of}")
     by_place = _grouped((_place(path, real), path) for path in reals)
     by_stem = _grouped((path.stem, path) for path in reals)
     places = collections.Counter(_place(path, generated) for path in made)
@@ -120,9 +123,11 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
             unclear.append(name)
         else:
             pairs.append(Pair(name, path, found[0], folder.emotion_of(found[0].relative_to(real))))
-    if missing or not made:
-        what = f"{', '.join(missing[:3])} of {generated}" if missing else f"videos in {generated}"
-        raise InputError(f"no real video in {real} goes with the {what}: names must be the same")
+    if missing:
+        raise InputError(
+            f"no real video in {real} goes with the {', '.join(missing[:3])} of {generated}: names "
+            "must be the same"
+        )
     if unclear:
         raise InputError(
             f"{', '.join(unclear[:3])}: which videos of {generated} and {real} go together cannot "
@@ -172,37 +177,37 @@ def read_pairs(
         for i, pair in enumerate(pairs):
             decoded = coming.pop().result()
             coming += [reader.submit(_decode, other, count) for other in pairs[i + 1 : i + 2]]
-            videos = decoded.generated, decoded.real.frames
-            faces = (Face(frames, find_points(frames, landmarker)) for frames in videos)
+            videos = decoded.generated, decoded.real
+            faces = (Face(one.frames, find_points(one.frames, landmarker)) for one in videos)
             yield pair, *faces, decoded
 
 
 def _decode(pair: Pair, longest: int | None) -> Decoded:
-    real, frames = read_video(pair.real), read_video(pair.generated).frames
-    (height, width), (made_height, made_width) = real.frames.shape[1:3], frames.shape[1:3]
-    lengths = {min(len(x), longest or len(x)) for x in (frames, real.frames)}
-    remarks = [CUT] * (len(lengths) > 1) + [SILENT] * (real.audio is None)
+    made, real = read_video(pair.generated), read_video(pair.real)
+    (height, width), (made_height, made_width) = (x.frames.shape[1:3] for x in (real, made))
+    lengths = {min(len(x.frames), longest or len(x.frames)) for x in (made, real)}
+    remarks = [CUT] if len(lengths) > 1 else []
+    if silent := SILENT.get((made.audio is not None, real.audio is not None)):
+        remarks.append(silent)
     # Codecs need even sizes: a row or column more is no other shape.
     if abs(made_width * height - width * made_height) > SLACK * width * made_height:
         remarks.append(STRETCHED)
-    frames = np.stack([_resized(frame, height, width) for frame in frames[: min(lengths)]])
-    return Decoded(frames, real._replace(frames=real.frames[: min(lengths)]), remarks)
-
-
-def _resized(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    if frame.shape[:2] == (height, width):
-        return frame
-    shrinks = height < frame.shape[0]
-    return cv2.resize(
-        frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    elif (made_height, made_width) != (height, width):
+        remarks.append(RESIZED)
+    frames = [resized(frame, height, width) for frame in made.frames[: min(lengths)]]
+    voice = real.audio if made.audio is None else made.audio
+    return Decoded(
+        made._replace(frames=np.stack(frames), audio=voice),
+        real._replace(frames=real.frames[: min(lengths)]),
+        remarks,
     )
 
 
 def remarks_on_pair(judges: Judges, protocol: Protocol, decoded: Decoded) -> list[str]:
     """What could not be judged of a pair, or not as it was, in words that go on from "3 clips"."""
-    voice, found = decoded.real.audio, list(decoded.remarks)
+    (frames, voice), found = decoded.generated[:2], list(decoded.remarks)
     if judges.sync and "sync" in protocol.figures and voice is not None:
-        found += [TOO_SHORT] * (not is_long_enough(len(decoded.generated), len(voice)))
+        found += [TOO_SHORT] * (not is_long_enough(len(frames), len(voice)))
     return found
 
 
@@ -213,6 +218,7 @@ def judge_pair(
     real: Face,
     landmarker: FaceLandmarker,
     voice: Float[np.ndarray, " n"] | None,
+    real_voice: Float[np.ndarray, " n"] | None,
     other_voice: Float[np.ndarray, " n"] | None,
     emotion: int = UNKNOWN_EMOTION,
 ) -> tuple[dict[str, Figures], dict[str, Float[np.ndarray, "f d"]]]:
@@ -220,6 +226,10 @@ def judge_pair(
 
     The still portrait is the real one's first frame. Of the judges, those of sync, emotion,
     identity and FID are asked.
+
+    Args:
+      voice: the generated video's own: a voice that comes late there is the system's fault.
+      real_voice: of all other rows but the one that has `other_voice`.
     """
     shown = {GENERATED: face.frames} | known_videos(real.frames, real.frames[0])
     faces = {GENERATED: face, TRUTH: real}
@@ -230,21 +240,24 @@ def judge_pair(
         people = {name: judges.identity.look(frames) for name, frames in shown.items()}
     silence = np.zeros(len(real.frames) * SAMPLES_PER_FRAME, np.float32)
     figures, features = {}, {}
-    known = rows(len(real.frames), silence if voice is None else voice, other_voice)
+    known = rows(len(real.frames), silence if real_voice is None else real_voice, other_voice)
     for name, row in known.items():
+        heard = None if real_voice is None else row.audio
+        if row.video == GENERATED:
+            heard = voice
         video = Face(*(x[row.at] for x in faces[row.video]))
         found = {}
         if "image" in protocol.figures:
             found |= compare_pixels(video.frames, real.frames)
-        found |= compare_faces(video, real, None if voice is None else row.audio)
+        found |= compare_faces(video, real, heard)
         if people:
             same = (people[row.video][row.at] * people[TRUTH]).sum(1)
             found["identity_similarity"] = float(same.mean())
         if judges.emotion and "emotion" in protocol.figures and emotion != UNKNOWN_EMOTION:
             found |= judge_emotion(judges.emotion.look, video, emotion)
         boxes = face_boxes(video)
-        if judges.sync and voice is not None and boxes is not None and "sync" in protocol.figures:
-            found |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, boxes)
+        if judges.sync and heard is not None and boxes is not None and "sync" in protocol.figures:
+            found |= judge_crops(judges.sync.look, protocol, video.frames, heard, boxes)
         features |= fid_features(judges, protocol, name, video.frames)
         figures[name] = found
     return figures, features
@@ -289,31 +302,22 @@ def face_boxes(video: Face) -> Float[np.ndarray, "t 4"] | None:
 def compare_faces(face: Face, real: Face, voice: Float[np.ndarray, " n"] | None) -> Figures:
     """Figures of landmarks, in distances of the real one's outer eye corners.
 
-    Landmark distances are of points about their own mean, as the field's M-LMD and F-LMD: they see
-    shape, not place. Figures that need a face leave out the frames without one.
+    The distance of faces is as that of lips, the field's F-LMD. Figures that need a face leave out
+    the frames without one.
     """
     figures = {"faces_seen": float(np.isfinite(face.points[:, 0, 0]).mean())}
     seen = np.isfinite(face.points[:, 0, 0]) & np.isfinite(real.points[:, 0, 0])
     if seen.sum() < 3:
         return figures
     points, truth = face.points[seen], real.points[seen]
-    unit = float(eye_distance(truth).mean())
-    figures |= {
-        "mouth_correlation": correlation(opening(points), opening(truth)),
-        "mouth_opening_error": float(np.abs(opening(points) - opening(truth)).mean()),
-        "mouth_landmark_distance": shape_distance(points[:, MOUTH], truth[:, MOUTH]) / unit,
-        "face_landmark_distance": shape_distance(points, truth) / unit,
+    unit, pixels = float(eye_distance(truth).mean()), PIXELS_SIDE / face.frames.shape[1]
+    lips, true_lips = (Lips(x[:, LIPS], opening(x)) for x in (face.points, real.points))
+    distance = shape_distance(points, truth)
+    return figures | {
+        **compare_lips(lips, true_lips, unit, pixels, voice),
+        "face_landmark_distance": distance / unit,
+        f"face_landmark_distance{PIXELS}": distance * pixels,
         **lip_landmark_error(points, truth),
         "head_motion": head_motion(points),
         "blinks_per_minute": blinks_per_minute(eye_opening(face.points)),
     }
-    if np.isfinite(trembling := jitter(face.points[:, MOUTH])):
-        figures["mouth_jitter"] = trembling / unit
-    if voice is not None:
-        figures["voice_correlation"] = correlation(
-            opening(points), loudness(voice, len(seen))[seen]
-        )
-        silent = silent_frames(voice, len(seen)) & seen
-        if silent.sum() > 1:
-            figures["movement_in_silence"] = float(np.std(opening(face.points[silent])))
-    return figures

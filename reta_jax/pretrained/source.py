@@ -1,6 +1,5 @@
 """What a published checkpoint is, and what reading one gives."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from data_pipeline.errors import InputError
+from reta_jax.files import file_digest
 from reta_jax.pretrained.table import Params
 from reta_jax.pretrained.torch_file import DTYPES, find_tensors, read_torch_file
 
@@ -107,6 +107,4 @@ def config_beside(path: Path, name: str) -> dict[str, Any]:
 
 def file_facts(path: Path) -> dict[str, Any]:
     """Name, size and SHA-256 of a file, for the record of where weights come from."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_digest(path)}
