@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from rich.console import Console
@@ -41,6 +40,7 @@ Dtype = Literal["float32", "bfloat16"]
 _WEIGHTS = Path(__file__).parents[1] / "weights"
 SHIPPED_WEIGHTS = _WEIGHTS / "corpus" / "reta"  # of filmed people
 SYNTHETIC_WEIGHTS = _WEIGHTS / "synthetic" / "reta"
+ROOM = 1e-3  # standard deviation of a quiet room's noise
 
 
 @functools.partial(jax.jit, static_argnames="reta")
@@ -51,9 +51,14 @@ def encode_portrait(reta: RETA, params: Any, portrait: UInt8[Array, "b h w 3"]) 
 
 @functools.partial(jax.jit, static_argnames="reta")
 def controls_in_silence(reta: RETA, params: Any, morphable: MorphableModel) -> Controls:
-    """What the model does while nobody speaks: one row, (1, 1, d)."""
-    silence = jnp.zeros((1, reta.window.samples))
-    return _encode_chunk(reta, params, morphable, silence, frames=1)
+    """What the model does while nobody speaks: one row, (1, 1, d).
+
+    That is the mean over a chunk of a quiet room's noise: the sound of no recording is zero, and
+    what networks make of that is no rest (docs/decisions.md).
+    """
+    room = ROOM * jax.random.normal(jax.random.key(0), (1, reta.window.samples))
+    controls = _encode_chunk(reta, params, morphable, room, reta.window.chunk)
+    return jax.tree.map(lambda x: x.mean(1, keepdims=True), controls)
 
 
 def scale_expression(params: dict[str, Any], rest: Controls, scale: float) -> dict[str, Any]:
@@ -89,13 +94,14 @@ def forward_chunk(
 ) -> tuple[GeneratorOutput, Controls]:
     """The chunk of each audio window: frames with flow and masks, and what the voice says.
 
-    With the controls in `silence`, the motion fades to theirs where nobody speaks.
+    With the controls in `silence`, lips fade to theirs where nobody speaks: f_M, and f_E where it
+    is made frame by frame and so moves lips, too.
     """
     chunk = reta.window.chunk
     controls = _encode_chunk(reta, params, morphable, audio, chunk)
     if silence is not None:
         spoken = voice_activity(audio)[:, reta.window.past : reta.window.past + chunk]
-        controls = _fade_motion(controls, silence, spoken)
+        controls = _fade(controls, silence, spoken, fades_emotion=reta.emotion_span == 1)
     output = reta.apply({"params": params}, identity, controls, method=RETA.generate)
     return output, controls
 
@@ -106,13 +112,16 @@ def _encode_chunk(
     return reta.apply({"params": params}, audio, None, frames, morphable, method=RETA.encode_voice)
 
 
-def _fade_motion(controls: Controls, silence: Controls, spoken: Float[Array, "b t"]) -> Controls:
-    def fade(moving: Array | None, still: Array | None) -> Array | None:
-        return None if moving is None else still + spoken[..., None] * (moving - still)
-
-    return controls._replace(
-        motion=fade(controls.motion, silence.motion), p_exp=fade(controls.p_exp, silence.p_exp)
+def _fade(
+    controls: Controls, silence: Controls, spoken: Float[Array, "b t"], fades_emotion: bool
+) -> Controls:
+    faded = Controls(
+        *(
+            None if moving is None else still + spoken[..., None] * (moving - still)
+            for moving, still in zip(controls, silence, strict=True)
+        )
     )
+    return faded if fades_emotion else faded._replace(emotion=controls.emotion)
 
 
 @functools.partial(jax.jit, static_argnames="reta")

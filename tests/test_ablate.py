@@ -12,6 +12,7 @@ from configs import ablations
 from data_pipeline.errors import InputError
 from reta_jax import ablate
 from reta_jax.ablate import PAPER, Claim, Study, judge_claim
+from reta_jax.metrics.judges import Judge
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.pretrained.reta import expected_params
 from reta_jax.state import build_networks
@@ -53,7 +54,7 @@ def test_every_claim_is_of_a_row_and_a_figure_that_exist():
         assert claim.row in PAPER and claim.figure in ablate.FIGURES
 
 
-FALLS, STAYS = Claim("no_gpl", "Sync", "falls"), Claim("no_gpl", "ACC_e", "stays")
+FALLS, STAYS = Claim("no_gpl", "Sync_c", "falls"), Claim("no_gpl", "ACC_e", "stays")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +89,8 @@ def test_the_spread_is_students_interval_of_paired_differences():
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A study whose runs cost nothing; `trained` lists them."""
-    trained = []
+    """A study whose runs cost nothing; `trained` lists them, `judged` has one for each look."""
+    trained, judged = [], []
 
     def run(config, folder):
         trained.append((config.name, config.train.seed, config.train.steps))
@@ -97,10 +98,13 @@ def study(tmp_path, monkeypatch):
         (folder / "weights" / "config.json").write_text(json.dumps(config_to_dict(config)))
         return True
 
-    def evaluate(renderer, judges, data, cache, config):
+    def evaluate(renderer, judges, data, protocol, cache, config):
+        assert protocol == ablate.PROTOCOL
         draw = np.random.default_rng(len(trained))
         figures = {name: 0.5 + 0.01 * draw.random() for name in ablate.FIGURES.values()}
-        return {"rows": {"generated": figures, "still portrait": figures | {"psnr": 20.0}}}
+        rows = {"generated": figures, "still portrait": figures | {"psnr": 20.0}}
+        judged.append(cache)
+        return {"rows": rows, "sha256": {"data": "x"}, "version": ablate.VERSION}
 
     monkeypatch.setattr(ablate, "prepare_synthetic", lambda *arguments, **options: None)
     monkeypatch.setattr(ablate, "train_sync_expert", lambda study: None)
@@ -109,11 +113,11 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate.Renderer, "from_pretrained", lambda folder: None)
     monkeypatch.setattr(ablate, "evaluate", evaluate)
     monkeypatch.setattr(ablate.train, "run", run)
-    return Study(tmp_path, tmp_path / "data", 32, 7), trained
+    return Study(tmp_path, tmp_path / "data", 32, 7), trained, judged
 
 
 def test_equal_budgets_and_tables(study):
-    study, trained = study
+    study, trained, _ = study
     assert ablate.ablate(study, ["full", "no_gpl"], range(2))
     assert trained == [
         ("ablation_full", 0, 7), ("ablation_no_gpl", 0, 7),
@@ -127,13 +131,27 @@ def test_equal_budgets_and_tables(study):
 
 
 def test_a_stopped_study_goes_on_with_what_is_missing(study, monkeypatch):
-    study, trained = study
+    study, trained, _ = study
     run = ablate.train.run
     monkeypatch.setattr(ablate.train, "run", lambda c, f: len(trained) < 1 and run(c, f))
     assert not ablate.ablate(study, ["full", "no_gpl"], range(1))
     monkeypatch.setattr(ablate.train, "run", run)
     assert ablate.ablate(study, ["full", "no_gpl"], range(1))
     assert [name for name, *_ in trained] == ["ablation_full", "ablation_no_gpl"]
+
+
+def test_figures_of_other_judges_or_definitions_are_made_again(study, monkeypatch):
+    study, trained, judged = study
+    for _ in range(2):
+        assert ablate.ablate(study, ["full"], range(1))
+    assert len(judged) == 1
+    other = ablate.Judges(sync=Judge("syncnet_v2", "", lambda *_: None, sha256="new"))
+    monkeypatch.setattr(ablate, "load_judges", lambda folder: other)
+    assert ablate.ablate(study, ["full"], range(1)) and len(judged) == 2
+    monkeypatch.setattr(ablate, "load_judges", lambda folder: ablate.Judges())
+    monkeypatch.setattr(ablate, "VERSION", ablate.VERSION + 1)
+    assert ablate.ablate(study, ["full"], range(1)) and len(judged) == 3
+    assert len(trained) == 1
 
 
 def shapes_of(row, size):

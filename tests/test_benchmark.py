@@ -101,7 +101,7 @@ def test_work_is_that_of_the_program():
     np.testing.assert_allclose(row.gflop, 2e-9 * 64 * 128 * 32, rtol=0.01)
     np.testing.assert_allclose(row.megabytes, 4e-6 * (64 * 128 + 128 * 32 + 64 * 32), rtol=0.01)
     assert row.compile_seconds > 0
-    share = row.of_ceiling(0.5)
+    share = row.of_convolutions(0.5)
     np.testing.assert_allclose(share * 0.5, row.gflop / row.milliseconds[0])
 
 

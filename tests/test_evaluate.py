@@ -25,6 +25,7 @@ from reta_jax.metrics.blocks import BLOCK, in_blocks
 from reta_jax.metrics.clips import judge_generated, judge_known
 from reta_jax.metrics.image import psnr
 from reta_jax.metrics.judges import JUDGES, Judge, objections
+from reta_jax.metrics.landmarks import eye_distance
 from reta_jax.metrics.protocol import Protocol, check_same, load_suite, read_protocol
 from reta_jax.metrics.rendering import coefficients, cut, through_codec
 from reta_jax.metrics.rows import OTHER_VOICE
@@ -508,11 +509,14 @@ def test_a_clip_without_landmarks_has_no_true_mouth(judges, clip):
     protocol = Protocol(figures=("mouth", "face"))
     compared = {
         "mouth_correlation", "mouth_opening_error", "mouth_landmark_distance",
-        "face_landmark_distance", "lip_landmark_error_mm2", "lip_landmark_distance_mm",
+        "mouth_landmark_distance_px", "face_landmark_distance", "face_landmark_distance_px",
+        "lip_landmark_error_mm2", "lip_landmark_distance_mm",
     }  # fmt: skip
     whole, found = (only_truth(judges, one, protocol) for one in (clip, bare))
-    assert found == {name: value for name, value in whole.items() if name not in compared}
-    assert compared < set(whole)
+    assert set(found) == set(whole) - compared and compared < set(whole)
+    assert found["voice_correlation"] == whole["voice_correlation"]
+    units = [eye_distance(points).mean() for points in (clip.landmarks, face)]
+    np.testing.assert_allclose(found["mouth_jitter"] / whole["mouth_jitter"], units[0] / units[1])
     assert clip_figures.remarks(judges, protocol, bare) == [clip_figures.NO_LANDMARKS]
     assert clip_figures.remarks(judges, protocol, clip) == []
 

@@ -34,7 +34,7 @@ from reta_jax.render import (
     render_chunk,
 )
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
-from reta_jax.windows import AudioWindow, audio_windows
+from reta_jax.windows import AudioWindow, audio_windows, check_portrait
 from tests.tiny import save_tiny_model
 
 RATE, FRAME, CHUNK, LOOK_AHEAD, PAST = 16_000, 640, 10, 2, 50
@@ -168,8 +168,11 @@ def test_sound_of_other_types_is_the_same_sound(renderer, portrait):
 def test_what_is_no_sound_is_refused_offline_as_live(renderer, portrait, sound, what):
     with pytest.raises(InputError, match=what):
         renderer.render(portrait, sound)
-    with pytest.raises(InputError, match="uint8"):
-        renderer.render(portrait / np.float32(255), np.zeros(640, np.float32))
+
+
+def test_a_portrait_in_floats_is_refused(renderer, portrait):
+    with pytest.raises(InputError, match="type float32: .* in uint8"):
+        check_portrait(portrait / np.float32(255), renderer.size)
 
 
 def test_the_voice_moves_the_frames_and_the_portrait_shapes_them(renderer, portrait):

@@ -264,6 +264,21 @@ def test_the_mouth_rests_where_nobody_speaks(renderer, portrait):
     assert difference[20:].max() > 1
 
 
+@pytest.mark.parametrize("emotion_span", [1, 3])
+def test_lips_rest_in_the_noise_of_a_room(renderer, portrait, emotion_span):
+    """f_E that is made frame by frame moves lips, too; as a mean over time it is an expression."""
+    noise = 1e-3 * np.random.default_rng(0).standard_normal(40 * FRAME)
+    sound = np.concatenate([to_float(speech(10 * FRAME)), noise.astype(np.float32)])
+    reta = renderer.reta.clone(emotion_span=emotion_span)
+    closing, restless = (
+        Renderer(reta, renderer.params, renderer.morphable, 32, close_in_silence=is_closed)
+        for is_closed in (True, False)
+    )
+    changes = lambda renderer: np.ptp(renderer.render(portrait, sound)[22:].astype(int), axis=0)
+    assert changes(restless).max() > 1
+    assert (changes(closing).max() == 0) == (emotion_span == 1)
+
+
 # Many streams
 
 

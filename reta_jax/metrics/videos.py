@@ -218,8 +218,8 @@ def judge_pair(
     real: Face,
     landmarker: FaceLandmarker,
     voice: Float[np.ndarray, " n"] | None,
-    real_voice: Float[np.ndarray, " n"] | None,
-    other_voice: Float[np.ndarray, " n"] | None,
+    real_voice: Float[np.ndarray, " m"] | None,
+    other_voice: Float[np.ndarray, " k"] | None,
     emotion: int = UNKNOWN_EMOTION,
 ) -> tuple[dict[str, Figures], dict[str, Float[np.ndarray, "f d"]]]:
     """Figures of every row of a pair, and features for the FID by row.

@@ -17,7 +17,8 @@ from reta_jax.ops.platforms import by_platform
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 TAPS_FROM = 128  # input channels from which a CPU convolves bfloat16 by matrix products
-ROWS_FROM = 5  # rows of a kernel from which a CPU convolves with a stride by matrix products
+# Rows and outputs of a kernel from which a CPU convolves with a stride by matrix products.
+ROWS_FROM, ROWS_FROM_OUTPUTS = 5, 64
 
 
 def conv(
@@ -89,11 +90,11 @@ def _cpu_form(kernel: Array, stride: int) -> Callable:
 
     Of larger kernels, too, in bfloat16: XLA's products know a CPU's units for it, its convolutions
     do not (docs/decisions.md). Of few channels, and of float32, convolutions are faster, but for
-    wide kernels with a stride, whose rows are products.
+    wide kernels with a stride and many outputs, whose rows are products.
     """
     is_pointwise = kernel.shape[:2] == (1, 1)
     is_wide_bfloat16 = kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= TAPS_FROM
-    if stride > 1 and len(kernel) >= ROWS_FROM:
+    if stride > 1 and len(kernel) >= ROWS_FROM and kernel.shape[3] >= ROWS_FROM_OUTPUTS:
         return _by_rows
     return _by_taps if stride == 1 and (is_pointwise or is_wide_bfloat16) else _whole_in_float32
 

@@ -25,8 +25,9 @@ def test_the_full_suite_is_the_default_and_the_paper_has_its_columns():
 
 def test_every_field_is_in_the_hash():
     changes = {
-        "name": "x", "split": "train", "clips": 3, "frames": 9, "source": "own", "codec": "h264",
-        "figures": ("image",), "sync_crops": ("whole",), "fid_frames": 5, "seed": 1,
+        "name": "x", "split": "train", "clips": 3, "frames": 9, "source": "own", "size": 64,
+        "codec": "h264", "figures": ("image",), "sync_crops": ("whole",), "fid_frames": 5,
+        "seed": 1,
     }  # fmt: skip
     assert set(changes) == {field.name for field in dataclasses.fields(Protocol)}
     hashes = {dataclasses.replace(Protocol(), **{k: v}).sha256 for k, v in changes.items()}

@@ -177,9 +177,10 @@ def test_what_was_made_equal_and_what_was_not_judged_is_said(tmp_path):
     ):
         assert sum(note.startswith(sentence) for note in report["notes"]) == 1, sentence
     counts = report["counts"]["generated"]
-    assert counts["mouth_correlation"] == 3 and counts["sync_c"] == 2 and "psnr" not in counts
+    assert counts["mouth_correlation"] == 3 and counts["sync_c"] == 3 and "psnr" not in counts
     text = markdown_report(report)
-    assert "(n = 3)" in text and "(n = 2)" in text
+    assert "(n = 3)" in text
+    assert report["counts"]["truth"]["sync_c"] == 3  # b's real video shows a face, d's is silent
 
     report = judging.evaluate_videos(
         made, real, GreyFace(), judges=Judges(sync=sync), protocol=Protocol(frames=5), names={"c"}
@@ -187,6 +188,18 @@ def test_what_was_made_equal_and_what_was_not_judged_is_said(tmp_path):
     assert "sync_c" not in report["rows"]["truth"] and report["clips"] == 1
     assert any("too short to judge their synchrony" in note for note in report["notes"])
     assert not any("have no generated one" in note for note in report["notes"])
+
+
+def test_a_video_is_judged_with_its_own_sound_if_it_has_one(tmp_path):
+    """A voice that is another's is the system's fault; one that is missing is taken as the real."""
+    for name, sound in (("own", 2), ("none", SILENT)):
+        save(tmp_path / "real" / f"{name}.mp4", openings(1), sound=1)
+        save(tmp_path / "made" / f"{name}.mp4", openings(1), sound=sound)
+    report = judging.evaluate_videos(tmp_path / "made", tmp_path / "real", GreyFace())
+    own, none = (report["by_clip"][name]["voice_correlation"] for name in ("own", "none"))
+    assert none > 0.9 > 0.5 > own
+    assert report["rows"]["truth"]["voice_correlation"] > 0.9
+    assert "1 of 2 clips " + video_figures.SILENT[False, True] in report["notes"]
 
 
 def test_judges_that_are_named_look_at_videos(tmp_path):
@@ -251,9 +264,12 @@ def test_the_next_pair_is_decoded_while_one_is_judged(tmp_path, monkeypatch):
 def test_pairs_have_the_same_name(tmp_path):
     for name in ("made", "real"):
         (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="no real video .* goes with the videos in"):
+    with pytest.raises(InputError, match="no video is in .*made"):
         find_pairs(tmp_path / "made", tmp_path / "real")
     (tmp_path / "made" / "b.mp4").touch()
+    with pytest.raises(InputError, match="no video is in .*real"):
+        find_pairs(tmp_path / "made", tmp_path / "real")
+    (tmp_path / "real" / "a.mp4").touch()
     with pytest.raises(InputError, match=r"goes with the b\.mp4"):
         find_pairs(tmp_path / "made", tmp_path / "real")
     with pytest.raises(InputError, match="not a directory"):
