@@ -188,7 +188,7 @@ def test_rows_share_the_networks_that_the_paper_takes_from_others(tmp_path, monk
 
 
 def test_runs_of_another_budget_are_refused(study):
-    study, _ = study
+    study, *_ = study
     ablate.ablate(study, ["full"], range(1))
     with pytest.raises(InputError, match="other settings"):
         ablate.ablate(study._replace(steps=8), ["full"], range(1))

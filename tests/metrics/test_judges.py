@@ -6,8 +6,12 @@ import pytest
 
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
-from reta_jax.metrics.judges import JUDGES, load_judges
-from reta_jax.metrics.rows import BLURRED, PORTRAIT, TRUTH, known_videos
+from reta_jax.metrics.clips import judge_known
+from reta_jax.metrics.judges import JUDGES, Judges, load_judges
+from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.rows import BLURRED, OTHER_VOICE, PORTRAIT, TRUTH, known_videos
+
+LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
 
 
 @pytest.mark.slow
@@ -20,3 +24,20 @@ def test_emotions_are_seen_in_the_truth_and_through_blur_but_not_in_the_portrait
         for name, frames in known_videos(clip.frames, clip.portrait).items():
             right[name] += judge.look(frames) == clip.emotion
     assert right[TRUTH] >= right[BLURRED] >= 5 > 2 >= right[PORTRAIT]
+
+
+@pytest.mark.slow
+def test_lips_and_voices_are_heard_to_be_in_step_and_out_of_it(tmp_path):
+    """Of a person that no network knows, in both crops."""
+    prepare_synthetic(tmp_path, identities=2, clips_per_identity=2, seconds=2, size=64, workers=1)
+    clip, other = evaluation_clips(tmp_path, "test")
+    judges, protocol = Judges(sync=load_judges(JUDGES).sync), Protocol(figures=("sync",))
+    rows = judge_known(judges, protocol, clip, other.audio).rows
+    for crop in ("", "_whole"):
+        order = ("truth", "truth, blurred", OTHER_VOICE, "still portrait")
+        confidences = [rows[name][f"sync_c{crop}"] for name in order]
+        assert confidences == sorted(confidences, reverse=True)
+        worse = (rows[name][f"sync_d{crop}"] for name in order[1:])
+        assert rows["truth"][f"sync_d{crop}"] < min(worse)
+        offsets = [rows[name][f"sync_offset{crop}"] for name in ("truth", LATE, EARLY)]
+        assert offsets == [0, 3, -3]
