@@ -189,9 +189,13 @@ class Renderer(ChunkRenderer):
 
     def prepare(self, on_cpu: bool) -> Any:
         """The parameters as they render fastest, on CPUs or elsewhere."""
-        generator = self.params["generator"]
-        dtype = self.reta.generator.dtype
-        return self.params | {"generator": prepare_for_inference(generator, dtype, on_cpu)}
+        params, reta = self.params, self.reta
+        return params | {
+            "generator": prepare_for_inference(params["generator"], reta.generator.dtype, on_cpu),
+            "audio_encoder": _with_kernels(
+                params["audio_encoder"], reta.audio_encoder.network.dtype
+            ),
+        }
 
     def with_chunk(self, chunk: int) -> "Renderer":
         """The same model with fewer frames a window: less delay live, more work for the voice.
@@ -218,6 +222,15 @@ class Renderer(ChunkRenderer):
         return render_chunk(
             self.reta, self.prepared, self.morphable, identities, audio, self.silence
         )
+
+
+def _with_kernels(params: Any, dtype: Any) -> Any:
+    """Kernels in the type that dense layers and convolutions would make of them at every call."""
+
+    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def load_renderer(

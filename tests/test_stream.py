@@ -274,7 +274,7 @@ def test_lips_rest_in_the_noise_of_a_room(renderer, portrait, emotion_span):
         Renderer(reta, renderer.params, renderer.morphable, 32, close_in_silence=is_closed)
         for is_closed in (True, False)
     )
-    changes = lambda renderer: np.ptp(renderer.render(portrait, sound)[22:].astype(int), axis=0)
+    changes = lambda renderer: np.ptp(renderer.render(portrait, sound)[26:].astype(int), axis=0)
     assert changes(restless).max() > 1
     assert (changes(closing).max() == 0) == (emotion_span == 1)
 

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float
 from data_pipeline.audio import SAMPLES_PER_FRAME
 
 QUIET = -50.0  # dB of full scale: below it nobody speaks,
-BELOW_PEAK = 30.0  # nor this much below the loudest frame of the window
+BELOW_PEAK = 40.0  # nor this much below the loudest frame of the window
 SOFT = 6.0  # dB from silent to spoken
-HOLD = 5  # frames that a voice is held after its last sound: stops and word ends are silent
+HOLD = 12  # frames that a voice is held after its last sound: stops and word ends are silent
 AHEAD = 2  # frames before its first one: the mouth opens before the sound
 FADE = 3  # frames to rest
 
