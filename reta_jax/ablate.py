@@ -257,8 +257,9 @@ def _is_judged(file: Path, judges: Judges) -> bool:
     if not file.exists():
         return False
     result = json.loads(file.read_text())
-    by = {what: sha256 for what, sha256 in result["sha256"].items() if is_of_judge(what)}
-    return (by, result["version"]) == (judges_digests(judges.sha256), VERSION)
+    found = result.get("sha256", {})  # of an older version there is none
+    by = {what: sha256 for what, sha256 in found.items() if is_of_judge(what)}
+    return (by, result.get("version")) == (judges_digests(judges.sha256), VERSION)
 
 
 def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:

@@ -36,17 +36,27 @@ def test_a_telephone_takes_what_is_above_four_kilohertz():
 
 
 def test_portraits_are_disturbed_and_voices_left():
-    for change in (robustness.low_light, robustness.grainy, robustness.closer):
+    frames = [robustness.CONDITIONS[name] for name in ("closer", "farther", "off centre", "rolled")]
+    for change in (robustness.low_light, robustness.grainy, *frames):
         portrait, voice = change(PORTRAIT, VOICE)
         assert portrait.shape == PORTRAIT.shape and portrait.dtype == np.uint8
         assert voice is VOICE and (portrait != PORTRAIT).mean() > 0.5
     assert robustness.low_light(PORTRAIT, VOICE)[0].mean() == pytest.approx(
         0.35 * PORTRAIT.mean(), abs=1
     )
+
+
+def test_frames_are_moved_as_they_are_named():
     marked = np.zeros((40, 40, 3), np.uint8)
-    marked[:4], marked[20:, 20:] = 255, 255  # a rim that is cut away, and a corner at the middle
-    near, _ = robustness.closer(marked, VOICE)
+    marked[:3], marked[20:, 20:] = 255, 255  # a rim that is cut away, and a corner at the middle
+    near, far, aside, rolled = (
+        robustness.CONDITIONS[name](marked, VOICE)[0]
+        for name in ("closer", "farther", "off centre", "rolled")
+    )
     assert near[0].max() == 0 and near[25:, 25:].min() > 250
+    assert far[:5].min() > 250 and far[8:18].max() == 0  # the rim goes on beyond the frame
+    assert aside[25:, 25:].min() > 250 and aside[10:23, :23].max() == 0
+    assert rolled[18, 37:].min() > 250 > 5 > near[18, 37:].max()  # right goes up
 
 
 @pytest.fixture(scope="module")

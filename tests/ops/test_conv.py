@@ -45,7 +45,7 @@ def test_wide_kernels_with_a_stride_are_rows_on_cpu(side, stride):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, side, side + 3, 3)), jnp.float32)
     shape = (ROWS_FROM, ROWS_FROM + 2, 3, ROWS_FROM_OUTPUTS)
-    kernel = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    kernel = jnp.asarray(rng.normal(scale=np.prod(shape[:3]) ** -0.5, size=shape), jnp.float32)
 
     def whole(x, kernel):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
