@@ -505,8 +505,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.device:
         jax.config.update("jax_platforms", arguments.device)
-    keep_freed_memory()
-    jax.config.update("jax_enable_compilation_cache", False)  # how long it takes is to be seen
+    keep_freed_memory()  # but not compiled programs: how long they take is to be seen
     with sentences_for_errors():
         if min(arguments.batch, arguments.repeats) < 1:
             raise InputError("--batch and --repeats are 1 or more")

@@ -29,7 +29,7 @@ def renderer(weights):
 @pytest.fixture(autouse=True)
 def small_ceilings(monkeypatch):
     """The machine's ceilings take seconds each, and are not what is tested."""
-    names = (f"conv 3x3 {kind} (TFLOP/s)" for kind in ("float32", "bfloat16"))
+    names = *(f"conv 3x3 {kind} (TFLOP/s)" for kind in ("float32", "bfloat16")), "copy (GB/s)"
     monkeypatch.setattr(timing, "measure_ceilings", lambda repeats: dict.fromkeys(names, 0.1))
 
 
@@ -38,7 +38,8 @@ def test_every_stage_has_figures(renderer):
     rows = {row["name"]: row for row in report["stages"]}
     assert list(rows) == [
         "portrait", "audio encoder", "motion decoder", "3DMM bridge", "motion encoder",
-        "emotion student", "generator", "to uint8", "to the host", "video encoding", "end to end",
+        "emotion student", "generator", "to uint8", "to the host", "video encoding",
+        "on the device", "end to end",
     ]  # fmt: skip
     for row in rows.values():
         median, p95, p99 = row["milliseconds"]
@@ -48,6 +49,9 @@ def test_every_stage_has_figures(renderer):
     rate = 20e3 / rows["generator"]["milliseconds"][0]
     np.testing.assert_allclose(rows["generator"]["frames_per_second"], rate)
     assert rows["generator"]["gflop"] > rows["3DMM bridge"]["gflop"] > 0
+    assert rows["on the device"]["gflop"] > rows["generator"]["gflop"]
+    shares = [rows["on the device"][f"of_{what}"] for what in ("convolutions", "copies")]
+    assert min(shares) > 0
     weights = sum(x.nbytes for x in jax.tree.leaves(renderer.prepared))
     assert report["memory_megabytes"] > 1e-6 * weights
     assert report == json.loads(json.dumps(report)) | {"stages": report["stages"]}
