@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate
 
+from reta_jax.ops import conv as forms
 from reta_jax.ops.conv import (
     DIMENSIONS,
     ROWS_FROM,
-    ROWS_FROM_OUTPUTS,
     TAPS_FROM,
     conv,
     kernel_phases,
@@ -41,11 +41,13 @@ def test_conv_is_a_cross_correlation(image, kernel):
 
 @pytest.mark.parametrize("stride", [2, 3])
 @pytest.mark.parametrize("side", [17, 18])
-def test_wide_kernels_with_a_stride_are_rows_on_cpu(side, stride):
+def test_wide_kernels_with_a_stride_are_rows_on_cpu(side, stride, monkeypatch):
+    monkeypatch.setattr(forms, "ROWS_FROM_OUTPUTS", 4)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, side, side + 3, 3)), jnp.float32)
-    shape = (ROWS_FROM, ROWS_FROM + 2, 3, ROWS_FROM_OUTPUTS)
-    kernel = jnp.asarray(rng.normal(scale=np.prod(shape[:3]) ** -0.5, size=shape), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(ROWS_FROM, ROWS_FROM + 2, 3, 4)), jnp.float32)
+    assert forms._cpu_form(kernel, stride) is forms._by_rows
+    assert forms._cpu_form(kernel[..., :3], stride) is forms._whole_in_float32
 
     def whole(x, kernel):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

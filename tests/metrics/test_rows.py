@@ -1,0 +1,108 @@
+"""Figures of what is known: perfection, doing nothing, another's voice, lateness, blur."""
+
+import numpy as np
+import pytest
+
+from data_pipeline.loader import evaluation_clips
+from data_pipeline.prepare import prepare_synthetic
+from reta_jax.metrics import clips as clip_figures
+from reta_jax.metrics.clips import judge_generated, judge_known
+from reta_jax.metrics.judges import JUDGES, Judge, load_judges
+from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.rows import OTHER_VOICE
+from reta_jax.metrics.sync import Sync
+
+LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory):
+    """A clip large enough for the judges that come with the project, and somebody else's."""
+    folder = tmp_path_factory.mktemp("person")
+    prepare_synthetic(folder, identities=2, clips_per_identity=1, seconds=2, size=96, workers=1)
+    return *evaluation_clips(folder, "test"), *evaluation_clips(folder, "train")
+
+
+@pytest.fixture(scope="module")
+def known(person):
+    """Every row of that clip, by the shipped judges and by two whose networks are known."""
+    clip, other = person
+    judges = load_judges(JUDGES)._replace(
+        inception=Judge("pixels", "", lambda x: x.reshape(len(x), -1)[:, ::999].astype(float)),
+        sync=Judge("loudness", "", lambda frames, audio, boxes: by_lips(clip, frames, audio)),
+    )
+    others = judge_known(judges, Protocol(), clip, other.audio)
+    assert "generated" not in others.rows | others.features
+    moving = np.roll(clip.frames, 12, axis=0)  # lips that move, to another's rhythm
+    p_exp = np.roll(clip.coefficients, 12, axis=0)
+    found = judge_generated(judges, Protocol(), clip, moving, others, p_exp)
+    return found.rows, found.features
+
+
+def by_lips(clip, frames, audio) -> Sync:
+    """A judge of synchrony that knows the clip: is it this voice, and how late are the lips?"""
+    error = [np.abs(frames - np.roll(clip.frames, k, 0).astype(float)).mean() for k in range(-5, 6)]
+    is_own = np.array_equal(audio, clip.audio)
+    return Sync(8.0 if is_own else 1.0, 6.0, 5 - int(np.argmin(error)), np.zeros(31))
+
+
+@pytest.mark.parametrize(
+    ("figure", "better"),  # 1 is best of all at the truth, -1 least of all
+    [
+        ("psnr", 1),
+        ("psnr_clip", 1),
+        ("ssim", 1),
+        ("mouth_correlation", 1),
+        ("mouth_opening_error", -1),
+        ("mouth_landmark_distance", -1),
+        ("lip_vertex_error_mm2", -1),
+        ("lip_vertex_distance_mm", -1),
+        ("face_landmark_distance", -1),
+        ("mouth_landmark_distance_px", -1),
+        ("face_landmark_distance_px", -1),
+        ("lip_landmark_error_mm2", -1),
+        ("lip_landmark_distance_mm", -1),
+        ("identity_similarity", 1),
+    ],
+)
+def test_every_figure_ranks_what_is_known(known, figure, better):
+    rows, _ = known
+    others = ("still portrait", LATE, EARLY, "truth, blurred", "generated")
+    worse = [name for name in others if figure in rows[name]]
+    assert len(worse) >= 2
+    for name in worse:
+        assert better * (rows["truth"][figure] - rows[name][figure]) > 0, name
+
+
+def test_figures_know_their_extremes(known):
+    rows, _ = known
+    truth, still = rows["truth"], rows["still portrait"]
+    assert (truth["psnr"], truth["ssim"], truth["lip_vertex_error_mm2"]) == (100.0, 1.0, 0.0)
+    assert (
+        truth["mouth_correlation"] > 0.9 > rows[LATE]["mouth_correlation"] > 0.1
+        and still["mouth_correlation"] == still["voice_correlation"] == 0.0
+    )
+    assert still["mouth_jitter"] == 0 < truth["mouth_jitter"]
+    assert still["head_motion"] < 1e-6 < truth["head_motion"]
+    assert truth["psnr"] > rows["truth, blurred"]["psnr"] and rows["truth, blurred"]["ssim"] < 1
+
+
+def test_another_voice_shows_in_what_hears_it_alone(known):
+    rows, _ = known
+    own, other = rows["truth"], rows[OTHER_VOICE]
+    assert own["voice_correlation"] > other["voice_correlation"] + 0.1
+    assert own["sync_c"] > other["sync_c"] and own["psnr"] == other["psnr"]
+
+
+def test_a_shift_shows_in_the_offset(known):
+    rows, _ = known
+    assert (rows["truth"]["sync_offset"], rows["truth"]["sync_offset_whole"]) == (0, 0)
+    assert rows[LATE]["sync_offset"] == -rows[EARLY]["sync_offset"] == -3
+
+
+def test_features_are_of_frames_that_are_spread(known, person):
+    _, features = known
+    assert set(features) == set(clip_figures.FID_ROWS)
+    expected = person[0].frames[np.linspace(0, 49, 25).round().astype(int)]
+    np.testing.assert_array_equal(features["truth"], expected.reshape(25, -1)[:, ::999])
+    assert (features["still portrait"] == features["still portrait"][:1]).all()
