@@ -25,6 +25,7 @@ ROWS = {
     "no_gpl": {"model.geometry": "none"},
     "no_erl": {"model.emotion": False},
     "no_3dmm": {"model.geometry": "direct"},
+    "no_3dmm_framewise": {"model.geometry": "framewise"},
     "no_hi": {"model.injection": "concat"},
     "no_style": {"model.use_style": False},
     "no_eds": {"train.eds": False},

@@ -106,7 +106,9 @@ def _model() -> ConfigDict:
             "detail_from": 0,  # levels from here on add fine colours only; 0: as published
             "split_res": 64,  # levels below take f_STY + f_M, from here on f_STY + f_E
             "injection": "hierarchical",  # "concat" is "w/o HI" of Table 4
-            "geometry": "3dmm",  # "direct" is "w/o 3DMM", "none" is "w/o GPL" of Table 4
+            # "none" is "w/o GPL" of Table 4; "direct" is "w/o 3DMM", in which D predicts f_M as it
+            # did p_exp, over time; "framewise" with "a simple decoder" (appendix H), without time.
+            "geometry": "3dmm",
             "emotion": True,  # False is "w/o ERL" of Table 4
             "emotion_span": 25,  # frames whose mean is f_E: syllables are left to f_M
             "use_style": True,  # False is "w/o f_STY" of Table 4

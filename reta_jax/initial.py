@@ -1,5 +1,6 @@
 """What training from its first step starts with: published or own weights, by the config."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ class Initial(NamedTuple):
     reta: dict[str, Any]
     discriminator: dict[str, Any]
     provenance: list[dict[str, Any]]
+    otherwise: str = ""  # fields of `model` that they were trained with otherwise, one sentence
 
 
 def initial_weights(config: ConfigDict, abstract: TrainState) -> Initial:
@@ -33,9 +35,9 @@ def initial_weights(config: ConfigDict, abstract: TrainState) -> Initial:
     Raises:
       InputError: missing weights, or weights that do not fit the model.
     """
-    reta, discriminator, provenance = {}, {}, []
+    reta, discriminator, provenance, otherwise = {}, {}, [], ""
     if config.init_from:
-        reta, discriminator, provenance = _from_folder(config, abstract)
+        reta, discriminator, provenance, otherwise = _from_folder(config, abstract)
     audio = config.model.audio_encoder
     expected = abstract.params["reta"]["audio_encoder"]
     is_there = _shapes(reta.get("audio_encoder")) == _shapes(expected)
@@ -43,7 +45,7 @@ def initial_weights(config: ConfigDict, abstract: TrainState) -> Initial:
         voice = _speech_network(audio, expected["network"])
         reta = reta | {"audio_encoder": {"network": voice.variables}}
         provenance = provenance + voice.provenance
-    return Initial(reta, discriminator, provenance)
+    return Initial(reta, discriminator, provenance, otherwise)
 
 
 def _shapes(params: Any) -> Any:
@@ -77,7 +79,7 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
         for size in _doublings(values["model"], config.model):
             only_detail = 0 < config.model.detail_from <= 2 * size
             params = grow(params, size, config.model.channel_multiplier, only_detail)
-        return Initial(params, {}, provenance)
+        return Initial(params, {}, provenance, _otherwise(values["model"], config))
     if values.get("kind") != "image_networks":
         raise InputError(f"init_from={config.init_from} holds {values.get('kind')!r} weights")
     discriminator = params.pop("discriminator", {})
@@ -96,6 +98,15 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
             source = f"discriminator of {config.init_from}"
             check_params(discriminator, abstract.d_params, source)
     return Initial(params, discriminator, provenance)
+
+
+def _otherwise(have: dict[str, Any], config: ConfigDict) -> str:
+    """What no shape shows, like `emotion_span`, and what grows or starts anew."""
+    before, now = (json.loads(json.dumps(model)) for model in (have, config.model.to_dict()))
+    names = {name for name in now if name in before and before[name] != now[name]}
+    names -= {"audio_encoder", "tcn", "dtype"}
+    fields = (f"model.{name} is {now[name]}, there {before[name]}" for name in sorted(names))
+    return f"{config.init_from} was trained otherwise: {'; '.join(fields)}" if names else ""
 
 
 def _doublings(have: dict[str, Any], want: ConfigDict) -> Iterator[int]:

@@ -22,13 +22,13 @@ import asyncio
 import collections
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int, Int16, UInt8
+from jaxtyping import Float32, Int16, UInt8
 
 from data_pipeline.audio import FPS, SAMPLE_RATE
 from data_pipeline.errors import InputError
@@ -80,10 +80,8 @@ class ServedStream:
       ahead: frames that may wait to be played; no chunk is begun while so many do.
     """
 
-    def __init__(
-        self, slot: int, spec: AudioWindow, idle_frame: UInt8[np.ndarray, "h w 3"], ahead: int
-    ):
-        self.slot, self.idle_frame = slot, idle_frame
+    def __init__(self, spec: AudioWindow, idle_frame: UInt8[np.ndarray, "h w 3"], ahead: int):
+        self.idle_frame = idle_frame
         self._spec, self._ahead = spec, ahead
         self._utterances: collections.deque[Utterance] = collections.deque()
         self._is_open = False  # the last utterance may grow
@@ -182,20 +180,22 @@ class ServedStream:
 class StreamServer:
     """Several streams, rendered together: every `step` is one call of the device.
 
+    A step renders the streams that have a chunk to say, padded to 1, 2, 4, ... of them: few who
+    speak do not wait for the silent. What a batch needs is compiled when its first stream opens, in
+    the thread that opens it; the others go on.
+
     Safe to call from several threads, which wait for each other.
 
     Args:
-      streams: how many there can be at a time; the batch that is compiled.
+      streams: how many there can be at a time.
       ahead: frames of a stream that may wait to be played.
     """
 
     def __init__(self, renderer: ChunkRenderer, streams: int, ahead: int = 2 * FPS):
-        self._renderer, self._ahead = renderer, ahead
-        blank = np.zeros((1, renderer.size, renderer.size, 3), np.uint8)
-        identity = renderer.encode(blank)
-        self._identities = jax.tree.map(lambda x: jnp.repeat(x, streams, 0), identity)
-        self._slots: list[ServedStream | None] = [None] * streams
-        self._windows = np.zeros((streams, renderer.window.samples), np.float32)
+        self._renderer, self._streams, self._ahead = renderer, streams, ahead
+        self._taken = 0  # places, of those that are opening, too
+        self._identities: dict[ServedStream, Any] = {}
+        self._compiled: set[int] = set()
         self._lock = threading.Lock()
 
     def open(self, portrait: UInt8[np.ndarray, "h w 3"]) -> ServedStream:
@@ -204,47 +204,66 @@ class StreamServer:
         Raises:
           InputError: all places are taken, or the portrait has another size.
         """
-        renderer = self._renderer
-        check_portrait(portrait, renderer.size)
+        check_portrait(portrait, self._renderer.size)
         with self._lock:
-            if None not in self._slots:
-                raise InputError(f"all {len(self._slots)} streams are taken: close one")
-            slot = self._slots.index(None)
-            identity = renderer.encode(portrait[None])
-            self._identities = _put_slot(self._identities, identity, np.int32(slot))
-            self._windows[slot] = 0
-            idle = self._render()[slot, 0].copy()  # a view would keep every stream's images
-            stream = ServedStream(slot, renderer.window, idle, self._ahead)
-            self._slots[slot] = stream
-            return stream
+            if self._taken == self._streams:
+                raise InputError(f"all {self._streams} streams are taken: close one")
+            self._taken += 1
+            batch = self._batch(self._taken)
+        try:
+            identity = self._renderer.encode(portrait[None])
+            silence = np.zeros(self._renderer.window.samples, np.float32)
+            count = 1 if batch in self._compiled else batch
+            images = self._render([identity] * count, [silence] * count)
+        except BaseException:
+            with self._lock:
+                self._taken -= 1
+            raise
+        idle = images[0, 0].copy()  # a view would keep all images
+        stream = ServedStream(self._renderer.window, idle, self._ahead)
+        with self._lock:
+            self._compiled.add(batch)
+            self._identities[stream] = identity
+        return stream
 
     def close(self, stream: ServedStream) -> None:
         """Frees the stream's place; a second time, nothing."""
         with self._lock:
             stream.close()
-            if self._slots[stream.slot] is stream:
-                self._slots[stream.slot] = None
+            if self._identities.pop(stream, None) is not None:
+                self._taken -= 1
 
     def step(self) -> int:
         """Renders the next chunk of every stream that has one; returns of how many."""
         with self._lock:
-            work = [(s, *taken) for s in self._slots if s is not None and (taken := s.take())]
+            work = [(s, *taken) for s in self._identities if (taken := s.take())]
             if not work:
                 return 0
-            for stream, _, _, samples in work:
-                self._windows[stream.slot] = samples
-            images = self._render()
-            for stream, utterance, first, _ in work:
-                stream.put(utterance, first, images[stream.slot].copy())
+            streams, utterances, firsts, windows = zip(*work, strict=True)
+            images = self._render([self._identities[stream] for stream in streams], windows)
+            for stream, utterance, first, chunk in zip(
+                streams, utterances, firsts, images, strict=False
+            ):
+                stream.put(utterance, first, chunk.copy())
             return len(work)
 
-    def _render(self) -> UInt8[np.ndarray, "b t h w 3"]:
-        return np.asarray(self._renderer.render_windows(self._identities, self._windows))
+    def _render(
+        self, identities: Sequence[Any], windows: Sequence[Float32[np.ndarray, " n"]]
+    ) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Of the padded batch: the first rows are those that are asked for."""
+        spare = self._batch(len(windows)) - len(windows)
+        together = _concatenate((*identities, *identities[:1] * spare))
+        audio = np.pad(np.stack(windows), ((0, spare), (0, 0)))
+        return np.asarray(self._renderer.render_windows(together, audio))
+
+    def _batch(self, streams: int) -> int:
+        """The next power of two, as far as there are places."""
+        return min(1 << (streams - 1).bit_length(), self._streams)
 
 
 @jax.jit
-def _put_slot(identities: Any, identity: Any, slot: Int[Array, ""]) -> Any:
-    return jax.tree.map(lambda all, one: all.at[slot].set(one[0]), identities, identity)
+def _concatenate(identities: tuple[Any, ...]) -> Any:
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *identities)
 
 
 class AudioChunk(NamedTuple):

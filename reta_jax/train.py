@@ -230,6 +230,8 @@ def start(
         state, data_state = checkpoints.restore(placed)
         return state, checkpoints, data_state, []
     initial = initial_weights(config, abstract)
+    if initial.otherwise and jax.process_index() == 0:
+        print(initial.otherwise, flush=True)
     given = (initial.reta, initial.discriminator)
     state = jax.jit(create, out_shardings=replicated)(constants.morphable, key, *given)
     return state, checkpoints, None, initial.provenance

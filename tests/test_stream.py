@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -156,7 +157,7 @@ def test_nothing_pushed_is_nothing_said(renderer, portrait):
 
 def test_memory_does_not_grow_with_the_utterance(renderer, portrait, monkeypatch):
     blank = np.zeros((1, CHUNK, 32, 32, 3), np.uint8)
-    monkeypatch.setattr(StreamServer, "_render", lambda self: blank)
+    monkeypatch.setattr(StreamServer, "_render", lambda *_: blank)
     streamer, second = Streamer(renderer, portrait), speech(RATE)
 
     def minutes(count: int) -> int:
@@ -245,7 +246,7 @@ def test_a_call_of_the_device_that_fails_loses_nothing(renderer, portrait, monke
     np.testing.assert_array_equal(images(streamer), renderer.render(portrait, to_float(voice)))
 
 
-def interrupted(server):
+def interrupted(*_):
     raise KeyboardInterrupt
 
 
@@ -301,8 +302,9 @@ def test_streams_are_rendered_together_and_do_not_touch_each_other(renderer, por
         assert np.abs(frames - renderer.render(image, to_float(voice))).max() <= 1
     server.close(streams[1])
     successor = server.open(portrait)
-    assert successor.slot == 1
     server.close(streams[1])  # once more: the place is another's now
+    with pytest.raises(InputError, match="all 3 streams are taken"):
+        server.open(portrait)
     with pytest.raises(InputError, match="this stream was closed"):
         streams[1].push_audio(voices[1])
     successor.push_audio(voices[0])
@@ -314,7 +316,59 @@ def test_streams_opened_at_once_have_places_of_their_own(renderer, portrait):
     server = StreamServer(renderer, streams=4)
     with ThreadPoolExecutor(4) as threads:
         opened = list(threads.map(server.open, [portrait] * 4))
-    assert sorted(stream.slot for stream in opened) == [0, 1, 2, 3]
+    assert len(set(opened)) == 4
+    with pytest.raises(InputError, match="all 4 streams are taken"):
+        server.open(portrait)
+
+
+def test_a_step_renders_those_who_speak_in_few_sizes_that_opening_compiled(
+    renderer, portrait, monkeypatch
+):
+    sizes, render = [], Renderer.render_windows
+
+    def recorded(self, identities, audio):
+        sizes.append(len(audio))
+        return render(self, identities, audio)
+
+    monkeypatch.setattr(Renderer, "render_windows", recorded)
+    server = StreamServer(renderer, streams=5)
+    streams = [server.open(portrait) for _ in range(5)]
+    assert sizes == [1, 2, 4, 1, 5]
+    for speakers in (1, 2, 3, 5):
+        for stream in streams[-speakers:]:
+            stream.push_audio(speech(12 * FRAME))
+        assert server.step() == speakers
+        for stream in streams:
+            stream.interrupt()
+    assert sizes[5:] == [1, 2, 4, 5]
+
+
+def test_others_go_on_while_a_stream_opens(renderer, portrait, monkeypatch):
+    server, opening, spoken = StreamServer(renderer, 2), threading.Event(), threading.Event()
+    stream, encode = server.open(portrait), Renderer.encode
+    stream.push_audio(speech(12 * FRAME))
+
+    def slow(self, portraits):
+        opening.set()
+        assert spoken.wait(60)
+        return encode(self, portraits)
+
+    monkeypatch.setattr(Renderer, "encode", slow)
+    with ThreadPoolExecutor(1) as thread:
+        another = thread.submit(server.open, portrait)
+        assert opening.wait(60)
+        assert server.step() == 1
+        spoken.set()
+        assert another.result() is not stream
+
+
+def test_a_stream_that_could_not_open_leaves_its_place(renderer, portrait, monkeypatch):
+    server = StreamServer(renderer, streams=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Renderer, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            server.open(portrait)
+    assert server.open(portrait).waiting == 0
 
 
 def test_what_nobody_plays_is_rendered_no_further_than_ahead(renderer, portrait):
@@ -391,9 +445,9 @@ def test_a_slow_device_drops_images_and_never_sound(renderer, portrait, monkeypa
     voice = speech(60 * FRAME)
     render, delay = StreamServer._render, iter([0.0] * 2)
 
-    def slow(self):
+    def slow(*asked):
         time.sleep(next(delay, 0.9))  # more than twice what its frames last, after the first
-        return render(self)
+        return render(*asked)
 
     monkeypatch.setattr(StreamServer, "_render", slow)
 
@@ -476,7 +530,7 @@ def test_what_is_queued_is_not_copied_for_every_frame():
 def test_avatars_that_share_a_server_are_rendered_together(renderer, portrait, monkeypatch):
     server, voices = StreamServer(renderer, 2), [speech(22 * FRAME, pitch=p) for p in (100, 200)]
     calls, render = [], StreamServer._render
-    monkeypatch.setattr(StreamServer, "_render", lambda self: calls.append(1) or render(self))
+    monkeypatch.setattr(StreamServer, "_render", lambda *asked: calls.append(1) or render(*asked))
 
     async def host():
         avatars = [await AsyncReta.create(renderer, portrait, server) for _ in voices]
@@ -551,7 +605,7 @@ def test_what_breaks_in_the_device_reaches_the_host(renderer, portrait, monkeypa
     async def host():
         reta = AsyncReta(renderer, portrait)
 
-        def broken(self):
+        def broken(*_):
             raise RuntimeError("the device is gone")
 
         monkeypatch.setattr(StreamServer, "_render", broken)

@@ -51,7 +51,7 @@ class RETA(nn.Module):
     """The whole model. A branch of None is that row of Table 4:
 
     motion_decoder  None: w/o GPL (no geometric prior)
-    motion_encoder  None: w/o 3DMM (D predicts f_M directly)
+    motion_encoder  None: w/o 3DMM (D predicts f_M directly, over time or frame by frame)
     emotion_student None: w/o ERL (no emotion representation)
     fusion          a layer: w/o HI (all signals concatenated into one code for every level)
     use_style       False: w/o f_STY
@@ -223,8 +223,12 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         motion_encoder = MotionEncoder(width, tuple(config.motion_encoder.channels), dtype)
     elif config.geometry == "direct":
         motion_decoder = TCN(width, head_scale=0.0, **tcn)
+    elif config.geometry == "framewise":
+        motion_decoder = TCN(width, head_scale=0.0, **tcn | {"kernel": 1, "linear": 0})
     elif config.geometry != "none":
-        raise InputError(f"model.geometry is {config.geometry!r}; use '3dmm', 'direct' or 'none'")
+        raise InputError(
+            f"model.geometry is {config.geometry!r}; use '3dmm', 'direct', 'framewise' or 'none'"
+        )
     if config.emotion:
         emotion_student = TCN(width, head_scale=0.0, **tcn)
     if config.injection == "concat":

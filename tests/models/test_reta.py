@@ -125,6 +125,7 @@ ALL = {"image_encoder", "audio_encoder", "generator", "motion_decoder", "motion_
     [
         ({}, ALL, set()),
         ({"geometry": "direct"}, ALL - {"motion_encoder"}, {"p_exp"}),
+        ({"geometry": "framewise"}, ALL - {"motion_encoder"}, {"p_exp"}),
         ({"geometry": "none"}, ALL - {"motion_decoder", "motion_encoder"}, {"motion", "p_exp"}),
         ({"emotion": False}, ALL - {"emotion_student"}, {"emotion"}),
         ({"injection": "concat"}, ALL | {"fusion"}, set()),
@@ -138,7 +139,7 @@ def test_every_ablation_has_its_branches_and_no_other(changes, networks, missing
     assert set(params) == networks
     assert output.frames.shape == (2, FRAMES, config.size, config.size, 3)
     assert {name for name, value in controls._asdict().items() if value is None} == missing
-    if changes.get("geometry") == "direct":
+    if changes.get("geometry") in ("direct", "framewise"):
         assert params["motion_decoder"]["head"]["kernel"].shape[-1] == WIDTH
     if changes.get("injection") == "concat":
         assert params["fusion"]["kernel"].shape == (3 * WIDTH, WIDTH)

@@ -229,11 +229,22 @@ def test_another_shape_is_refused(folder, networks, room):
 def test_a_whole_model_is_taken(shared, contents):
     found = initial_weights(tiny_config(shared), abstract_state())
     equal(found.reta, contents[0])
-    assert found.discriminator == {}
+    assert found.discriminator == {} and not found.otherwise
+
+
+def test_what_a_model_was_trained_with_otherwise_is_said(shared):
+    """No shape shows over how many frames f_E is a mean."""
+    config = tiny_config(shared)
+    config.model.emotion_span = 7
+    found = initial_weights(config, abstract_state())
+    before = tiny_config().model.emotion_span
+    assert found.otherwise == (
+        f"{shared} was trained otherwise: model.emotion_span is 7, there {before}"
+    )
 
 
 def test_nothing_is_taken_from_scratch():
-    assert initial_weights(tiny_config(), abstract_state()) == ({}, {}, [])
+    assert initial_weights(tiny_config(), abstract_state()) == ({}, {}, [], "")
 
 
 def test_other_starts_are_refused(folder, tmp_path):
