@@ -89,7 +89,7 @@ def compare(size: int, frames: int, dtype: str, repeats: int, gigabytes: float) 
     times = {key: [] for key in calls}
     for _ in range(repeats):
         for key, call in calls.items():
-            times[key].append(time_calls(lambda call=call: call(level), 1)[0])
+            times[key].append(time_calls(lambda call=call: call(level), 1, warm_up=1)[0])
     table = []
     for name in forms:
         row = [f"{size}²", name]

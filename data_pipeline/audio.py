@@ -250,11 +250,11 @@ def window(samples: Shaped[np.ndarray, " n"], start: int, length: int) -> np.nda
     return out
 
 
-def is_silent(waveform: Float32[np.ndarray, " n"]) -> bool:
-    """True if no frame's RMS level reaches -60 dB of full scale."""
+def is_silent(waveform: Float32[np.ndarray, " n"], level: float = -60.0) -> bool:
+    """True if no frame's RMS reaches the level, in dB of full scale."""
     frames = -(-len(waveform) // SAMPLES_PER_FRAME)
     padded = window(waveform, 0, frames * SAMPLES_PER_FRAME).reshape(frames, SAMPLES_PER_FRAME)
-    return not np.any(np.mean(np.square(padded, dtype=np.float64), axis=1) > 1e-6)
+    return not np.any(np.mean(np.square(padded, dtype=np.float64), axis=1) > 10 ** (level / 10))
 
 
 def log_mel(waveform: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "80 m"]:

@@ -66,6 +66,7 @@ PAPER = {
     "no_gpl": PaperRow("A.1 w/o GPL", 21.21, 0.68, 1.85, 61.72),
     "no_erl": PaperRow("A.2 w/o ERL", 21.37, 0.70, 5.65, 41.23),
     "no_3dmm": PaperRow("A.3 w/o 3DMM", 21.05, 0.66, 3.23, 57.41),
+    # A.3 as appendix H words it, with "a simple decoder"; the row above changes one thing only.
     "no_3dmm_framewise": PaperRow("A.3 w/o 3DMM, frame by frame", 21.05, 0.66, 3.23, 57.41),
     "no_hi": PaperRow("B.1 w/o HI", 21.47, 0.71, 4.91, 52.64),
     "no_style": PaperRow("B.2 w/o f_STY", 21.63, 0.70, 5.75, 60.15),
@@ -97,8 +98,10 @@ CLAIMS = (  # each of Sync_c is one of Mouth, too
     Claim("no_erl", "Mouth", "stays"),
     Claim("no_3dmm", "Sync_c", "falls"),
     Claim("no_3dmm", "Mouth", "falls"),
+    Claim("no_3dmm", "ACC_e", "falls"),
     Claim("no_3dmm_framewise", "Sync_c", "falls"),
     Claim("no_3dmm_framewise", "Mouth", "falls"),
+    Claim("no_3dmm_framewise", "ACC_e", "falls"),
     Claim("no_hi", "Sync_c", "falls"),
     Claim("no_hi", "Mouth", "falls"),
     Claim("no_hi", "ACC_e", "falls"),
@@ -110,8 +113,11 @@ CLAIMS = (  # each of Sync_c is one of Mouth, too
     Claim("no_sync", "Mouth", "falls"),
     Claim("no_emotion_visual", "ACC_e", "falls"),
     Claim("no_emotion_audio", "ACC_e", "falls"),
-    Claim("weights_1_1_1", "PSNR", "falls"),
-    Claim("weights_1_2_1", "ACC_e", "falls"),
+    *(
+        Claim(row, figure, "falls")
+        for row in ("weights_1_1_1", "weights_2_2_2", "weights_1_2_1")
+        for figure in ("PSNR", "SSIM", "ACC_e")
+    ),
 )
 STAYS = 0.25  # share of the full model's figure that may be lost by a figure that "stays"
 
@@ -178,16 +184,21 @@ def prepare_start(study: Study) -> bool:
         return True
     config = on_data(study, "base")
     shipped, values = load_weights(SYNTHETIC_WEIGHTS)
-    images = shipped
+    images, provenance = shipped, values["provenance"]
     if study.size != values["model"]["size"]:
         folder = run_folder(study, "base", config.train.seed)
         if not train.run(config, folder):
             return False
-        images, _ = load_weights(folder / "weights")
+        images, values = load_weights(folder / "weights")
+        provenance = [*provenance, *values["provenance"]]
     start = {name: images[name] for name in ("image_encoder", "generator")}
     start["audio_encoder"] = shipped["audio_encoder"]
-    values = {"kind": "image_networks", "fields": {"modulation": config.model.modulation}}
-    save_weights(study.workdir / BASE, start, values)
+    fields = {"modulation": config.model.modulation}
+    save_weights(
+        study.workdir / BASE,
+        start,
+        {"kind": "image_networks", "fields": fields, "provenance": provenance},
+    )
     return True
 
 
@@ -233,6 +244,7 @@ def settings_of(values: dict[str, Any]) -> str:
     """What a run is a run of: its config without its folders."""
     settings = {name: values[name] for name in ("model", "loss", "tvm")}
     settings["train"] = {k: v for k, v in values["train"].items() if k != "max_minutes"}
+    settings["data"] = {k: v for k, v in values["data"].items() if k != "dirs"}
     return json.dumps(settings, sort_keys=True)
 
 
@@ -241,15 +253,13 @@ def judge_rows(study: Study, judges: Judges, rows: Sequence[str], seed: int) -> 
     for row in rows:
         folder = run_folder(study, row, seed)
         if not _is_judged(folder / RESULT_FILE, judges):
-            renderer = Renderer.from_pretrained(folder / "weights")
-            config = config_to_dict(configure(study, row, seed))
             report = evaluate(
-                renderer,
+                Renderer.from_pretrained(folder / "weights"),
                 judges,
                 study.data,
                 protocol=PROTOCOL,
                 cache=study.workdir / JUDGED,
-                config=config,
+                config=json.loads((folder / "weights" / CONFIG_FILE).read_text()),
             )
             write_whole(folder / RESULT_FILE, f"{json.dumps(report, indent=1)}\n".encode())
     jax.clear_caches()
@@ -262,16 +272,19 @@ def _is_judged(file: Path, judges: Judges) -> bool:
     result = json.loads(file.read_text())
     found = result.get("sha256", {})  # of an older version there is none
     by = {what: sha256 for what, sha256 in found.items() if is_of_judge(what)}
-    return (by, result.get("version")) == (judges_digests(judges.sha256), VERSION)
+    how = (by, result.get("version"), result.get("protocol_sha256"))
+    return how == (judges_digests(judges.sha256), VERSION, PROTOCOL.sha256)
 
 
 def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
-    """{row: {seed: {column: figure}}} of the finished runs, and what the judges make of the truth.
+    """{row: {seed: {column: figure}}} of the finished runs, what the judges make of the truth, and
+    what there is to say against them.
 
     ACC_e is in percent, as in the paper.
     """
     figures: dict[str, dict[int, dict[str, float]]] = {}
     known: dict[str, dict[str, float]] = {}
+    objections: dict[str, None] = {}  # each once, in order
     for row in rows:
         for seed in seeds:
             file = run_folder(study, row, seed) / RESULT_FILE
@@ -284,7 +297,15 @@ def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str
                 for name, figures in result["rows"].items()
                 if name != "generated"
             }
-    return {"steps": study.steps, "size": study.size, "figures": figures, "known": known}
+            objections |= dict.fromkeys(result["objections"])
+    return {
+        "steps": study.steps,
+        "size": study.size,
+        "protocol": PROTOCOL.as_dict(),
+        "figures": figures,
+        "known": known,
+        "objections": list(objections),
+    }
 
 
 def _columns(figures: dict[str, float]) -> dict[str, float]:
@@ -345,8 +366,9 @@ def write_tables(workdir: Path, study: dict[str, Any]) -> None:
     still = study["known"].get("still portrait", {})
     verdicts = judge_claims(study["figures"], still)
     claims = [claim._asdict() | verdict._asdict() for claim, verdict in verdicts.items()]
-    (workdir / "ablation.json").write_text(json.dumps(study | {"claims": claims}, indent=1) + "\n")
-    (workdir / "ablation.md").write_text(markdown(study, verdicts))
+    values = json.dumps(study | {"claims": claims}, indent=1)
+    write_whole(workdir / "ablation.json", f"{values}\n".encode())
+    write_whole(workdir / "ablation.md", markdown(study, verdicts).encode())
 
 
 def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
@@ -359,6 +381,7 @@ def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
         "of the lips' opening with the truth's; data and judges differ from the paper's: compare "
         "directions.",
         "",
+        *(f"**{objection}**\n" for objection in study["objections"]),
         f"| row | seeds | {' | '.join(names)} |",
         "|---" * (len(names) + 2) + "|",
     ]
@@ -370,11 +393,12 @@ def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
         ]
         lines.append(f"| {paper.title} | {len(runs)} | {' | '.join(cells)} |")
     for title, figures in study["known"].items():
-        cells = [f"{figures[name]:.2f}" if name in figures else "" for name in names]
+        cells = [_figure(figures[name], name) if name in figures else "" for name in names]
         lines.append(f"| *{title}* | | {' | '.join(cells)} |")
     lines += [
         "",
-        f'"Stays" means that the figure falls by less than {STAYS:.0%}.',
+        f'"Stays" means that the figure falls by less than {STAYS:.0%}. Each verdict is at 95 %, '
+        "for itself: of so many, one or another may be chance.",
         "",
         "| the paper's claim | difference to the full model | verdict |",
         "|---|---|---|",
@@ -389,8 +413,13 @@ def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
 
 def _mean(runs: dict[int, dict[str, float]], name: str) -> str:
     values = [figures[name] for figures in runs.values()]
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
+    spread = f" ± {_figure(np.std(values, ddof=1), name)}" if len(values) > 1 else ""
+    return f"{_figure(np.mean(values), name)}{spread}"
+
+
+def _figure(value: float, name: str) -> str:
+    """With three decimals what lies in [0, 1]."""
+    return f"{value:.3f}" if name in ("SSIM", "Mouth") else f"{value:.2f}"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

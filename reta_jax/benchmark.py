@@ -1,9 +1,9 @@
 """How fast the model renders, stage by stage: python -m reta_jax.benchmark [--paper] [--batch 8]
 
 Each stage is compiled alone and timed alone, and then the whole way from a voice on the host to
-uint8 frames on the host. Beside the times stand the work (FLOPs of the program as it is written,
-bytes as the compiled one moves them, as XLA counts both), and what this machine reaches in the same
-run on matrix products, convolutions and copies: the shares of that are the honest figures,
+uint8 frames on the host. Beside the times stand the work (FLOPs of the products and convolutions of
+the program as it is written, and the bytes that it moves), and what this machine reaches in the
+same run on matrix products, convolutions and copies: the shares of that are the honest figures,
 milliseconds are of this machine only. The report says what is counted (`COUNTED`).
 """
 
@@ -33,12 +33,13 @@ from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import CACHE_VARIABLE, keep_freed_memory, sentences_for_errors
 from reta_jax.config import paper
-from reta_jax.export import export
+from reta_jax.export import COMPILED, export, keep_compiled
 from reta_jax.images import to_uint8
 from reta_jax.models.morphable import position_map
 from reta_jax.models.reta import RETA, Controls, build_reta
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import expected_params
+from reta_jax.program import Program, flatten, memory, work
 from reta_jax.render import (
     SHIPPED_WEIGHTS,
     Dtype,
@@ -55,12 +56,15 @@ COUNTED = (
     "to uint8; in 'end to end' besides: the voice's windows to the device, and the frames to the "
     "host, one after the other (of files, the one overlaps the other). Not counted: reading "
     "files, finding the face; the portrait (once a person) and the video's encoding, which have "
-    "rows of their own. Memory: the program of 'end to end' with weights, inputs and frames, as "
-    "the compiler plans it."
+    "rows of their own. FLOPs: of products and convolutions alone. Bytes: on CPUs as the compiler "
+    "counts them, elsewhere as modelled (reta_jax/program.py). Float32 products are TF32 on GPUs, "
+    "the model's as the ceilings'. Memory: the program of 'end to end' with weights, inputs and "
+    "frames, as the compiler plans it, and what the device held at most."
 )
 CONVOLUTION, COPY = "conv 3x3", "copy (GB/s)"
 ON_DEVICE, END_TO_END = "on the device", "end to end"
 COLD_REPEATS = 3
+REPEATS = {"cpu": 20}  # else 100, for a 99th percentile
 DEVICES = ("cpu", "cuda", "tpu")
 ALL = "all"
 
@@ -81,7 +85,7 @@ class Row(NamedTuple):
     name: str
     frames: int
     gflop: float | None  # of one call, of the program as it is written
-    megabytes: float | None  # that the compiled program moves
+    megabytes: float | None  # that one call moves
     milliseconds: tuple[float, float, float]  # of one call: median, 95th and 99th percentile
     compile_seconds: float | None
 
@@ -108,6 +112,7 @@ def benchmark(
 
     Returns:
       {"device", "jax", "size", "batch", "frames_per_call", "memory_megabytes", "counted",
+       "device_megabytes": the most that it held, None where it does not say,
        "ceilings": {name: value}, "stages": [Row as a dict, with its rates]}
 
     Raises:
@@ -120,6 +125,7 @@ def benchmark(
             f"no stage {', '.join(sorted(unknown))}: this model has {', '.join(found)}"
         )
     rows = [measure(found[name], repeats) for name in names or found]
+    held = _device_megabytes("peak_bytes_in_use")  # before the ceilings' arrays
     ceilings = measure_ceilings(repeats)
     device, dtype = jax.devices()[0], jnp.dtype(renderer.reta.generator.dtype).name
     convolutions, copies = ceilings[f"{CONVOLUTION} {dtype} (TFLOP/s)"], ceilings[COPY]
@@ -132,6 +138,7 @@ def benchmark(
         "chunk": renderer.window.chunk,
         "repeats": repeats,
         "memory_megabytes": planned_megabytes(program),
+        "device_megabytes": held,
         "counted": COUNTED,
         "ceilings": ceilings,
         "stages": [
@@ -267,28 +274,37 @@ def measure(stage: Stage, repeats: int) -> Row:
         return Row(stage.name, stage.frames, None, None, time_calls(stage.function, repeats), None)
     start = time.perf_counter()
     fresh = jax.jit(lambda *arguments: stage.function(*arguments))  # compiled by nobody yet
-    written = fresh.lower(*stage.arguments)
-    program = written.compile()
+    traced = fresh.trace(*stage.arguments)
+    program = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
-    # What a compiled program leaves to libraries, or makes of a convolution, is not all counted.
-    work, moved = (x.cost_analysis() or {} for x in (written, program))
+    written = flatten(traced.jaxpr.jaxpr, jax_export.default_export_platform())
     return Row(
         name=stage.name,
         frames=stage.frames,
-        gflop=_scaled(work.get("flops"), 1e-9),
-        megabytes=_scaled(moved.get("bytes accessed"), 1e-6),
+        gflop=1e-9 * sum(count for *_, count in work(written)) or None,
+        megabytes=1e-6 * _bytes_moved(written, program),
         milliseconds=time_calls(lambda: program(*stage.arguments), repeats),
         compile_seconds=compile_seconds,
     )
 
 
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
+def _bytes_moved(written: Program, program: Compiled) -> float:
+    """As the compiler counts them on CPUs; elsewhere it does not know those of its libraries."""
+    if written.platform == "cpu" and (counted := program.cost_analysis()):
+        return counted["bytes accessed"]
+    return float(memory(written).traffic)
 
 
-def time_calls(function: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """Median, 95th and 99th percentile in milliseconds, of calls one after another."""
-    jax.block_until_ready(function())
+def time_calls(
+    function: Callable[[], Any], repeats: int, warm_up: int = 3
+) -> tuple[float, float, float]:
+    """Median, 95th and 99th percentile in milliseconds, of calls one after another.
+
+    Args:
+      warm_up: calls before them, in which a GPU's clock rises and its graphs are caught.
+    """
+    for _ in range(warm_up):
+        jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -303,13 +319,12 @@ def measure_ceilings(repeats: int) -> dict[str, float]:
     side, channels, images = (1024, 128, 4) if is_cpu else (8192, 512, 32)
     found = {}
     for dtype in ("float32", "bfloat16"):
-        matrix = jnp.ones((side, side), dtype)
+        # Noise: a chip's clock depends on what it multiplies.
+        draw = lambda *shape, dtype=dtype: jax.random.normal(jax.random.key(0), shape, dtype)
+        matrix = draw(side, side)
         seconds = _seconds(_multiply, repeats, matrix)
         found[f"matmul {dtype} (TFLOP/s)"] = 2e-12 * side**3 / seconds
-        maps, kernel = (
-            jnp.ones(shape, dtype)
-            for shape in ((images, 64, 64, channels), (3, 3) + (channels,) * 2)
-        )
+        maps, kernel = draw(images, 64, 64, channels), draw(3, 3, channels, channels)
         found[f"{CONVOLUTION} {dtype} (TFLOP/s)"] = (
             2e-12 * 9 * maps.size * channels / _seconds(_convolve, repeats, maps, kernel)
         )
@@ -340,13 +355,14 @@ def measure_live(renderer: ChunkRenderer, streams: int, minutes: float) -> dict[
       {"minutes": of each talk, "streams", "needed_milliseconds": of a frame's voice and what
        follows it, "milliseconds": from there to every talk's frames, as `time_calls` gives them,
        "real_time_streams": how many this rate is enough for,
-       "peak_megabytes": of the process, [at a tenth of the talks, at their end]}
+       "resident_megabytes": of the process, [at a tenth of the talks, at their end],
+       "device_megabytes": the same of the device, None where it does not say}
     """
     random = np.random.default_rng(0)
     portrait = random.integers(0, 256, (renderer.size, renderer.size, 3), np.uint8)
     server, count = StreamServer(renderer, streams), round(60 * FPS * minutes)
     talks = [server.open(portrait) for _ in range(streams)]
-    times, frames, needed, peaks = [], 0, None, []
+    times, frames, needed, resident, held = [], 0, None, [], []
     for pushed in range(1, count + 1):
         for talk in talks:
             talk.push_audio(0.1 * random.standard_normal(SAMPLES_PER_FRAME).astype(np.float32))
@@ -355,7 +371,8 @@ def measure_live(renderer: ChunkRenderer, streams: int, minutes: float) -> dict[
             times.append(1e3 * (time.perf_counter() - start))
             frames, needed = frames + came, needed or 1e3 * pushed / FPS
         if pushed in (count // 10, count):
-            peaks.append(_peak_megabytes())
+            resident.append(_resident_megabytes())
+            held.append(_device_megabytes("bytes_in_use"))
     for talk in talks:
         talk.flush()
     frames += _play(server, talks)
@@ -368,7 +385,8 @@ def measure_live(renderer: ChunkRenderer, streams: int, minutes: float) -> dict[
         "needed_milliseconds": needed,
         "milliseconds": waits,
         "real_time_streams": 1e3 / FPS * renderer.window.chunk * streams / waits[0],
-        "peak_megabytes": peaks,
+        "resident_megabytes": resident,
+        "device_megabytes": held,
     }
 
 
@@ -381,9 +399,16 @@ def _play(server: StreamServer, talks: Sequence[ServedStream]) -> int:
     return frames
 
 
-def _peak_megabytes() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1e-6 if sys.platform == "darwin" else 1024e-6)
+def _resident_megabytes() -> float:
+    """Of the process, now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return 1e-6 * pages * resource.getpagesize()
+
+
+def _device_megabytes(what: str) -> float | None:
+    """A figure of the first device's allocator; None where it keeps none, as on CPUs."""
+    figures = jax.devices()[0].memory_stats() or {}
+    return 1e-6 * figures[what] if what in figures else None
 
 
 FIRST_FRAME = """
@@ -397,26 +422,44 @@ next(renderer.stream(portrait, np.ones(640, np.float32)))
 """
 
 
-def cold_starts(renderer: Renderer, repeats: int) -> tuple[float, float]:
+def cold_starts(renderer: Renderer, repeats: int) -> dict[str, float]:
     """Seconds from the start of a process to the first frame of the exported model.
 
-    The first start compiles; the second, a median, finds the programs in JAX's cache on the disk.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, environment = Path(scratch, "model"), os.environ | {CACHE_VARIABLE: scratch}
-        export(renderer, folder, platforms=[jax_export.default_export_platform()])
+    Returns:
+      {"compiling": the first start, "cached": with the programs in JAX's cache on the disk,
+       "compiled before": the first one with what `export --compile` keeps}, the last two medians
 
-        def start() -> float:
+    Raises:
+      InputError: on a TPU, which a second process cannot open.
+    """
+    platform = jax_export.default_export_platform()
+    if platform == "tpu":
+        raise InputError("--cold-start starts processes, and a TPU is this one's: leave it out")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "model")
+        export(renderer, folder, platforms=[platform])
+
+        def start(cache: Path) -> float:
+            # This process holds most of a GPU's memory.
+            environment = {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
             begin = time.perf_counter()
             command = [sys.executable, "-c", FIRST_FRAME, str(folder)]
-            subprocess.run(command, env=environment, check=True)
+            subprocess.run(
+                command, env=os.environ | environment | {CACHE_VARIABLE: str(cache)}, check=True
+            )
             return time.perf_counter() - begin
 
-        return start(), float(np.median([start() for _ in range(repeats)]))
+        def median(cache: Path) -> float:
+            return float(np.median([start(cache) for _ in range(repeats)]))
+
+        cache = Path(scratch, "cache")
+        found = {"compiling": start(cache), "cached": median(cache)}
+        keep_compiled(folder)
+        return found | {"compiled before": median(folder / COMPILED)}
 
 
 def paper_renderer(dtype: Dtype | None = None) -> Renderer:
-    """The paper's model with random weights: speed does not depend on them."""
+    """The paper's model with random weights, which warp by a few pixels as trained ones do."""
     config = paper().model
     config.dtype = dtype or config.dtype
     config.audio_encoder.weights = "random"
@@ -424,11 +467,15 @@ def paper_renderer(dtype: Dtype | None = None) -> Renderer:
     morphable, _ = load_morphable(config)
     random = np.random.default_rng(0)
 
-    def draw(leaf: jax.ShapeDtypeStruct) -> Array:
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
         scale = max(1, np.prod(leaf.shape[:-1])) ** -0.5
+        names = [key.key for key in path]
+        if names[-2] == "to_flow":  # a few pixels: clipped flows gather the same ones again
+            scale = {"kernel": 0.02, "bias": 0.0}[names[-1]]
         return jnp.asarray(scale * random.standard_normal(leaf.shape, np.float32))
 
-    params = jax.tree.map(draw, expected_params(reta, morphable, config.size))
+    abstract = expected_params(reta, morphable, config.size)
+    params = jax.tree_util.tree_map_with_path(draw, abstract)
     return Renderer(reta, params, morphable, config.size)
 
 
@@ -450,20 +497,20 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(table)
     if report["memory_megabytes"]:
         console.print(f"memory: {report['memory_megabytes']:.0f} MB")
+    if report["device_megabytes"]:
+        console.print(f"the device held {report['device_megabytes']:.0f} MB at most")
     if "cold_start_seconds" in report:
-        first, second = report["cold_start_seconds"]
-        console.print(
-            f"from a process's start to its first frame: {first:.1f} s, then {second:.1f} s"
-        )
+        seconds = (f"{name} {x:.1f} s" for name, x in report["cold_start_seconds"].items())
+        console.print(f"from a process's start to its first frame: {', '.join(seconds)}")
     if "live" in report:
         live = report["live"]
         median, p95, p99 = live["milliseconds"]
-        early, late = live["peak_megabytes"]
+        early, late = live["resident_megabytes"]
         console.print(
             f"live, {live['streams']} at once: {live['needed_milliseconds']:.0f} ms of sound, then "
             f"{median:.1f} ms (p95 {p95:.1f}, p99 {p99:.1f}) to a frame: enough for "
             f"{live['real_time_streams']:.1f} streams; of {live['minutes']:g} minutes, the "
-            f"process's peak memory is {early:.0f} MB after a tenth, {late:.0f} MB at the end"
+            f"process holds {early:.0f} MB after a tenth, {late:.0f} MB at the end"
         )
     for row in report["stages"]:
         if row["name"] == END_TO_END:
@@ -486,7 +533,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=DEVICES, help="to run on; JAX's own choice by default")
     parser.add_argument("--batch", type=int, default=1, help="streams at once")
     parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, help="calls; default 20 on CPUs, 100 elsewhere")
     add_dtype(parser)
     parser.add_argument(
         "--cold-start", action="store_true", help="time the start of a process, too"
@@ -505,9 +552,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.device:
         jax.config.update("jax_platforms", arguments.device)
-    keep_freed_memory()  # but not compiled programs: how long they take is to be seen
+    keep_freed_memory()
+    jax.config.update("jax_enable_compilation_cache", False)  # how long it takes is to be seen
     with sentences_for_errors():
-        if min(arguments.batch, arguments.repeats) < 1:
+        if arguments.batch < 1 or (arguments.repeats is not None and arguments.repeats < 1):
             raise InputError("--batch and --repeats are 1 or more")
         if arguments.live is not None and arguments.live < 0.1:
             raise InputError("--live is 0.1 minutes or more")
@@ -522,11 +570,12 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.chunk is not None:
             renderer = renderer.with_chunk(arguments.chunk)
         names = [] if ALL in arguments.stage else arguments.stage
-        report = benchmark(renderer, arguments.batch, arguments.repeats, names)
-        if arguments.cold_start:
-            report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
+        repeats = arguments.repeats or REPEATS.get(jax.default_backend(), 100)
+        report = benchmark(renderer, arguments.batch, repeats, names)
         if arguments.live:
             report["live"] = measure_live(renderer, arguments.batch, arguments.live)
+        if arguments.cold_start:
+            report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
         print_report(report)
         if arguments.out:
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")

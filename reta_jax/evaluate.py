@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,8 @@ from rich.progress import Progress
 from data_pipeline.audio import SAMPLES_PER_FRAME
 from data_pipeline.datasets.raw import video_files
 from data_pipeline.errors import InputError
-from data_pipeline.face import FaceLandmarker, landmarker_model
+from data_pipeline.face import MODEL_VARIABLE, FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip
-from data_pipeline.video import read_soundtrack
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.files import file_digest, make_folder, write_whole
 from reta_jax.metrics.cache import (
@@ -58,14 +58,17 @@ from reta_jax.metrics.protocol import (
 )
 from reta_jax.metrics.rendering import cut, render_clip, through_codec, waiting_clips
 from reta_jax.metrics.statistics import grouped
-from reta_jax.metrics.summary import speed, summarise
+from reta_jax.metrics.summary import peak_memory, speed, summarise
 from reta_jax.metrics.tables import markdown_report, markdown_table
 from reta_jax.metrics.videos import (
+    NO_LANDMARKS,
+    Label,
+    Reference,
     find_pairs,
     judge_pair,
+    judge_reference,
     read_labels,
     read_pairs,
-    remarks_on_pair,
 )
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
@@ -182,13 +185,14 @@ def _judge(
         seconds=made.seconds,
         latency=made.latency,
         remarks=remarks(judges, protocol, clip),
+        memory=peak_memory(),
     )
 
 
 def evaluate_videos(
     generated: Path,
     reference: Path,
-    landmarker: FaceLandmarker,
+    landmarker: FaceLandmarker | None,
     limit: int | None = None,
     judges: Judges = Judges(),
     protocol: Protocol | None = None,
@@ -197,19 +201,23 @@ def evaluate_videos(
     expected: dict[str, str] | None = None,
     show_progress: bool = False,
     names: Collection[str] | None = None,
-    labels: Mapping[str, int] | None = None,
+    labels: Mapping[str, Label] | None = None,
 ) -> dict[str, Any]:
     """Judges videos of any system against the real ones of the same names.
 
     Args:
+      landmarker: None: what needs landmarks is not judged.
       judges: those of sync, emotion, identity and FID are asked, if they are there.
+      cache: folder for judged pairs, as of `evaluate`; the rows of a real video are not judged
+        again for another system's video of as many frames.
       landmarker_sha256: of the landmarker's model, without which judged clips would be taken for
         those of another one.
       names: of the pairs to judge, whatever else is in the folders; None: all.
       labels: of `find_pairs`.
 
     Returns:
-      as `evaluate`, with the videos' names for "by_clip"; the still portrait is the first frame.
+      as `evaluate`, with the videos' names for "by_clip"; "by_identity" has those of whom it is
+      known, and "identities" is there if that is of all. The still portrait is the first frame.
 
     Raises:
       InputError: of `find_pairs`; a judge of emotion is there, and no video's emotion is known; the
@@ -236,7 +244,12 @@ def evaluate_videos(
     pairs = [pair for pair in pairs if names is None or pair.name in names][: protocol.clips]
     made = [file_digest(pair.generated) for pair in pairs]
     real = [file_digest(pair.real) for pair in pairs]
-    before = [other_clip(i, len(pairs)) for i in range(len(pairs))]  # whose voice is borrowed
+    # Whose voice each one borrows; a lone one borrows none.
+    before = [other_clip(i, len(pairs)) if len(pairs) > 1 else None for i in range(len(pairs))]
+    of_real = [
+        (real[i], "" if other is None else real[other], pairs[i].emotion)
+        for i, other in enumerate(before)
+    ]
     sha256 = {"videos": digest(*made), "reference": digest(*real)}
     sha256 |= judges_digests(judges.sha256)
     if any(emotion_name(pair.emotion) for pair in pairs):
@@ -245,39 +258,41 @@ def evaluate_videos(
         sha256["face_landmarker"] = landmarker_sha256
     check_same(expected or {}, sha256)
     seen = ClipCache(cache)
-    about = digest(_about_clips(protocol, judges), landmarker_sha256)
-    keys = [
-        digest(about, made[i], real[i], real[before[i]], pair.emotion)
-        for i, pair in enumerate(pairs)
-    ]
+    eyes = "none" if landmarker is None else landmarker_sha256
+    about = digest(_about_clips(protocol, judges), eyes)
+    keys = [digest(about, made[i], *of_real[i]) for i in range(len(pairs))]
     known = [seen.get(key, Judged) for key in keys]
     waiting = [i for i, one in enumerate(known) if one is None]
-    read = read_pairs([pairs[i] for i in waiting], landmarker, protocol.frames)
+    read = read_pairs([pairs[i] for i in waiting], protocol.frames)
     with _progress(len(pairs), show_progress) as advance:
-        for i, (pair, face, truth, decoded) in zip(waiting, read, strict=True):
-            voices, other = (decoded.generated.audio, decoded.real.audio), None
-            if len(pairs) > 1 and decoded.real.audio is not None:
-                other = read_soundtrack(pairs[before[i]].real, len(truth.frames))
-            rows, features = judge_pair(
-                judges, protocol, face, truth, landmarker, *voices, other, pair.emotion
-            )
-            known[i] = Judged(
-                clip=pair.name,
-                identity="",
-                emotion=emotion_name(pair.emotion),
-                rows=rows,
-                features=features,
-                person=np.zeros(0),
-                remarks=remarks_on_pair(judges, protocol, decoded),
-            )
+        for i, (pair, decoded) in zip(waiting, read, strict=True):
+            key = digest(about, *of_real[i], len(decoded.real.frames))
+            beside = seen.get(key, Reference)
+            if beside is None:
+                lender = None if before[i] is None else pairs[before[i]].real
+                beside = judge_reference(
+                    judges, protocol, decoded.real, lender, landmarker, pair.emotion
+                )
+                seen.put(key, beside)
+            known[i] = judge_pair(judges, protocol, pair, decoded, beside, landmarker)
             seen.put(keys[i], known[i])
             advance(i)
+    # The cache knows videos by what they show, whatever they were called then.
+    known = [
+        one._replace(clip=pair.name, identity=pair.identity)
+        for one, pair in zip(known, pairs, strict=True)
+    ]
     report = summarise(judges, protocol, known)
     if lone and names is None:
         report["notes"].append(f"{lone} videos of {reference} have no generated one: not judged")
-    rows = [one.rows["generated"] for one in known]
+    if landmarker is None:
+        report["notes"].append(NO_LANDMARKS.format(", emotions" if is_felt else ""))
+    rows, people = [one.rows["generated"] for one in known], [pair.identity for pair in pairs]
+    if all(people):
+        report["identities"] = len(set(people))
     return report | {
         "by_emotion": grouped(rows, [one.emotion for one in known]),
+        "by_identity": grouped(rows, people),
         "by_clip": dict(zip([one.clip for one in known], rows, strict=True)),
         "objections": [],
         "sha256": sha256,
@@ -311,7 +326,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     judges.add_argument("--judges", type=Path, help="folder of our own; default: those shipped")
     judges.add_argument("--emotion", type=Path, help="Emotion-FAN weights instead of the folder's")
     judges.add_argument(
-        "--labels", type=Path, help="CSV of id and emotion, for videos whose paths do not state it"
+        "--labels", type=Path, help="CSV of id, emotion, identity: where videos' paths do not say"
     )
     judges.add_argument("--syncnet", type=Path, help="SyncNet v2; default weights/syncnet_v2")
     judges.add_argument("--inception", type=Path, help="FID's; default weights/fid_inception")
@@ -398,7 +413,7 @@ def _judge_places(
     folder, identity = Path(places.get("judges", JUDGES)), places.get("identity")
     if "videos" in places:
         # The project's own judges know the synthetic world only; MediaPipe finds the landmarks.
-        model = named.pop("face_landmarker", None)
+        landmarker, landmarker_sha256 = _find_landmarker(named.pop("face_landmarker", None))
         judges = load_judges(folder, identity=identity, **named)
         given = {"emotion": "emotion" in named, "identity": identity, "sync": "syncnet" in named}
         judges = Judges(
@@ -412,9 +427,9 @@ def _judge_places(
         return evaluate_videos(
             Path(places["videos"]),
             Path(places["reference"]),
-            FaceLandmarker(model),
+            landmarker,
             judges=judges,
-            landmarker_sha256=file_digest(landmarker_model(model)),
+            landmarker_sha256=landmarker_sha256,
             labels=read_labels(Path(places["labels"])) if "labels" in places else None,
             **common,
         )
@@ -426,6 +441,17 @@ def _judge_places(
         config=config_to_dict(model.config),
         **common,
     )
+
+
+def _find_landmarker(named: Path | None) -> tuple[FaceLandmarker | None, str]:
+    """MediaPipe's landmarker and its model's SHA-256; (None, "") if none is named or at hand."""
+    try:
+        model = landmarker_model(named)
+    except InputError:
+        if named or os.environ.get(MODEL_VARIABLE):
+            raise
+        return None, ""
+    return FaceLandmarker(model), file_digest(model)
 
 
 if __name__ == "__main__":

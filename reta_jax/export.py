@@ -123,6 +123,7 @@ def keep_compiled(folder: Path) -> None:
     """
     cache = str(folder / COMPILED)
     settings = {
+        "jax_enable_compilation_cache": True,
         "jax_compilation_cache_dir": cache,
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -231,7 +232,8 @@ class ExportedRenderer(ChunkRenderer):
         """Reads a folder that `export` wrote.
 
         Raises:
-          InputError: it is none, it is damaged, or it is not for this platform or this JAX.
+          InputError: it is none, it is damaged, or it is not of this version, this platform or
+            this JAX.
         """
         folder = Path(folder)
         weights, values = load_weights(folder)
@@ -240,8 +242,12 @@ class ExportedRenderer(ChunkRenderer):
         said = {name: value for name, value in values.items() if name not in (SEAL, "format")}
         if values.get(SEAL) != _seal(said):
             raise InputError(
-                f"{folder / CONFIG_FILE} is not what this version's export wrote there: export the "
-                f"model again"
+                f"{folder / CONFIG_FILE} is not what the export wrote there: export the model again"
+            )
+        if values["reta_jax"] != __version__:
+            raise InputError(
+                f"{folder} was exported by reta_jax {values['reta_jax']}, and this is "
+                f"{__version__}: export the model again"
             )
         if checksum(flatten(weights)) != values["crc32"]:
             raise InputError(

@@ -3,7 +3,8 @@
 Writes a folder with index.html, README.md and PNGs: what every level of the generator makes
 (Fig. 2), generated frames beside the truth and other systems under their voice (Fig. 3), the
 motion mask of Algorithm 1 (Fig. 5), the mesh beside the frame (Fig. 7), flow and mask of every
-level, and the curves of a training's metrics.jsonl and the bars of an evaluation's report.json.
+level; and of files the curves of a training's metrics.jsonl, the bars and tables of an evaluation's
+report.json, and those of reta_jax.ablate and reta_jax.robustness.
 """
 
 import argparse
@@ -27,7 +28,12 @@ from data_pipeline.loader import EvaluationClip
 from data_pipeline.video import read_video
 from reta_jax import plots
 from reta_jax.commands import sentences_for_errors, set_up_xla
-from reta_jax.curves import losses_section, metrics_section
+from reta_jax.curves import (
+    ablation_sections,
+    evaluation_sections,
+    robustness_sections,
+    training_sections,
+)
 from reta_jax.images import to_float
 from reta_jax.inside import (
     LevelFacts,
@@ -457,8 +463,16 @@ def make_figures(arguments: argparse.Namespace, made_by: str) -> list[Section]:
 
     Raises InputError for wrong input; then there is no index.html.
     """
-    if not (arguments.data or arguments.metrics or arguments.evaluation):
-        raise InputError("nothing to show: give --data, --metrics or --evaluation")
+    of_files = {
+        training_sections: arguments.metrics,
+        evaluation_sections: arguments.evaluation,
+        ablation_sections: arguments.ablation,
+        robustness_sections: arguments.robustness,
+    }
+    if not (arguments.data or any(of_files.values())):
+        raise InputError(
+            "nothing to show: give --data, --metrics, --evaluation, --ablation or --robustness"
+        )
     for name in ("limit", "frames"):
         if getattr(arguments, name) < 1:
             raise InputError(
@@ -473,10 +487,9 @@ def make_figures(arguments: argparse.Namespace, made_by: str) -> list[Section]:
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
     sections = []
-    if arguments.metrics:
-        sections.append(losses_section(folder, arguments.metrics))
-    if arguments.evaluation:
-        sections.append(metrics_section(folder, arguments.evaluation))
+    for make_sections, path in of_files.items():
+        if path:
+            sections += make_sections(folder, path)
     if arguments.data:
         sections = model_sections(
             folder, arguments.checkpoint, arguments.data, arguments.split, arguments.limit,
@@ -509,6 +522,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--metrics", type=Path, help="metrics.jsonl of a training")
     parser.add_argument(
         "--evaluation", type=Path, help="report.json of an evaluation, or its folder"
+    )
+    parser.add_argument("--ablation", type=Path, help="ablation.json of reta_jax.ablate, likewise")
+    parser.add_argument(
+        "--robustness", type=Path, help="robustness.json of reta_jax.robustness, likewise"
     )
     parser.add_argument(
         "--videos",

@@ -20,6 +20,11 @@ from data_pipeline.errors import InputError
 BEAT_SECONDS = 5.0  # between two heartbeats, at least
 # A process is slow whose own time exceeds so many times the others' median by so much of a step.
 SLOW_FACTOR, SLOW_SHARE = 2.0, 0.1
+# What the names of a lap's rates begin with.
+RATES = (
+    *("clips_per_second", "step_seconds", "data_wait_share", "eta_minutes", "device_peak_gb"),
+    *("own_seconds/", "data_seconds/"),
+)
 
 
 class Progress:

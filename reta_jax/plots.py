@@ -14,6 +14,7 @@ from reta_jax.files import write_whole
 from reta_jax.report import Picture
 
 DPI = 110
+FEW = 30  # points of a curve that are marked
 
 
 def save(folder: Path, name: str, figure: Figure, caption: str) -> Picture:
@@ -176,7 +177,8 @@ def curves(
         values = np.concatenate([v for _, v in stretches])
         axis.set_xlim(0, end)
         for steps, stretch in stretches:
-            axis.plot(steps, stretch, color="tab:blue", linewidth=1)
+            marker = "." if len(steps) <= FEW else None  # one alone would not be seen
+            axis.plot(steps, stretch, color="tab:blue", linewidth=1, marker=marker)
         if (values > 0).all() and values.max() > 8 * values.min():
             axis.set_yscale("log")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -195,15 +197,17 @@ def curves(
 
 
 def metric_bars(
-    rows: dict[str, dict[str, float]], intervals: dict[str, dict[str, Sequence[float]]]
+    rows: dict[str, dict[str, float]],
+    intervals: dict[str, dict[str, Sequence[float]]],
+    titles: dict[str, str],
 ) -> Figure:
-    """One panel a figure, one bar a row, with the interval where there is one.
+    """One panel a figure with its title, one bar a row, with the interval where there is one.
 
     A truth that would dwarf the others runs out of the panel; its number stands by.
     """
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     columns = min(3, len(names))
-    height = 0.28 * len(rows) + 0.7
+    height = 0.28 * len(rows) + 0.6 + 0.15 * max(title.count("\n") for title in titles.values())
     figure = Figure(
         figsize=(3.8 * columns, height * -(-len(names) // columns)), layout="constrained"
     )
@@ -224,7 +228,7 @@ def metric_bars(
                 axis.plot(interval, [place, place], color="black", linewidth=1.2)
             end = min(high, max(0.0, *spread[title])) if interval else min(high, max(0.0, value))
             axis.text(end, place, f" {value:.3g}", va="center", fontsize=7)
-        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.set_title(titles[name], fontsize=8)
         axis.set_xlim(low, high + 0.22 * (high - low))
         axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
         axis.tick_params(axis="x", labelsize=7)

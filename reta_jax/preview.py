@@ -1,27 +1,37 @@
-"""Preview pictures during training: the same few held-out clips, every time."""
+"""Previews during training: pictures and figures of the same few held-out clips, every time."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from reta_jax.batches import open_batches
 from reta_jax.images import to_uint8
+from reta_jax.metrics.clips import compare_pixels
 from reta_jax.models.morphable import MorphableModel, mesh
 from reta_jax.models.reta import RETA
 from reta_jax.pictures import COLUMNS, contact_sheet, model_row
 from reta_jax.step import render_batch, to_device_batch
 
 CLIPS = 4
+HELD_OUT = "held_out/"  # before the names of their figures
+
+
+class Preview(NamedTuple):
+    """What the model makes of the held-out clips."""
+
+    picture: np.ndarray  # uint8 RGB, one row a clip with the columns of pictures.COLUMNS
+    figures: dict[str, float]  # means over all frames: PSNR in dB, SSIM
 
 
 def make_preview(
     config: ConfigDict, reta: RETA, morphable: MorphableModel
-) -> Callable[[Any], np.ndarray]:
-    """Builds `preview(params) -> picture`: one row a clip with the columns of pictures.COLUMNS."""
+) -> Callable[[Any], Preview]:
+    """Builds `preview(params) -> Preview`."""
     morphable = jax.tree.map(lambda x: jnp.asarray(jax.device_get(x)), morphable)  # this process'
     batches = open_batches(config, "test", CLIPS)
     raw = next(batches)
@@ -34,13 +44,13 @@ def make_preview(
         p_exp = controls.p_exp
         vertices = None if p_exp is None else mesh(morphable, p_exp[:, 0])
         return (
-            to_uint8(output.frames[:, 0]),
+            to_uint8(output.frames),
             output.flows[-1][:, 0],
             output.masks[-1][:, 0],
             vertices,
         )
 
-    def preview(params: Any) -> np.ndarray:
+    def preview(params: Any) -> Preview:
         # From the host: an array of all processes cannot be used by one of them.
         frames, flows, masks, vertices = jax.device_get(forward(jax.device_get(params)))
         triangles = np.asarray(morphable.triangles)
@@ -48,7 +58,7 @@ def make_preview(
             model_row(
                 raw["portrait"][i],
                 raw["frames"][i, 0],
-                frames[i],
+                frames[i, 0],
                 flows[i],
                 masks[i],
                 None if vertices is None else vertices[i],
@@ -56,6 +66,14 @@ def make_preview(
             )
             for i in range(len(frames))
         ]
-        return contact_sheet(rows, COLUMNS)
+        return Preview(contact_sheet(rows, COLUMNS), held_out_figures(frames, raw["frames"]))
 
     return preview
+
+
+def held_out_figures(
+    frames: UInt8[np.ndarray, "b t h w 3"], truth: UInt8[np.ndarray, "b t h w 3"]
+) -> dict[str, float]:
+    """PSNR and SSIM as reta_jax.evaluate has them."""
+    figures = compare_pixels(*(video.reshape(-1, *video.shape[2:]) for video in (frames, truth)))
+    return {f"{HELD_OUT}{name}": figures[name] for name in ("psnr", "ssim")}

@@ -32,7 +32,7 @@ from reta_jax.images import to_float, to_uint8
 from reta_jax.models.generator import GeneratorOutput, prepare_for_inference
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
-from reta_jax.ops.voice_activity import voice_activity
+from reta_jax.ops.voice_activity import QUIET, voice_activity
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.windows import ChunkRenderer
 
@@ -190,12 +190,18 @@ class Renderer(ChunkRenderer):
     def prepare(self, on_cpu: bool) -> Any:
         """The parameters as they render fastest, on CPUs or elsewhere."""
         params, reta = self.params, self.reta
-        return params | {
-            "generator": prepare_for_inference(params["generator"], reta.generator.dtype, on_cpu),
-            "audio_encoder": _with_kernels(
-                params["audio_encoder"], reta.audio_encoder.network.dtype
-            ),
+        networks = {
+            "audio_encoder": reta.audio_encoder.network,
+            "motion_decoder": reta.motion_decoder,
+            "motion_encoder": reta.motion_encoder,
+            "emotion_student": reta.emotion_student,
         }
+        generator = prepare_for_inference(params["generator"], reta.generator.dtype, on_cpu)
+        prepared = params | {"generator": generator}
+        for name, network in networks.items():
+            if network is not None:
+                prepared[name] = _with_kernels(params[name], network.dtype)
+        return prepared
 
     def with_chunk(self, chunk: int) -> "Renderer":
         """The same model with fewer frames a window: less delay live, more work for the voice.
@@ -225,10 +231,15 @@ class Renderer(ChunkRenderer):
 
 
 def _with_kernels(params: Any, dtype: Any) -> Any:
-    """Kernels in the type that dense layers and convolutions would make of them at every call."""
+    """Kernels in the type that dense layers and convolutions would make of them at every call.
+
+    Those of codes and coefficients, the networks' last layers, are float32.
+    """
 
     def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+        names = [key.key for key in path]
+        is_cast = names[-1] == "kernel" and not {"head", "linear"} & set(names)
+        return leaf.astype(dtype) if is_cast else leaf
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
@@ -270,8 +281,11 @@ def render_file(
 ) -> int:
     """Renders a portrait file and a voice file to an mp4; returns the number of frames."""
     waveform = load_audio(audio)
-    if is_silent(waveform):
-        raise InputError(f"{audio} is silent: give a recording with a voice in it")
+    if is_silent(waveform, QUIET):
+        raise InputError(
+            f"{audio} is silent, or quieter than {QUIET:g} dB, where the mouth stays at rest: give "
+            "a recording with a voice in it, or a louder copy"
+        )
     detector = None if face_landmarker is None else FaceLandmarker(face_landmarker)
     portrait, note = portrait_crop(read_image(image), renderer.size, crop, detector)
     if note:

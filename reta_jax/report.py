@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }
 img { max-width: 100%; display: block; margin: 1em 0 }
 figcaption { color: #555; font-size: 14px }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+table { display: block; overflow-x: auto; border-collapse: collapse }
+table { font-variant-numeric: tabular-nums }
 td, th { border-bottom: 1px solid #ccc; padding: 4px 12px; text-align: right }
 td:first-child, th:first-child { text-align: left }
 nav a { margin-right: 1em }
@@ -35,7 +37,7 @@ class Table(NamedTuple):
 
 class Section(NamedTuple):
     title: str
-    text: str  # paragraphs, with an empty line between them
+    text: str  # paragraphs, with an empty line between them; **one that is bold**
     pictures: Sequence[Picture] = ()
     table: Table | None = None
 
@@ -87,7 +89,7 @@ def html_page(title: str, made_by: str, sections: Sequence[Section]) -> str:
     ]
     for i, section in enumerate(sections):
         parts.append(f'<h2 id="s{i}">{text(section.title)}</h2>')
-        parts += [f"<p>{text(paragraph)}</p>" for paragraph in section.text.split("\n\n")]
+        parts += map(_html_paragraph, section.text.split("\n\n"))
         if section.table:
             parts.append(_html_table(section.table))
         for picture in section.pictures:
@@ -97,6 +99,12 @@ def html_page(title: str, made_by: str, sections: Sequence[Section]) -> str:
                 f"<figcaption>{caption}</figcaption></figure>"
             )
     return "\n".join([*parts, "</html>", ""])
+
+
+def _html_paragraph(text: str) -> str:
+    bold = re.fullmatch(r"\*\*(.+)\*\*", text, re.DOTALL)
+    inside = f"<strong>{html.escape(bold[1])}</strong>" if bold else html.escape(text)
+    return f"<p>{inside}</p>"
 
 
 def _html_table(table: Table) -> str:

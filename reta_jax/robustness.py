@@ -23,13 +23,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from rich.progress import track
 
-from data_pipeline.audio import SAMPLE_RATE
+from data_pipeline.audio import SAMPLE_RATE, to_float
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip, evaluation_clips
+from data_pipeline.records import open_records
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
-from reta_jax.evaluate import CLIPS, evaluate_videos, model_digest
+from reta_jax.evaluate import CLIPS, JUDGES, Judges, evaluate_videos, load_judges, model_digest
 from reta_jax.files import file_digest, write_whole
 from reta_jax.metrics.cache import digest
 from reta_jax.metrics.protocol import Protocol
@@ -49,6 +50,9 @@ FIGURES = (
     "psnr",
     "psnr_clip",
     "ssim",
+    "sync_c",
+    "sync_d",
+    "identity_similarity",
 )
 SNR_DB, DARK, GRAIN, TELEPHONE = 10.0, 0.35, 12.0, 8_000
 CLOSER, ASIDE, ROLL = 0.8, 0.1, 10.0  # share of the frame, sides of it, degrees
@@ -72,7 +76,7 @@ def telephone(portrait: Portrait, voice: Voice) -> tuple[Portrait, Voice]:
 
 
 def low_light(portrait: Portrait, voice: Voice) -> tuple[Portrait, Voice]:
-    """A third of the light."""
+    """A third of the grey levels, which is a tenth of the light."""
     return (DARK * portrait).astype(np.uint8), voice
 
 
@@ -156,16 +160,19 @@ def measure(
     out: Path,
     split: str = "test",
     landmarker_sha256: str = "",
+    judges: Judges = Judges(),
 ) -> dict[str, Any]:
     """Renders and judges a split of prepared records.
 
     Args:
       landmarker_sha256: of the landmarker's model: what was judged by another one is judged again.
+      judges: of sync and identity, asked if they are there.
 
     Returns:
       {"rows": {condition: figures}, "counts": {condition: {figure: clips that have it, where some
        lack it}}, "intervals": {condition: {figure: [low, high]}},
-       "own_voice_wins": share of clips, "by_identity": {who: figures as filmed}}
+       "own_voice_wins": share of clips, "by_identity": {who: figures as filmed},
+       "protocol", "protocol_sha256", "judges", "sha256": {what: digest}}
     """
     whose, videos, model = {}, Videos(out), model_digest(renderer)
     for name, clip, other in _clips(data, split, renderer.size):
@@ -184,6 +191,8 @@ def measure(
             out / _folder(condition),
             out / REAL,
             landmarker,
+            judges=judges,
+            protocol=PROTOCOL,
             cache=out / CLIPS,
             landmarker_sha256=landmarker_sha256,
             show_progress=True,
@@ -204,22 +213,27 @@ def measure(
     counts = {
         name: _chosen(report["counts"].get("generated", {})) for name, report in reports.items()
     }
-    rows[STILL] = _chosen(reports[AS_FILMED]["rows"][STILL])
-    by_clip = reports[AS_FILMED]["by_clip"]
+    filmed = reports[AS_FILMED]
+    rows[STILL], by_clip = _chosen(filmed["rows"][STILL]), filmed["by_clip"]
+    sha256 = {what: filmed["sha256"][what] for what in filmed["sha256"] if what != "videos"}
     return {
         "rows": rows,
         "counts": counts,
         "intervals": intervals,
         "own_voice_wins": float(np.mean([own[name] > other[name] for name in own])),
         "by_identity": grouped([_chosen(by_clip[name]) for name in whose], list(whose.values())),
+        **{what: filmed[what] for what in ("protocol", "protocol_sha256", "judges")},
+        "sha256": sha256 | {"model": model},
     }
 
 
 def _clips(data: Path, split: str, size: int) -> Iterator[tuple[str, EvaluationClip, Voice]]:
     """Names, clips and the voice of another: of the clip half a set away, another person's."""
-    clips = [cut(clip, PROTOCOL) for clip in evaluation_clips(data, split, size)]
-    for i, clip in enumerate(track(clips, "rendering")):
-        other = clips[(i + max(1, len(clips) // 2)) % len(clips)].audio
+    records = open_records(data, split)
+    clips = evaluation_clips(data, split, size)
+    for i, clip in enumerate(track(clips, "rendering", total=len(records))):
+        clip = cut(clip, PROTOCOL)
+        other = to_float(records[(i + max(1, len(records) // 2)) % len(records)]["audio"])
         yield f"{i:03d}_{clip.identity}", clip, np.resize(other, len(clip.audio))
 
 
@@ -270,8 +284,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="prepared records")
     parser.add_argument("--split", default="test")
     parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
+    parser.add_argument("--syncnet", type=Path, help="SyncNet v2, for Sync_c (Table 8)")
+    parser.add_argument("--identity", help="identity_net weights, or MODULE:FUNCTION of your own")
     parser.add_argument("--out", type=Path, default=Path("robustness"))
     return parser.parse_args(argv)
+
+
+def _judges(syncnet: Path | None, identity: str | None) -> Judges:
+    """Those that are named: the repository's know rendered people only."""
+    found = load_judges(JUDGES, identity=identity, syncnet=syncnet)
+    return Judges(
+        sync=found.sync if syncnet else None, identity=found.identity if identity else None
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -284,6 +308,7 @@ def main(argv: list[str] | None = None) -> None:
             arguments.out,
             arguments.split,
             file_digest(landmarker_model(arguments.face_landmarker)),
+            _judges(arguments.syncnet, arguments.identity),
         )
         write_whole(arguments.out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
         write_whole(arguments.out / TABLE, markdown(report).encode())

@@ -20,9 +20,12 @@ second, with idle frames while nobody speaks.
 
 import asyncio
 import collections
+import functools
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -181,8 +184,7 @@ class StreamServer:
     """Several streams, rendered together: every `step` is one call of the device.
 
     A step renders the streams that have a chunk to say, padded to 1, 2, 4, ... of them: few who
-    speak do not wait for the silent. What a batch needs is compiled when its first stream opens, in
-    the thread that opens it; the others go on.
+    speak do not wait for the silent. All these sizes are compiled here, before anybody speaks.
 
     Safe to call from several threads, which wait for each other.
 
@@ -193,45 +195,51 @@ class StreamServer:
 
     def __init__(self, renderer: ChunkRenderer, streams: int, ahead: int = 2 * FPS):
         self._renderer, self._streams, self._ahead = renderer, streams, ahead
-        self._taken = 0  # places, of those that are opening, too
-        self._identities: dict[ServedStream, Any] = {}
-        self._compiled: set[int] = set()
+        # Weak: what a host dropped, or a cancelled task opened for nobody, gives its place back.
+        self._identities: weakref.WeakKeyDictionary[ServedStream, Any] = weakref.WeakKeyDictionary()
+        self._opening = 0
         self._lock = threading.Lock()
+        self.thread = ThreadPoolExecutor(1, "reta")  # steps of asynchronous hosts
+        identity = renderer.encode(np.zeros((1, renderer.size, renderer.size, 3), np.uint8))
+        for batch in sorted({self._batch(count) for count in range(1, streams + 1)}):
+            self._render([identity] * batch, [self._silence] * batch)
+
+    @property
+    def _silence(self) -> Float32[np.ndarray, " n"]:
+        return np.zeros(self._renderer.window.samples, np.float32)
 
     def open(self, portrait: UInt8[np.ndarray, "h w 3"]) -> ServedStream:
-        """A new stream for a face crop of the model's size.
+        """A new stream for a face crop of the model's size; the others go on meanwhile.
 
         Raises:
           InputError: all places are taken, or the portrait has another size.
         """
         check_portrait(portrait, self._renderer.size)
         with self._lock:
-            if self._taken == self._streams:
+            if self._opening + len(self._identities) >= self._streams:
                 raise InputError(f"all {self._streams} streams are taken: close one")
-            self._taken += 1
-            batch = self._batch(self._taken)
+            self._opening += 1
         try:
             identity = self._renderer.encode(portrait[None])
-            silence = np.zeros(self._renderer.window.samples, np.float32)
-            count = 1 if batch in self._compiled else batch
-            images = self._render([identity] * count, [silence] * count)
+            idle = self._render([identity], [self._silence])[0, 0].copy()  # no view of the chunk
+            stream = ServedStream(self._renderer.window, idle, self._ahead)
         except BaseException:
-            with self._lock:
-                self._taken -= 1
+            self._opened()
             raise
-        idle = images[0, 0].copy()  # a view would keep all images
-        stream = ServedStream(self._renderer.window, idle, self._ahead)
-        with self._lock:
-            self._compiled.add(batch)
-            self._identities[stream] = identity
+        self._opened(stream, identity)
         return stream
+
+    def _opened(self, stream: ServedStream | None = None, identity: Any = None) -> None:
+        with self._lock:
+            self._opening -= 1
+            if stream is not None:
+                self._identities[stream] = identity
 
     def close(self, stream: ServedStream) -> None:
         """Frees the stream's place; a second time, nothing."""
         with self._lock:
             stream.close()
-            if self._identities.pop(stream, None) is not None:
-                self._taken -= 1
+            self._identities.pop(stream, None)
 
     def step(self) -> int:
         """Renders the next chunk of every stream that has one; returns of how many."""
@@ -252,7 +260,8 @@ class StreamServer:
     ) -> UInt8[np.ndarray, "b t h w 3"]:
         """Of the padded batch: the first rows are those that are asked for."""
         spare = self._batch(len(windows)) - len(windows)
-        together = _concatenate((*identities, *identities[:1] * spare))
+        rows = (*identities, *identities[:1] * spare)
+        together = rows[0] if len(rows) == 1 else _concatenate(rows)
         audio = np.pad(np.stack(windows), ((0, spare), (0, 0)))
         return np.asarray(self._renderer.render_windows(together, audio))
 
@@ -340,10 +349,11 @@ class AsyncReta:
     async def push_audio(
         self, data: bytes, sample_rate: int = SAMPLE_RATE, last_chunk: bool = True
     ) -> None:
-        """Adds little-endian 16-bit mono samples.
+        """Adds little-endian 16-bit mono samples, which wait in memory until they are played.
 
         Args:
-          last_chunk: they end the utterance, as `flush` does: False for all pieces but the last.
+          last_chunk: they end the utterance, as `flush` does: False for all pieces but the last. An
+            utterance without any sample is a frame of silence, which has its `end_of_speech`, too.
         """
         if len(data) % 2:
             raise InputError(f"{len(data)} bytes of 16-bit sound: an even number is needed")
@@ -380,13 +390,15 @@ class AsyncReta:
         try:
             while self._run is run and not (self._is_shut or rendering.done()):
                 due = await self._sleep_until(due)
-                late = int((time.monotonic() - due) * FPS)
-                for _ in range(late):  # the host was slow: their time is over
-                    if (frame := self._sound_alone()) is not None:
-                        yield frame
+                if late := int((time.monotonic() - due) * FPS):
+                    for _ in range(late):  # the host was slow: their time is over
+                        if (frame := self._sound_alone()) is not None:
+                            yield frame
+                    # A host that waits while their sound is played is not late again for it.
+                    due = max(due + late / FPS, time.monotonic())
                 yield self._next()
                 self._wake.set()
-                due += (1 + late) / FPS
+                due += 1 / FPS
         finally:
             if self._run is run:
                 self._run = None
@@ -443,9 +455,13 @@ class AsyncReta:
         return HostFrame(image, AudioChunk(sound), is_last)
 
     async def _render(self, run: object) -> None:
+        # The server's own thread: as many avatars waiting for it would fill the host's pool.
+        step = functools.partial(
+            asyncio.get_running_loop().run_in_executor, self._server.thread, self._server.step
+        )
         while self._run is run and not self._is_shut:
             self._wake.clear()
-            has_rendered = await asyncio.to_thread(self._server.step)
+            has_rendered = await step()
             if (
                 has_rendered or self._stream.waiting
             ):  # another avatar's step may have been ours, too

@@ -255,6 +255,7 @@ class Pending(NamedTuple):
     metrics: dict[str, Any]  # on the devices
     batch: dict[str, np.ndarray]  # as this process drew it
     is_due: bool  # to be reported
+    held_out: dict[str, float]  # the preview's figures; none without one, and on other processes
 
 
 def loop(
@@ -291,7 +292,7 @@ def loop(
             diverge(config, workdir, pending, values, norms, state)
         heartbeat.beat(pending.step)
         if pending.is_due:
-            report(progress, writer, pending.step, values)
+            report(progress, writer, pending.step, values | pending.held_out)
 
     with (
         Heartbeat(workdir / "heartbeat", step) as heartbeat,
@@ -308,13 +309,17 @@ def loop(
             profile.end(step, metrics)
             if pending is not None:  # one step late, so that the device never waits for the host
                 settle(pending)
-            is_due = step % train.log_every == 0 or step == 1
-            pending = Pending(step, metrics, batch, is_due)
-            if step % train.preview_every == 0:
+            shows = step % train.preview_every == 0
+            # A preview's step is due on every process, for its figures go into the step's one line.
+            is_due = step % train.log_every == 0 or step == 1 or shows
+            held_out: dict[str, float] = {}
+            if shows:
                 with progress.waiting_for("pictures"):
                     if preview:
-                        writer.picture(step, "preview", preview(state.ema))
+                        picture, held_out = preview(state.ema)
+                        writer.picture(step, "preview", picture)
                     parallel.meet()
+            pending = Pending(step, metrics, batch, is_due, held_out)
             if step % train.save_every == 0:
                 settle(pending._replace(is_due=True))  # what has diverged must not be saved
                 pending = None

@@ -6,9 +6,11 @@ Tasks: emotion_vit and emotion_fan (emotion of frames, of clips), sync_expert (W
 classifier), syncnet_v2 (the judge of Sync_c and Sync_d), landmark_net (the mouth's points),
 face_net (all 68 points), identity_net (whose face).
 The folder of weights names kind, fields, the people it was trained on, its score on people it was
-not, and what else is to be known of it (reta_jax/metrics/diagnosis.py).
+not, and what else is to be known of it (reta_jax/metrics/diagnosis.py). Its metrics.jsonl has the
+figures of every line that was printed.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,12 +42,19 @@ from reta_jax.experts.syncnet import (
 )
 from reta_jax.images import to_float
 from reta_jax.losses import cosine_similarity
-from reta_jax.metrics.diagnosis import CHANCE, calibration_error, pairs_told_apart, sync_plateau
+from reta_jax.metrics.diagnosis import (
+    CHANCE,
+    calibration_error,
+    moments_told_apart,
+    pairs_told_apart,
+    sync_plateau,
+)
 from reta_jax.metrics.landmarks import eye_opening
 from reta_jax.weights import save_weights
 
 NETWORKS = KINDS | {"identity_net": IdentityNet}
 DIAGNOSIS_BATCHES = 4  # times judge_batches
+METRICS_FILE = "metrics.jsonl"
 TEMPERATURE = 0.1  # of identity_net's contrast
 COARSER = 4  # times, than frames, are what is left of them without their detail
 ATTACK_STEPS, ATTACK_STRIDE = 3, 0.5  # of projected gradient ascent; share of the radius
@@ -115,7 +124,7 @@ def run(config: ConfigDict, out: Path) -> float:
         found = jax.device_get([judge(params, stats, next(test)) for _ in range(batches)])
         return joined(found)
 
-    start, key = time.monotonic(), jax.random.key(config.seed + 1)
+    lines, start, key = [], time.monotonic(), jax.random.key(config.seed + 1)
     for i in range(1, config.steps + 1):
         key, subkey = jax.random.split(key)
         params, stats, opt_state, value, score = step(
@@ -130,6 +139,9 @@ def run(config: ConfigDict, out: Path) -> float:
                 f"{rate:.1f} steps/s, ETA {(config.steps - i) / rate / 60:.1f} min",
                 flush=True,
             )
+            figures = {"loss": value, "score": score}
+            figures |= {"held_out_loss": now.loss, "held_out_score": now.score}
+            lines.append({"step": i} | {name: float(one) for name, one in figures.items()})
             warning = plateau(config.task, float(value), float(now.loss), i)
             if warning and i >= config.steps / 4:
                 print(f"warning: {warning}", flush=True)
@@ -151,13 +163,22 @@ def run(config: ConfigDict, out: Path) -> float:
     }
     if config.task.startswith("emotion"):
         description["labels"] = list(EMOTIONS)
-    save_weights(out, _variables(params, stats), description, config.store_dtype)
+    # With the weights, whole or not at all: their folder takes the place of an older one.
+    files = {METRICS_FILE: "".join(f"{json.dumps(line)}\n" for line in lines).encode()}
+    save_weights(out, _variables(params, stats), description, config.store_dtype, files)
     return float(now.score)
 
 
 def check_apart(people: Sequence[str], dirs: Sequence[str]) -> None:
-    """Raises InputError if people are in the training split of one of `dirs` (if it is there)."""
-    known = trained_people([dir for dir in dirs if Path(dir).is_dir()])
+    """Raises InputError if people are in the training split of one of `dirs`; says which is not."""
+    at_hand = [dir for dir in dirs if Path(dir).is_dir()]
+    for dir in sorted(set(dirs) - set(at_hand)):
+        print(
+            f"warning: {dir} is not at hand: whether the model's people are in this data is not "
+            "checked",
+            flush=True,
+        )
+    known = trained_people(at_hand)
     shared = sorted(set(people) & set(known))
     if shared:
         raise InputError(
@@ -202,8 +223,12 @@ def diagnose(task: str, train_loss: float, held_out: Outcome, steps: int) -> dic
         sure = np.stack([1 - values, values], axis=1)
         found["calibration_error"] = calibration_error(sure, labels.astype(int))
     if task == "syncnet_v2":  # the first moment of each clip is that of its lips
-        sure = np.asarray(jax.nn.softmax(values.reshape(-1, 1 + OTHER_MOMENTS)))
+        closeness = values.reshape(-1, 1 + OTHER_MOMENTS)
+        sure = np.asarray(jax.nn.softmax(closeness))
+        found |= moments_told_apart(closeness)
         found["calibration_error"] = calibration_error(sure, np.zeros(len(sure), int))
+    if task in CHANCES:
+        found |= {"held_out_loss": float(held_out.loss), "loss_by_chance": CHANCES[task]}
     warning = plateau(task, train_loss, float(held_out.loss), steps)
     return found | ({"warning": warning} if warning else {})
 
@@ -220,9 +245,13 @@ def named_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
+# Losses of who knows nothing, of the tasks that can be stuck there.
+CHANCES = {"sync_expert": CHANCE, "syncnet_v2": float(np.log(1 + OTHER_MOMENTS))}
+
+
 def plateau(task: str, train_loss: float, held_out_loss: float, steps: int) -> str | None:
     """`sync_plateau` of the tasks that can be stuck there."""
-    chance = {"sync_expert": CHANCE, "syncnet_v2": np.log(1 + OTHER_MOMENTS)}.get(task)
+    chance = CHANCES.get(task)
     return chance and sync_plateau(train_loss, held_out_loss, steps, chance)
 
 
@@ -245,9 +274,10 @@ def emotion_clips(network, variables, batch, train) -> Outcome:
 
 
 def sync_pairs(network, variables, batch, train) -> Outcome:
-    """Binary cross-entropy on the cosine, half of the pairs out of step; score is accuracy.
+    """Binary cross-entropy on the cosine, half of the pairs out of step.
 
-    Chance is 0.69 and 0.5.
+    Score is the share of the moments whose own voice scores higher than a shifted one. Chance is
+    0.69 and 0.5.
     """
     faces = frames_to_input(batch["frames"], batch["sync_box"])
     faces = jnp.concatenate([faces, faces])

@@ -117,6 +117,8 @@ class Utterance:
         """No more sound will come."""
         if self._resampler is not None:
             self._append(self._resample(None))
+        if not self._received:  # hosts wait for the end of what they began
+            self._append(np.zeros(1, np.float32))
         self._is_over = True
 
     def take(self) -> tuple[int, Float32[np.ndarray, " w"]] | None:

@@ -1,5 +1,6 @@
 """The ablation study: rows that differ in one thing, verdicts, and going on after a stop."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -99,12 +100,18 @@ def study(tmp_path, monkeypatch):
         return True
 
     def evaluate(renderer, judges, data, protocol, cache, config):
-        assert protocol == ablate.PROTOCOL
+        assert protocol == ablate.PROTOCOL and config["train"]["steps"] == 7
         draw = np.random.default_rng(len(trained))
         figures = {name: 0.5 + 0.01 * draw.random() for name in ablate.FIGURES.values()}
         rows = {"generated": figures, "still portrait": figures | {"psnr": 20.0}}
         judged.append(cache)
-        return {"rows": rows, "sha256": {"data": "x"}, "version": ablate.VERSION}
+        return {
+            "rows": rows,
+            "sha256": {"data": "x"},
+            "version": ablate.VERSION,
+            "protocol_sha256": protocol.sha256,
+            "objections": ["the judge knows them"],
+        }
 
     monkeypatch.setattr(ablate, "prepare_synthetic", lambda *arguments, **options: None)
     monkeypatch.setattr(ablate, "train_sync_expert", lambda study: None)
@@ -127,6 +134,7 @@ def test_equal_budgets_and_tables(study):
     assert {claim["row"] for claim in written["claims"]} == {"no_gpl"}
     assert 50 <= written["figures"]["full"]["0"]["ACC_e"] <= 51
     text = (study.workdir / "ablation.md").read_text()
+    assert "\n**the judge knows them**\n" in text and written["objections"]
     assert "| A.1 w/o GPL | 2 |" in text and "(1.85)" in text and "*still portrait*" in text
 
 
@@ -151,6 +159,8 @@ def test_figures_of_other_judges_or_definitions_are_made_again(study, monkeypatc
     monkeypatch.setattr(ablate, "load_judges", lambda folder: ablate.Judges())
     monkeypatch.setattr(ablate, "VERSION", ablate.VERSION + 1)
     assert ablate.ablate(study, ["full"], range(1)) and len(judged) == 3
+    monkeypatch.setattr(ablate, "PROTOCOL", dataclasses.replace(ablate.PROTOCOL, frames=9))
+    assert ablate.ablate(study, ["full"], range(1)) and len(judged) == 4
     assert len(trained) == 1
 
 
@@ -192,6 +202,21 @@ def test_runs_of_another_budget_are_refused(study):
     ablate.ablate(study, ["full"], range(1))
     with pytest.raises(InputError, match="other settings"):
         ablate.ablate(study._replace(steps=8), ["full"], range(1))
+
+
+def test_runs_with_other_portraits_are_refused(study, monkeypatch):
+    study, *_ = study
+    ablate.ablate(study, ["full"], range(1))
+    configure = ablate.configure
+
+    def other(*of_run):
+        config = configure(*of_run)
+        config.data.portrait = "identity"
+        return config
+
+    monkeypatch.setattr(ablate, "configure", other)
+    with pytest.raises(InputError, match="other settings"):
+        ablate.ablate(study, ["full"], range(1))
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,12 @@ def test_another_platform_is_refused(copy):
         ExportedRenderer.load(copy)
 
 
+def test_another_version_s_is_refused(copy):
+    change_config(copy, reta_jax="0.0.0")
+    with pytest.raises(InputError, match="exported by reta_jax 0.0.0, and this is"):
+        ExportedRenderer.load(copy)
+
+
 def test_another_time_is_refused(copy, monkeypatch):
     change_config(copy, jax="9.9.9")
 

@@ -39,7 +39,8 @@ class TwoHosts(observe.Hosts):
                 "data_seconds/0": data, "data_seconds/1": 10 * data}  # fmt: skip
 
 
-def test_a_lap_tells_rate_waiting_and_own_time(clock, tmp_path):
+def test_a_lap_tells_rate_waiting_and_own_time(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(observe, "device_memory", lambda: {"device_peak_gb": 3.0})
     progress = observe.Progress(steps=100, batch_size=8, hosts=TwoHosts(tmp_path))
     clock.now += 60  # compilation
     assert "step_seconds" not in progress.lap(1)
@@ -54,6 +55,7 @@ def test_a_lap_tells_rate_waiting_and_own_time(clock, tmp_path):
         "eta_minutes": 89 * 2 / 60, "own_seconds/0": 0.4, "data_seconds/0": 0.2,
     }  # fmt: skip
     assert {name: rates[name] for name in expected} == pytest.approx(expected)
+    assert all(name.startswith(observe.RATES) for name in rates)  # else they pass for losses
     clock.now += 1
     assert progress.lap(12)["data_wait_share"] == 0  # counted anew
 

@@ -1,10 +1,18 @@
-"""Contact sheets and the colours of flow, masks and meshes."""
+"""Contact sheets, the colours of flow, masks and meshes, and previews."""
 
 import colorsys
+import types
 
+import jax.numpy as jnp
 import numpy as np
 
+from configs.synthetic import get_config
 from data_pipeline.face_basis import load_face_basis
+from reta_jax import preview
+from reta_jax.images import to_float
+from reta_jax.metrics.clips import compare_pixels
+from reta_jax.models.morphable import builtin_morphable
+from reta_jax.models.reta import build_reta
 from reta_jax.pictures import (
     COLOUR_WHEEL,
     COLUMNS,
@@ -129,3 +137,50 @@ def test_a_row_has_a_picture_for_every_column():
     without = model_row(*arrays, None, basis.triangles)
     assert (without[5] == 255).all()
     assert contact_sheet([row, without], COLUMNS, 32).any()
+
+
+class Batches:
+    """Two clips of three frames, each with noise of its own."""
+
+    def __next__(self):
+        rng = np.random.default_rng(0)
+        frames = rng.integers(0, 200, (2, 3, 16, 16, 3), np.uint8)
+        return {"portrait": frames[:, 0], "frames": frames}
+
+    def close(self):
+        pass
+
+
+def test_a_previews_figures_are_of_all_frames(monkeypatch):
+    """The second and third frames are brighter than the truth, by 10 and by 40 grey levels."""
+    added = np.array([0, 10, 40], np.uint8)[None, :, None, None, None]
+
+    def render_batch(reta, params, morphable, truth):
+        shape = (2, 3, 16, 16)
+        output = types.SimpleNamespace(
+            frames=truth + params["by"] * added / 127.5,
+            flows=[np.zeros((*shape, 2))],
+            masks=[np.ones((*shape, 1))],
+        )
+        return output, None, types.SimpleNamespace(p_exp=None)
+
+    monkeypatch.setattr(preview, "open_batches", lambda *_: Batches())
+    monkeypatch.setattr(
+        preview, "to_device_batch", lambda raw: to_float(jnp.asarray(raw["frames"]))
+    )
+    monkeypatch.setattr(preview, "render_batch", render_batch)
+    config = get_config("smoke")
+    show = preview.make_preview(config, build_reta(config.model), builtin_morphable(8))
+    picture, figures = show({"by": np.float32(1)})
+    psnr = [100.0, *(10 * np.log10(255**2 / x**2) for x in (10, 40))]
+    truth = next(Batches())["frames"]
+    ssim = [
+        compare_pixels(t + a, t)["ssim"] for t, a in zip(truth, added.repeat(2, 0), strict=True)
+    ]
+    assert figures.keys() == {"held_out/psnr", "held_out/ssim"}
+    np.testing.assert_allclose(figures["held_out/psnr"], np.mean(psnr), rtol=1e-5)
+    np.testing.assert_allclose(figures["held_out/ssim"], np.mean(ssim), rtol=1e-5)
+    row = [truth[0, 0]] * 3  # portrait, truth and the first frame, which is exact
+    blank = np.full((32, 32, 3), 255, np.uint8)
+    first = contact_sheet([[*row, blank, blank, blank]], COLUMNS)
+    np.testing.assert_array_equal(picture[: len(first)], first)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -402,6 +403,23 @@ def test_a_server_that_never_answers_does_not_hold_anybody_up(folder, monkeypatc
 
 
 @pytest.mark.slow
+def test_what_is_cast_beforehand_is_what_every_call_would_cast(weights):
+    renderer = Renderer.from_pretrained(weights, dtype="bfloat16")
+    decoder = renderer.prepared["motion_decoder"]
+    types = [decoder[name]["kernel"].dtype for name in ("stem", "head")]
+    assert types == [jnp.bfloat16, jnp.float32]
+    listen = jax.jit(
+        functools.partial(renderer.reta.apply, method="encode_voice"), static_argnums=3
+    )
+    voice = speech(renderer.window.samples)[None]
+    before, now = (
+        listen({"params": params}, voice, None, CHUNK, renderer.morphable)
+        for params in (renderer.params, renderer.prepared)
+    )
+    for ours, theirs in zip(jax.tree.leaves(now), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_bfloat16_shows_the_same_face_with_the_same_mouth():
     """The weights of the repository, a photograph and a voice: 45 dB between the two."""
     voice = load_audio(REPOSITORY / "docs" / "voice.flac")[:20_000]
@@ -446,12 +464,15 @@ def test_bad_voices(refused, folder):
     (folder / "text.wav").write_text("not a voice")
     save_wav(folder / "none.wav", np.zeros((0,), np.float32))
     save_wav(folder / "silent.wav", 1e-4 * speech(RATE))
+    quiet = speech(RATE) / speech(RATE).max() * 10 ** (-52 / 20)  # a peak that is not at rest yet
+    save_wav(folder / "quiet.wav", quiet)
     for name, what in {
         "missing.wav": "does not exist",
         "empty.wav": "is empty",
         "text.wav": "cannot be decoded",
         "none.wav": "without a single sample",
         "silent.wav": "is silent",
+        "quiet.wav": "quieter than -50 dB",
         "woman.png": "audio",
     }.items():
         sentence = refused(audio=name)

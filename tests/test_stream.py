@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import threading
 import time
 import tracemalloc
@@ -149,10 +150,17 @@ def test_an_interruption_drops_the_rest_and_the_next_utterance_is_whole(renderer
 def test_nothing_pushed_is_nothing_said(renderer, portrait):
     streamer = Streamer(renderer, portrait)
     streamer.flush()
-    streamer.push_audio(np.zeros(0, np.int16))
-    streamer.flush()
     assert not list(streamer)
     assert streamer.idle_frame.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_an_utterance_without_samples_ends_after_a_frame_of_silence(renderer, portrait, rate):
+    streamer = Streamer(renderer, portrait)
+    streamer.push_audio(np.zeros(0, np.int16), rate)
+    streamer.flush()
+    (frame,) = streamer
+    assert frame.end_of_speech and not frame.audio.any()
 
 
 def test_memory_does_not_grow_with_the_utterance(renderer, portrait, monkeypatch):
@@ -321,7 +329,7 @@ def test_streams_opened_at_once_have_places_of_their_own(renderer, portrait):
         server.open(portrait)
 
 
-def test_a_step_renders_those_who_speak_in_few_sizes_that_opening_compiled(
+def test_a_step_renders_those_who_speak_in_sizes_that_were_compiled_before(
     renderer, portrait, monkeypatch
 ):
     sizes, render = [], Renderer.render_windows
@@ -332,15 +340,31 @@ def test_a_step_renders_those_who_speak_in_few_sizes_that_opening_compiled(
 
     monkeypatch.setattr(Renderer, "render_windows", recorded)
     server = StreamServer(renderer, streams=5)
+    assert sizes == [1, 2, 4, 5]
     streams = [server.open(portrait) for _ in range(5)]
-    assert sizes == [1, 2, 4, 1, 5]
+    assert sizes[4:] == [1] * 5
     for speakers in (1, 2, 3, 5):
         for stream in streams[-speakers:]:
             stream.push_audio(speech(12 * FRAME))
         assert server.step() == speakers
         for stream in streams:
             stream.interrupt()
-    assert sizes[5:] == [1, 2, 4, 5]
+    assert sizes[9:] == [1, 2, 4, 5]
+
+
+def test_what_one_stream_s_portrait_says_is_not_copied(renderer, portrait, monkeypatch):
+    given, encode, render = [], Renderer.encode, Renderer.render_windows
+    identity = encode(renderer, portrait[None])
+    monkeypatch.setattr(Renderer, "encode", lambda *_: identity)
+    monkeypatch.setattr(
+        Renderer,
+        "render_windows",
+        lambda self, who, audio: given.append(who) or render(self, who, audio),
+    )
+    streamer = Streamer(renderer, portrait)
+    streamer.push_audio(speech(12 * FRAME))
+    assert next(iter(streamer)).image.shape == (32, 32, 3)
+    assert all(who is identity for who in given)
 
 
 def test_others_go_on_while_a_stream_opens(renderer, portrait, monkeypatch):
@@ -368,6 +392,30 @@ def test_a_stream_that_could_not_open_leaves_its_place(renderer, portrait, monke
         patch.setattr(Renderer, "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             server.open(portrait)
+    assert server.open(portrait).waiting == 0
+
+
+def test_an_avatar_that_nobody_waited_for_leaves_its_place(renderer, portrait, monkeypatch):
+    server, opening, cancelled = StreamServer(renderer, 1), threading.Event(), threading.Event()
+    encode = Renderer.encode
+
+    def slow(self, portraits):
+        opening.set()
+        assert cancelled.wait(60)
+        return encode(self, portraits)
+
+    async def host():
+        task = asyncio.create_task(AsyncReta.create(renderer, portrait, server))
+        await asyncio.to_thread(opening.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        cancelled.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Renderer, "encode", slow)
+        asyncio.run(host())  # which waits for its threads
+    gc.collect()
     assert server.open(portrait).waiting == 0
 
 
@@ -443,7 +491,7 @@ def test_a_host_gets_idle_frames_then_the_speech_then_idle_frames(renderer, port
 
 def test_a_slow_device_drops_images_and_never_sound(renderer, portrait, monkeypatch):
     voice = speech(60 * FRAME)
-    render, delay = StreamServer._render, iter([0.0] * 2)
+    render, delay = StreamServer._render, iter([0.0] * 3)
 
     def slow(*asked):
         time.sleep(next(delay, 0.9))  # more than twice what its frames last, after the first
@@ -461,6 +509,42 @@ def test_a_slow_device_drops_images_and_never_sound(renderer, portrait, monkeypa
     np.testing.assert_array_equal(said(frames), voice)
     without = sum(f.audio_chunk is not None and f.bgr_image is None for f in frames)
     assert without == reta.dropped > 0
+
+
+def test_a_host_that_stood_still_once_sees_images_again(renderer, portrait):
+    """One that waits for its sound to be played, for that of dropped images, too."""
+    voice = speech(100 * FRAME)
+
+    async def host():
+        reta, played, frames = AsyncReta(renderer, portrait), 0.0, 0
+        await reta.push_audio(voice.tobytes())
+        async for frame in reta.run():
+            if frame.audio_chunk is not None:
+                now, frames = time.monotonic(), frames + 1
+                played = max(played, now) + 0.04
+                await asyncio.sleep(max(0.0, played - now - 0.1) + 0.3 * (frames == 10))
+            if frame.end_of_speech:
+                return reta.dropped
+
+    assert 0 < asyncio.run(host()) < 50
+
+
+def test_avatars_leave_the_host_s_threads_alone(renderer, portrait, monkeypatch):
+    server, names, render = StreamServer(renderer, 2), set(), StreamServer._render
+
+    def named(*asked):
+        names.add(threading.current_thread().name)
+        return render(*asked)
+
+    async def host():
+        avatars = [AsyncReta(renderer, portrait, server) for _ in range(2)]
+        monkeypatch.setattr(StreamServer, "_render", named)
+        for avatar in avatars:
+            await avatar.push_audio(speech(12 * FRAME).tobytes())
+        await asyncio.gather(*(listen(avatar, has_ended) for avatar in avatars))
+
+    asyncio.run(host())
+    assert names == {"reta_0"}
 
 
 def by_hand(reta: AsyncReta, frames: int) -> list:

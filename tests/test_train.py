@@ -20,6 +20,7 @@ from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.checkpoint import latest_ema
 from reta_jax.models.morphable import builtin_morphable
+from reta_jax.preview import Preview
 from reta_jax.state import create_state
 from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device_batch
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
@@ -123,6 +124,8 @@ def test_smoke_command_leaves_weights_metrics_pictures_and_checkpoints(data, cac
     assert "discriminator" not in first
     assert set(second) >= LOSSES | {"adversarial", "discriminator", "r1"}
     assert set(second) >= {"clips_per_second", "data_wait_share"}
+    for row in (first, second):
+        assert 0 < row["held_out/psnr"] < 100 and abs(row["held_out/ssim"]) <= 1
     assert all(np.isfinite(value) for row in (first, second) for value in row.values())
 
     assert saved_steps(workdir) == [1, 2]
@@ -338,6 +341,26 @@ def test_heartbeat_rates_and_a_trace_of_the_steps_that_are_asked_for(data, tmp_p
     assert [row["step"] for row in found] == [1, 2, 4, 5]
     assert "step_seconds" not in found[0] and found[2]["step_seconds"] > 0
     assert not (run / "nan_step_5").exists()
+
+
+@pytest.mark.parametrize("save_every", [3, 100])
+def test_a_previews_figures_stand_in_the_one_line_of_its_step(
+    data, tmp_path, monkeypatch, save_every
+):
+    """At step 3, which would not be logged; whoever keeps a line a step keeps its losses."""
+    figures = {"held_out/psnr": 21.5, "held_out/ssim": 0.75}
+    shown = Preview(np.zeros((2, 2, 3), np.uint8), figures)
+    monkeypatch.setattr(train, "make_step", broken_at(100))
+    monkeypatch.setattr(train, "make_preview", lambda *_: lambda params: shown)
+    config = light_config(data, steps=4, save_every=save_every, preview_every=3, log_every=100)
+    run = tmp_path / "run"
+    assert train.run(config, run)
+    first, third, fourth = rows(run)
+    assert [row["step"] for row in (first, third, fourth)] == [1, 3, 4]
+    assert third.items() >= {**figures, "total": 2.0, "l1": 1.0}.items()
+    assert not (first.keys() | fourth.keys()) & figures.keys()
+    (board,) = (run / "tensorboard").iterdir()
+    assert b"held_out/psnr" in board.read_bytes()
 
 
 # How it refuses.

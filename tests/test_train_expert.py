@@ -62,12 +62,23 @@ def test_a_judge_says_what_it_is_and_whom_it_knows(data, tmp_path, task, capsys)
     expected = {
         "identity_net": set(),  # of the one person that is left, nobody can be told apart
         "face_net": set(),
-        "sync_expert": {"in_sync_accepted", "shifted_refused", "auc", "calibration_error"},
-        "syncnet_v2": {"auc", "calibration_error"},
+        "sync_expert": {
+            "in_sync_accepted", "shifted_refused", "auc", "calibration_error", "held_out_loss",
+            "loss_by_chance",
+        },
+        "syncnet_v2": {
+            "auc", "own_moment_nearest", "own_moment_nearer", "calibration_error", "held_out_loss",
+            "loss_by_chance",
+        },
         "emotion_fan": {"accuracy", "mean_confidence", "calibration_error"},
-    }
+    }  # fmt: skip
     assert set(about["diagnosis"]) - {"warning"} == expected[task]
     printed = capsys.readouterr().out
+    lines = (tmp_path / task / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    for figures in map(json.loads, lines):
+        loss, held_out = (f"loss {figures[name]:.4f}" for name in ("loss", "held_out_loss"))
+        assert f"| {loss} score" in printed and f"held out: {held_out} score" in printed
     assert task.startswith("sync") == ("warning: the sync loss" in printed)
     if task == "emotion_fan":
         assert about["labels"][5] == "neutral"
@@ -84,12 +95,15 @@ def test_a_judge_says_what_it_is_and_whom_it_knows(data, tmp_path, task, capsys)
     assert load_weights(tmp_path / task)[1]["kind"] == get_config(task).kind
 
 
-def test_a_judge_must_not_know_the_models_people(data, tmp_path):
+def test_a_judge_must_not_know_the_models_people(data, tmp_path, capsys):
     config = small("face_net", data, tmp_path)
     config.apart_from = (str(data),)
     with pytest.raises(InputError, match="2 people of the judge's data are those that the model"):
         run(config, tmp_path / "judge")
+    capsys.readouterr()
     check_apart(["somebody"], [str(data), str(tmp_path / "nowhere")])
+    (warning,) = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path / 'nowhere'} is not at hand" in warning and "not checked" in warning
     assert all(get_config(task).apart_from for task in TASKS if task not in TEACHERS)
 
 
@@ -163,6 +177,8 @@ def test_a_stuck_sync_network_is_diagnosed():
         "shifted_refused": 1.0,
         "auc": 1.0,
         "calibration_error": pytest.approx(0.1),  # always right and 0.9 sure
+        "held_out_loss": 0.1,
+        "loss_by_chance": pytest.approx(np.log(2)),
     }
 
 
@@ -174,5 +190,8 @@ def test_a_judge_of_moments_is_diagnosed_clip_by_clip():
     found = diagnose("syncnet_v2", 1.0, Outcome(1.9, 0.5, None, (closeness, own)), 9)
     assert found["calibration_error"] == pytest.approx(abs(0.5 - 0.3))
     assert found["auc"] == pytest.approx((13 + 0.5 + 13 * 0.5) / 28)
+    assert found["own_moment_nearest"] == 0.5
+    assert found["own_moment_nearer"] == pytest.approx((7 + 6 / 2) / 14)  # the second: 6 are level
+    assert (found["held_out_loss"], found["loss_by_chance"]) == (1.9, pytest.approx(np.log(8)))
     among_eight = diagnose("syncnet_v2", 2.08, Outcome(2.08, 0.1, None, (closeness, own)), 100)
     assert "chance is 2.08" in among_eight["warning"]

@@ -21,7 +21,7 @@ from reta_jax.metrics.statistics import Figures
 from reta_jax.weights import flatten
 
 Entry = TypeVar("Entry")  # a named tuple
-VERSION = 4  # of the figures' definitions: raised when one changes
+VERSION = 5  # of the figures' definitions: raised when one changes
 
 
 class Judged(NamedTuple):
@@ -37,6 +37,7 @@ class Judged(NamedTuple):
     seconds: float = 0.0  # that rendering took
     latency: float = 0.0  # seconds to the first frames
     remarks: list[str] = []  # what could not be judged, or not as it was
+    memory: int = 0  # bytes at most in use until then, of rendering and judging
 
 
 class ClipCache:

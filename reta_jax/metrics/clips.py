@@ -30,7 +30,7 @@ from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
 from reta_jax.metrics.mouth import Lips, compare_lips, lip_gap
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, known_videos, rows
-from reta_jax.metrics.statistics import Figures
+from reta_jax.metrics.statistics import NAMED, Figures
 from reta_jax.metrics.sync import is_long_enough
 from reta_jax.models.morphable import MorphableModel, builtin_morphable
 
@@ -93,8 +93,9 @@ def judge_known(
     """
     seen = look(judges, protocol, known_videos(clip.frames, clip.portrait), clip.sync_box)
     if clip.coefficients.any():
-        at_rest = np.zeros_like(clip.coefficients[:1])
-        for name, coefficients in ((TRUTH, clip.coefficients), (PORTRAIT, at_rest)):
+        # Of another clip's portrait it is known that it is neutral, of the clip's own all.
+        still = clip.coefficients[:1] * _starts_from_itself(clip)
+        for name, coefficients in ((TRUTH, clip.coefficients), (PORTRAIT, still)):
             seen[name] = seen[name]._replace(lips=lip_mesh(_own_face(), coefficients))
     figures, features = {}, {}
     for name, row in rows(len(clip.frames), clip.audio, other_voice).items():
@@ -163,7 +164,8 @@ def measure(
     if video.lips is not None and truth.lips is not None and "mesh" in protocol.figures:
         figures |= lip_vertex_error(video.lips, truth.lips)
     if judges.emotion and "emotion" in protocol.figures and clip.emotion >= 0:
-        figures["emotion_accuracy"] = float(judges.emotion.look(video.frames) == clip.emotion)
+        named = judges.emotion.look(video.frames)
+        figures |= {"emotion_accuracy": float(named == clip.emotion), NAMED: float(named)}
     if judges.sync and "sync" in protocol.figures:
         figures |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, clip.sync_box)
     return figures
@@ -264,7 +266,7 @@ TOO_SHORT = "are too short to judge their synchrony: six frames with their sound
 def remarks(judges: Judges, protocol: Protocol, clip: EvaluationClip) -> list[str]:
     """What could not be judged of a clip, in words that go on from "3 clips"."""
     found = []
-    if protocol.source == "neutral" and np.array_equal(clip.portrait, clip.frames[0]):
+    if protocol.source == "neutral" and _starts_from_itself(clip):
         is_neutral = emotion_name(clip.emotion) == "neutral"
         found += [OWN_PORTRAIT] * (not is_neutral)
     compared = {"mouth": judges.mouth, "face": judges.face}
@@ -273,6 +275,10 @@ def remarks(judges: Judges, protocol: Protocol, clip: EvaluationClip) -> list[st
     if judges.sync and "sync" in protocol.figures:
         found += [TOO_SHORT] * (not is_long_enough(len(clip.frames), len(clip.audio)))
     return found
+
+
+def _starts_from_itself(clip: EvaluationClip) -> bool:
+    return np.array_equal(clip.portrait, clip.frames[0])
 
 
 def judge_crops(look: Callable, protocol: Protocol, frames, audio, boxes) -> Figures:

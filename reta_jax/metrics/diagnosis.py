@@ -48,6 +48,21 @@ def pairs_told_apart(
     }
 
 
+def moments_told_apart(closeness: Float[np.ndarray, "n m"]) -> dict[str, float]:
+    """Of n clips, how near their lips are to m moments of their voice, the first in step.
+
+    "own_moment_nearest" is the share of clips whose own moment is the nearest of all m; chance is
+    1/m. "own_moment_nearer" is the share of (own, shifted) couples of one clip in which the own is
+    the nearer; of equal ones half count. Chance is 0.5.
+    """
+    own, shifted = closeness[:, :1], closeness[:, 1:]
+    nearer = (own > shifted).mean() + 0.5 * (own == shifted).mean()
+    return {
+        "own_moment_nearest": float((own > shifted).all(1).mean()),
+        "own_moment_nearer": float(nearer),
+    }
+
+
 def calibration_error(
     probabilities: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
 ) -> float:

@@ -4,7 +4,8 @@ With `reta_jax.experts.inception` and its published weights it is the FID of pyt
 on the number of images: state it beside the figure.
 """
 
-from typing import NamedTuple
+import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -12,12 +13,19 @@ from jaxtyping import Float, Float64
 from data_pipeline.errors import InputError
 
 
-class Moments(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
     """Mean and covariance of the features of n images."""
 
     count: int
     mean: Float64[np.ndarray, " d"]
     covariance: Float64[np.ndarray, "d d"]
+
+    @functools.cached_property
+    def root(self) -> Float64[np.ndarray, "d d"]:
+        """Of the covariance."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
 def moments(features: Float[np.ndarray, "n d"]) -> Moments:
@@ -28,18 +36,14 @@ def moments(features: Float[np.ndarray, "n d"]) -> Moments:
     return Moments(len(features), features.mean(0), np.cov(features, rowvar=False))
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+def frechet_distance(a: Moments, reference: Moments) -> float:
+    """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), b the reference.
 
-    The trace of the root is taken as that of the symmetric (C_a^(1/2) C_b C_a^(1/2))^(1/2), which
-    has the same eigenvalues: no complex parts to drop, and singular covariances need no care.
+    The trace of the root is taken as that of the symmetric (C_b^(1/2) C_a C_b^(1/2))^(1/2), which
+    has the same eigenvalues: no complex parts to drop, and singular covariances need no care. The
+    reference's root is taken once for all that is held against it.
     """
-    root = _root(a.covariance)
-    shared = np.linalg.eigvalsh(root @ b.covariance @ root)
-    trace = np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(shared.clip(0)).sum()
-    return float(np.square(a.mean - b.mean).sum() + trace)
-
-
-def _root(covariance: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d d"]:
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    shared = np.linalg.eigvalsh(reference.root @ a.covariance @ reference.root)
+    trace = np.trace(a.covariance) + np.trace(reference.covariance)
+    trace -= 2 * np.sqrt(shared.clip(0)).sum()
+    return float(np.square(a.mean - reference.mean).sum() + trace)

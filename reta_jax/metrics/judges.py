@@ -57,6 +57,7 @@ class Judge(NamedTuple):
     files: tuple[str, ...] = ()  # SHA-256 of the files that they come from
     people: tuple[str, ...] = ()  # whom it was trained on, if it is known
     held_out_score: float | None = None
+    diagnosis: dict[str, Any] | None = None  # of reta_jax.train_expert, if it trained it
 
 
 class Judges(NamedTuple):
@@ -194,7 +195,8 @@ def _function(source: str) -> Judge:
             raise InputError(f"{source} made numbers that are not finite of a clip's frames")
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    return Judge(name, source, look, file_digest(Path(code)) if code else digest(source))
+    # The function, too: one file may have several networks.
+    return Judge(name, source, look, digest(source, file_digest(Path(code)) if code else ""))
 
 
 def _emotion(source: Path) -> Judge:
@@ -256,6 +258,7 @@ def _about(
         files=tuple(sorted(files | ({file_digest(own)} if own.is_file() else set()))),
         people=tuple(loaded.config.get("people", ())),
         held_out_score=loaded.config.get("held_out_score"),
+        diagnosis=loaded.config.get("diagnosis"),
     )
 
 

@@ -20,11 +20,15 @@ from data_pipeline.video import read_video
 from reta_jax.commands import sentences_for_errors
 from reta_jax.metrics.landmarks import LIPS, PIXELS, eye_distance, shape_distance
 from reta_jax.metrics.statistics import Figures
+from reta_jax.ops.voice_activity import QUIET
 
 UPPER_LIP, LOWER_LIP = 62 - 48, 66 - 48  # of the 20 points of the lips, iBUG 62 and 66
 SIDE = 256  # what the landmarker sees: it misses faces of a few dozen pixels
 QUIETEST_DB = -60.0
-SILENT_DB = -50.0
+LOUD = 95  # percentile of the frames: as loud as speech is, and no click's level
+# dB from there to silence. A room hums 30 to 50 dB below its speakers; of speech only what is short
+# is so soft (stops, ends of words), and HOLD drops it.
+BELOW_LOUD = 25.0
 HOLD = 3  # frames: lips close after the last sound and open before the first
 
 
@@ -103,10 +107,13 @@ def compare_lips(
 
 
 def loudness(waveform: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " t"]:
-    """Root mean square of each frame's sound in decibels, not below QUIETEST_DB."""
+    """Root mean square of each frame's sound in decibels, not below QUIETEST_DB.
+
+    About the frame's mean: a microphone's offset is no sound.
+    """
     sound = np.zeros(frames * SAMPLES_PER_FRAME)
     sound[: len(waveform)] = waveform[: len(sound)]
-    power = np.square(sound).reshape(frames, SAMPLES_PER_FRAME).mean(1)
+    power = sound.reshape(frames, SAMPLES_PER_FRAME).var(1)
     return 10 * np.log10(np.maximum(power, 10 ** (QUIETEST_DB / 10)))
 
 
@@ -148,8 +155,13 @@ def jitter(points: Float[np.ndarray, "t k 2"]) -> float:
 
 
 def silent_frames(waveform: Float[np.ndarray, " n"], frames: int) -> Bool[np.ndarray, " t"]:
-    """The frames in which, and `HOLD` frames around which, nobody speaks."""
-    quiet = loudness(waveform, frames) < SILENT_DB
+    """The frames in which, and `HOLD` frames around which, nobody speaks.
+
+    What is silent is so beside the clip's own voice, as in reta_jax.ops.voice_activity: no filmed
+    room is as quiet as a file's zeros.
+    """
+    level = loudness(waveform, frames)
+    quiet = level < max(np.percentile(level, LOUD) - BELOW_LOUD, QUIET)
     return scipy.ndimage.binary_erosion(quiet, np.ones(2 * HOLD + 1), border_value=1)
 
 

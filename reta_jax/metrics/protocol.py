@@ -1,7 +1,7 @@
 """What a figure means: a protocol in YAML (configs/protocols), and the file that a report leaves.
 
 The hash covers every field of the protocol; `run`, which a report's own protocol.yaml has besides,
-says on what it was run: places, and the hashes of what was there.
+says on what it was run: places, the hashes of what was there, and that of the protocol.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Protocol:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+        return _digest(self.as_dict())
 
     @property
     def clip_sha256(self) -> str:
@@ -74,10 +74,15 @@ class Protocol:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def read_protocol(path: Path) -> tuple[Protocol, dict[str, Any]]:
     """A protocol file: the protocol, and what it was run on (empty if it is a bare protocol).
 
-    Raises InputError for an unreadable file or an unknown field, by name.
+    Raises InputError for an unreadable file, an unknown field, by name, or a run of other values
+    than the file now has.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -93,6 +98,13 @@ def read_protocol(path: Path) -> tuple[Protocol, dict[str, Any]]:
         raise InputError(f"{path}: a protocol has no field {', '.join(sorted(unknown))}")
     for field, value in values.items():
         _check_kind(path, field, value)
+    # Of the values as they stand there: fields that came later are not what somebody changed.
+    recorded = run.pop("protocol", {}).get("sha256")
+    if recorded and recorded != _digest(values):
+        raise InputError(
+            f"{path}: the protocol was changed since its report was made (by SHA-256); take `run` "
+            "out of the file to judge anew"
+        )
     return protocol_of(values), run
 
 
@@ -132,8 +144,9 @@ def load_suite(name: str) -> Protocol:
 
 
 def write_protocol(path: Path, protocol: Protocol, run: dict[str, Any]) -> None:
-    text = yaml.safe_dump(protocol.as_dict() | {"run": run}, sort_keys=False)
-    write_whole(path, f"# {protocol.sha256}\n{text}".encode())
+    """A protocol file for `read_protocol`, with what it was run on."""
+    run = {"protocol": {"sha256": protocol.sha256}} | run
+    write_whole(path, yaml.safe_dump(protocol.as_dict() | {"run": run}, sort_keys=False).encode())
 
 
 def versions() -> dict[str, str]:

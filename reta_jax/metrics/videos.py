@@ -5,22 +5,31 @@ order, as many as the shorter one has, at the real one's size.
 """
 
 import collections
+import csv
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
-from data_pipeline.audio import SAMPLES_PER_FRAME
+from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.datasets import folder
-from data_pipeline.datasets.raw import video_files
+from data_pipeline.datasets.raw import VIDEO_SUFFIXES, video_files
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION, emotion_of
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, crop, emoca_box, smooth_boxes, sync_box
-from data_pipeline.video import Video, read_video
-from reta_jax.metrics.clips import TOO_SHORT, compare_pixels, fid_features, judge_crops
+from data_pipeline.video import Video, read_soundtrack, read_video
+from reta_jax.metrics.cache import Judged
+from reta_jax.metrics.clips import (
+    TOO_SHORT,
+    compare_pixels,
+    emotion_name,
+    fid_features,
+    judge_crops,
+)
 from reta_jax.metrics.judges import FAN_SIZE, Judges
 from reta_jax.metrics.landmarks import (
     LIPS,
@@ -36,8 +45,8 @@ from reta_jax.metrics.landmarks import (
 from reta_jax.metrics.mouth import Lips, compare_lips, find_points, opening
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rendering import resized
-from reta_jax.metrics.rows import BLURRED, GENERATED, PORTRAIT, TRUTH, known_videos, rows
-from reta_jax.metrics.statistics import Figures
+from reta_jax.metrics.rows import GENERATED, TRUTH, known_videos, rows
+from reta_jax.metrics.statistics import NAMED, Figures
 from reta_jax.metrics.sync import is_long_enough
 
 
@@ -48,6 +57,14 @@ class Pair(NamedTuple):
     generated: Path
     real: Path
     emotion: int  # index into EMOTIONS, or UNKNOWN_EMOTION
+    identity: str = ""  # who speaks; empty if it is unknown
+
+
+class Label(NamedTuple):
+    """What a user says of a video."""
+
+    emotion: int | None = None  # index into EMOTIONS; None: what its path states holds
+    identity: str = ""  # empty: its path's first folder is taken
 
 
 class Decoded(NamedTuple):
@@ -66,38 +83,98 @@ SILENT = {  # is there sound in the generated one, in the real one?
     (True, False): "have no sound in their real video: of the generated one's alone is judged",
     (False, True): "have no sound in their generated video: it is judged with the real one's",
 }
+NO_CROP = (
+    "have a video, generated or real, that never shows a face: there is no pipeline's crop of it, "
+    "in which to judge synchrony"
+)
+NO_LANDMARKS = (
+    "no landmarks: mouths, faces{} and the pipeline's crop are not judged: give --face-landmarker "
+    "FILE"
+)
 SLACK = 0.02  # by which proportions may differ
 
 
 class Face(NamedTuple):
-    """What a video shows, frame by frame; NaN where no face was seen."""
+    """What a video shows, frame by frame."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
-    points: Float[np.ndarray, "t 68 2"]
+    points: Float[np.ndarray, "t 68 2"] | None  # NaN without a face; None without a landmarker
+    person: Float[np.ndarray, "t d"] | None = None  # None without a judge of identity
+
+    def at(self, frames: Int[np.ndarray, " t"]) -> "Face":
+        return Face(*(None if x is None else x[frames] for x in self))
 
 
-def read_labels(path: Path) -> dict[str, int]:
-    """The emotions of a CSV file with columns `id`, a video's name without suffix, and `emotion`.
+LANDMARKS = "landmarks"  # among the features of a reference
+
+
+class Reference(NamedTuple):
+    """What is made of a real video: the same for every system that is held against it."""
+
+    rows: dict[str, Figures]  # all but the generated one
+    features: dict[str, Float[np.ndarray, "..."]]  # for the FID by row, and LANDMARKS (t, 68, 2)
+    person: Float[np.ndarray, "t d"]  # d = 0 without a judge
+
+    def face(self, frames: UInt8[np.ndarray, "t h w 3"]) -> Face:
+        person = self.person if self.person.size else None
+        return Face(frames, self.features.get(LANDMARKS), person)
+
+
+def read_labels(path: Path) -> dict[str, Label]:
+    """What a CSV file says of videos in columns `emotion`, `identity` or both, by its column `id`.
+
+    An id is a video's name or its place below the folder; without its suffix, if it has one.
 
     Raises:
       InputError: it is no such file, or a word names none of EMOTIONS.
     """
-    words = folder.read_column(path, "emotion")
-    named = {name: emotion_of(word or "") for name, word in words.items()}
+    lines = {_without_suffix(line["id"]): line for line in _read_table(path)}
+    words = {name: line["emotion"] for name, line in lines.items() if "emotion" in line}
+    named = {name: emotion_of(word) for name, word in words.items()}
     if unknown := [f"{words[name]!r} of {name}" for name, found in named.items() if not found]:
         raise InputError(f"{path}: no emotion is called {unknown[0]}; take {', '.join(EMOTIONS)}")
-    return {name: EMOTIONS.index(found) for name, found in named.items()}
+    return {
+        name: Label(EMOTIONS.index(named[name]) if named else None, line.get("identity", ""))
+        for name, line in lines.items()
+    }
 
 
-def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = None) -> list[Pair]:
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """A CSV file's lines by column, without the blanks about their words.
+
+    Raises InputError if it has no column id, or neither emotion nor identity.
+    """
+    try:
+        # Excel begins its files with a mark that is part of no word.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        lines = []
+    header, *lines = [[word.strip() for word in line] for line in lines or [[]]]
+    if "id" not in header or not {"emotion", "identity"} & set(header):
+        raise InputError(
+            f"{path} is not a CSV file with columns id and emotion, or id and identity"
+        )
+    empty = [""] * len(header)  # for lines that end early
+    return [dict(zip(header, line + empty, strict=False)) for line in lines]
+
+
+def _without_suffix(name: str) -> str:
+    path = Path(name)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def find_pairs(
+    generated: Path, real: Path, labels: Mapping[str, Label] | None = None
+) -> list[Pair]:
     """Videos of the same name in two folders: of the same place below them, but for the suffix.
 
     Where the real folder has nothing in that place, the file name is enough, if each folder has it
     once.
 
     Args:
-      labels: emotions by place or file name; of those that it lacks, what their paths state as
-        MEAD's do.
+      labels: by place or file name; of what they lack, the emotion is what a path states as
+        MEAD's do, and who speaks is the first folder's name.
 
     Raises:
       InputError: one is no folder, or a generated video has no real one, or several (it is named),
@@ -122,7 +199,8 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
         elif len(found) > 1 or rivals > 1:
             unclear.append(name)
         else:
-            pairs.append(Pair(name, path, found[0], folder.emotion_of(found[0].relative_to(real))))
+            emotion = folder.emotion_of(found[0].relative_to(real))
+            pairs.append(Pair(name, path, found[0], emotion, _first_folder(name)))
     if missing:
         raise InputError(
             f"no real video in {real} goes with the {', '.join(missing[:3])} of {generated}: names "
@@ -136,15 +214,23 @@ def find_pairs(generated: Path, real: Path, labels: Mapping[str, int] | None = N
     return pairs if labels is None else _labelled(pairs, labels)
 
 
-def _labelled(pairs: list[Pair], labels: Mapping[str, int]) -> list[Pair]:
-    """The pairs with the labels' emotions, by place or by a file name that only one of them has."""
+def _first_folder(name: str) -> str:
+    """Empty if the name has no folder."""
+    first, slash, _ = name.partition("/")
+    return first if slash else ""
+
+
+def _labelled(pairs: list[Pair], labels: Mapping[str, Label]) -> list[Pair]:
+    """The pairs as labels have them, by place or by a file name that only one of them has."""
     stems = collections.Counter(Path(pair.name).name for pair in pairs)
     found, is_used = [], False
     for pair in pairs:
         stem = Path(pair.name).name
         names = [pair.name, *([stem] if stems[stem] == 1 else [])]
         if named := [name for name in names if name in labels]:
-            pair, is_used = pair._replace(emotion=labels[named[0]]), True
+            label, is_used = labels[named[0]], True
+            emotion = pair.emotion if label.emotion is None else label.emotion
+            pair = pair._replace(emotion=emotion, identity=label.identity or pair.identity)
         found.append(pair)
     if not is_used:
         raise InputError(f"--labels: no generated video is called {', '.join(list(labels)[:3])}")
@@ -162,31 +248,28 @@ def _grouped(videos: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
     return found
 
 
-def read_pairs(
-    pairs: list[Pair], landmarker: FaceLandmarker, count: int | None = None
-) -> Iterator[tuple[Pair, Face, Face, Decoded]]:
-    """Each pair's generated and real face, and what they were found in.
-
-    The next pair is decoded while this one is judged.
+def read_pairs(pairs: list[Pair], longest: int | None = None) -> Iterator[tuple[Pair, Decoded]]:
+    """Each pair, decoded; the next one is while this one is judged.
 
     Args:
-      count: of each video, the first so many frames; None: all.
+      longest: of each video, the first so many frames; None: all that the other one has.
     """
     with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(_decode, pair, count) for pair in pairs[:1]]
+        coming = [reader.submit(_decode, pair, longest) for pair in pairs[:1]]
         for i, pair in enumerate(pairs):
             decoded = coming.pop().result()
-            coming += [reader.submit(_decode, other, count) for other in pairs[i + 1 : i + 2]]
-            videos = decoded.generated, decoded.real
-            faces = (Face(one.frames, find_points(one.frames, landmarker)) for one in videos)
-            yield pair, *faces, decoded
+            coming += [reader.submit(_decode, other, longest) for other in pairs[i + 1 : i + 2]]
+            yield pair, decoded
 
 
 def _decode(pair: Pair, longest: int | None) -> Decoded:
-    made, real = read_video(pair.generated), read_video(pair.real)
+    """No more is read than is compared, but for the one frame that tells that there are more."""
+    made = read_video(pair.generated, None if longest is None else longest / FPS)
+    most = min(len(made.frames) + 1, longest or np.inf)
+    real = read_video(pair.real, most / FPS)
     (height, width), (made_height, made_width) = (x.frames.shape[1:3] for x in (real, made))
-    lengths = {min(len(x.frames), longest or len(x.frames)) for x in (made, real)}
-    remarks = [CUT] if len(lengths) > 1 else []
+    count = min(len(real.frames), len(made.frames))
+    remarks = [CUT] if len(real.frames) != len(made.frames) else []
     if silent := SILENT.get((made.audio is not None, real.audio is not None)):
         remarks.append(silent)
     # Codecs need even sizes: a row or column more is no other shape.
@@ -194,86 +277,159 @@ def _decode(pair: Pair, longest: int | None) -> Decoded:
         remarks.append(STRETCHED)
     elif (made_height, made_width) != (height, width):
         remarks.append(RESIZED)
-    frames = [resized(frame, height, width) for frame in made.frames[: min(lengths)]]
+    frames = [resized(frame, height, width) for frame in made.frames[:count]]
     voice = real.audio if made.audio is None else made.audio
     return Decoded(
         made._replace(frames=np.stack(frames), audio=voice),
-        real._replace(frames=real.frames[: min(lengths)]),
+        real._replace(frames=real.frames[:count]),
         remarks,
     )
 
 
-def remarks_on_pair(judges: Judges, protocol: Protocol, decoded: Decoded) -> list[str]:
-    """What could not be judged of a pair, or not as it was, in words that go on from "3 clips"."""
-    (frames, voice), found = decoded.generated[:2], list(decoded.remarks)
-    if judges.sync and "sync" in protocol.figures and voice is not None:
-        found += [TOO_SHORT] * (not is_long_enough(len(frames), len(voice)))
-    return found
+def look(
+    judges: Judges,
+    protocol: Protocol,
+    frames: UInt8[np.ndarray, "t h w 3"],
+    landmarker: FaceLandmarker | None,
+) -> Face:
+    """What is seen in a video's frames."""
+    points = None if landmarker is None else find_points(frames, landmarker)
+    wanted = judges.identity is not None and "identity" in protocol.figures
+    return Face(frames, points, judges.identity.look(frames) if wanted else None)
+
+
+def judge_reference(
+    judges: Judges,
+    protocol: Protocol,
+    real: Video,
+    lender: Path | None,
+    landmarker: FaceLandmarker | None,
+    emotion: int = UNKNOWN_EMOTION,
+) -> Reference:
+    """Every row of a pair but the generated one; the still portrait is the first frame.
+
+    Args:
+      real: as many frames as are compared.
+      lender: the video whose voice the row has that is heard with the wrong one.
+    """
+    count, other = len(real.frames), None
+    if lender is not None and real.audio is not None:
+        other = read_soundtrack(lender, count, count / FPS)
+    videos = known_videos(real.frames, real.frames[0])
+    faces = {name: look(judges, protocol, shown, landmarker) for name, shown in videos.items()}
+    truth, figures, features = faces[TRUTH], {}, {}
+    silence = np.zeros(count * SAMPLES_PER_FRAME, np.float32)
+    voice = silence if real.audio is None else real.audio
+    for name, row in rows(count, voice, other).items():
+        if row.video != GENERATED:
+            video = faces[row.video].at(row.at)
+            heard = None if real.audio is None else row.audio
+            figures[name] = measure(judges, protocol, video, truth, heard, emotion)
+            features |= fid_features(judges, protocol, name, video.frames)
+    if truth.points is not None:
+        features[LANDMARKS] = truth.points
+    person = np.zeros((count, 0)) if truth.person is None else truth.person
+    return Reference(figures, features, person)
 
 
 def judge_pair(
     judges: Judges,
     protocol: Protocol,
-    face: Face,
-    real: Face,
-    landmarker: FaceLandmarker,
-    voice: Float[np.ndarray, " n"] | None,
-    real_voice: Float[np.ndarray, " m"] | None,
-    other_voice: Float[np.ndarray, " k"] | None,
-    emotion: int = UNKNOWN_EMOTION,
-) -> tuple[dict[str, Figures], dict[str, Float[np.ndarray, "f d"]]]:
-    """Figures of every row of a pair, and features for the FID by row.
+    pair: Pair,
+    decoded: Decoded,
+    reference: Reference,
+    landmarker: FaceLandmarker | None,
+) -> Judged:
+    """The row "generated" of a pair, beside those of its real video.
 
-    The still portrait is the real one's first frame. Of the judges, those of sync, emotion,
-    identity and FID are asked.
+    It is judged with its own voice: one that comes late is the system's fault.
+    """
+    (frames, voice), real = decoded.generated, reference.face(decoded.real.frames)
+    video = look(judges, protocol, frames, landmarker)
+    figures = measure(judges, protocol, video, real, voice, pair.emotion)
+    features = fid_features(judges, protocol, GENERATED, frames) | reference.features
+    features.pop(LANDMARKS, None)
+    return Judged(
+        clip=pair.name,
+        identity=pair.identity,
+        emotion=emotion_name(pair.emotion),
+        rows={GENERATED: figures, **reference.rows},
+        features=features,
+        person=np.zeros(0),
+        remarks=remarks_on_pair(judges, protocol, decoded, video, real),
+    )
+
+
+def remarks_on_pair(
+    judges: Judges, protocol: Protocol, decoded: Decoded, video: Face, real: Face
+) -> list[str]:
+    """What could not be judged of a pair, or not as it was, in words that go on from "3 clips"."""
+    (frames, voice), found = decoded.generated, list(decoded.remarks)
+    if judges.sync and "sync" in protocol.figures and voice is not None:
+        found += [TOO_SHORT] * (not is_long_enough(len(frames), len(voice)))
+        if "pipeline" in protocol.sync_crops and video.points is not None:
+            found += [NO_CROP] * (not (_has_face(video).any() and _has_face(real).any()))
+    return found
+
+
+def measure(
+    judges: Judges,
+    protocol: Protocol,
+    video: Face,
+    real: Face,
+    voice: Float[np.ndarray, " n"] | None,
+    emotion: int = UNKNOWN_EMOTION,
+) -> Figures:
+    """Figures of one row. Of the judges, those of sync, emotion and identity are asked.
 
     Args:
-      voice: the generated video's own: a voice that comes late there is the system's fault.
-      real_voice: of all other rows but the one that has `other_voice`.
+      voice: None: nothing is heard.
     """
-    shown = {GENERATED: face.frames} | known_videos(real.frames, real.frames[0])
-    faces = {GENERATED: face, TRUTH: real}
-    for name in (BLURRED, PORTRAIT):
-        faces[name] = Face(shown[name], find_points(shown[name], landmarker))
-    people = {}
-    if judges.identity and "identity" in protocol.figures:
-        people = {name: judges.identity.look(frames) for name, frames in shown.items()}
-    silence = np.zeros(len(real.frames) * SAMPLES_PER_FRAME, np.float32)
-    figures, features = {}, {}
-    known = rows(len(real.frames), silence if real_voice is None else real_voice, other_voice)
-    for name, row in known.items():
-        heard = None if real_voice is None else row.audio
-        if row.video == GENERATED:
-            heard = voice
-        video = Face(*(x[row.at] for x in faces[row.video]))
-        found = {}
-        if "image" in protocol.figures:
-            found |= compare_pixels(video.frames, real.frames)
-        found |= compare_faces(video, real, heard)
-        if people:
-            same = (people[row.video][row.at] * people[TRUTH]).sum(1)
-            found["identity_similarity"] = float(same.mean())
-        if judges.emotion and "emotion" in protocol.figures and emotion != UNKNOWN_EMOTION:
-            found |= judge_emotion(judges.emotion.look, video, emotion)
-        boxes = face_boxes(video)
-        if judges.sync and heard is not None and boxes is not None and "sync" in protocol.figures:
-            found |= judge_crops(judges.sync.look, protocol, video.frames, heard, boxes)
-        features |= fid_features(judges, protocol, name, video.frames)
-        figures[name] = found
-    return figures, features
+    figures: Figures = {}
+    if "image" in protocol.figures:
+        figures |= compare_pixels(video.frames, real.frames)
+    if video.points is not None and "mouth" in protocol.figures:
+        figures |= compare_mouths(video, real, voice)
+    if video.points is not None and "face" in protocol.figures:
+        figures |= compare_faces(video, real)
+    if video.person is not None:
+        figures["identity_similarity"] = float((video.person * real.person).sum(1).mean())
+    if judges.emotion and "emotion" in protocol.figures and emotion != UNKNOWN_EMOTION:
+        figures |= judge_emotion(judges.emotion.look, video, emotion)
+    if judges.sync and "sync" in protocol.figures and voice is not None:
+        figures |= judge_sync(judges.sync.look, protocol, video, voice)
+    return figures
+
+
+def judge_sync(
+    look: Callable, protocol: Protocol, video: Face, voice: Float[np.ndarray, " n"]
+) -> Figures:
+    """Those of `judge_crops`; where no face is seen, of whole frames only."""
+    boxes = face_boxes(video)
+    if boxes is not None:
+        return judge_crops(look, protocol, video.frames, voice, boxes)
+    if "whole" not in protocol.sync_crops:
+        return {}
+    whole = dataclasses.replace(protocol, sync_crops=("whole",))
+    suffix = "_whole" if protocol.sync_crops[0] != "whole" else ""
+    figures = judge_crops(look, whole, video.frames, voice, None)
+    return {f"{name}{suffix}": figure for name, figure in figures.items()}
 
 
 def judge_emotion(
     look: Callable[[UInt8[np.ndarray, "t c c 3"]], int], video: Face, emotion: int
 ) -> Figures:
-    """ACC_e of one video; nothing where no face is seen."""
+    """ACC_e of one video, and what was named; nothing where no face is seen."""
     crops = face_crops(video)
-    return {} if crops is None else {"emotion_accuracy": float(look(crops) == emotion)}
+    if crops is None:
+        return {}
+    named = look(crops)
+    return {"emotion_accuracy": float(named == emotion), NAMED: float(named)}
 
 
 def face_crops(video: Face) -> UInt8[np.ndarray, "t c c 3"] | None:
     """The frames as EMOCA crops them, which is how emotion judges know faces; None without one."""
-    seen = np.isfinite(video.points[:, 0, 0])
+    seen = _has_face(video)
     if not seen.any():
         return None
     boxes = np.zeros((len(seen), 3))
@@ -289,7 +445,7 @@ def face_boxes(video: Face) -> Float[np.ndarray, "t 4"] | None:
 
     Through frames that show none it goes straight from one place to the next.
     """
-    seen = np.flatnonzero(np.isfinite(video.points[:, 0, 0]))
+    seen = np.flatnonzero(_has_face(video))
     if not seen.size:
         return None
     height, width = video.frames.shape[1:3]
@@ -299,25 +455,44 @@ def face_boxes(video: Face) -> Float[np.ndarray, "t 4"] | None:
     return np.stack([np.interp(at, seen, edge) for edge in boxes.T], axis=1)
 
 
-def compare_faces(face: Face, real: Face, voice: Float[np.ndarray, " n"] | None) -> Figures:
-    """Figures of landmarks, in distances of the real one's outer eye corners.
+def _has_face(video: Face) -> Bool[np.ndarray, " t"]:
+    """In which frames a face is seen; in none without a landmarker."""
+    if video.points is None:
+        return np.zeros(len(video.frames), bool)
+    return np.isfinite(video.points[:, 0, 0])
+
+
+def compare_mouths(video: Face, real: Face, voice: Float[np.ndarray, " n"] | None) -> Figures:
+    """Figures of `compare_lips`, in distances of the real one's outer eye corners."""
+    seen = _has_face(video) & _has_face(real)
+    if seen.sum() < 3:
+        return {}
+    unit = float(eye_distance(real.points[seen]).mean())
+    lips, true_lips = (Lips(x[:, LIPS], opening(x)) for x in (video.points, real.points))
+    return compare_lips(lips, true_lips, unit, _pixels(video), voice)
+
+
+def compare_faces(video: Face, real: Face) -> Figures:
+    """Figures of all landmarks, in distances of the real one's outer eye corners.
 
     The distance of faces is as that of lips, the field's F-LMD. Figures that need a face leave out
     the frames without one.
     """
-    figures = {"faces_seen": float(np.isfinite(face.points[:, 0, 0]).mean())}
-    seen = np.isfinite(face.points[:, 0, 0]) & np.isfinite(real.points[:, 0, 0])
+    figures = {"faces_seen": float(_has_face(video).mean())}
+    seen = _has_face(video) & _has_face(real)
     if seen.sum() < 3:
         return figures
-    points, truth = face.points[seen], real.points[seen]
-    unit, pixels = float(eye_distance(truth).mean()), PIXELS_SIDE / face.frames.shape[1]
-    lips, true_lips = (Lips(x[:, LIPS], opening(x)) for x in (face.points, real.points))
+    points, truth = video.points[seen], real.points[seen]
     distance = shape_distance(points, truth)
     return figures | {
-        **compare_lips(lips, true_lips, unit, pixels, voice),
-        "face_landmark_distance": distance / unit,
-        f"face_landmark_distance{PIXELS}": distance * pixels,
+        "face_landmark_distance": distance / float(eye_distance(truth).mean()),
+        f"face_landmark_distance{PIXELS}": distance * _pixels(video),
         **lip_landmark_error(points, truth),
         "head_motion": head_motion(points),
-        "blinks_per_minute": blinks_per_minute(eye_opening(face.points)),
+        "blinks_per_minute": blinks_per_minute(eye_opening(video.points)),
     }
+
+
+def _pixels(video: Face) -> float:
+    """What a pixel is at 256 px."""
+    return PIXELS_SIDE / video.frames.shape[1]

@@ -343,13 +343,14 @@ class ToRaw(nn.Module):
         bias = self.param("bias", lambda _: jnp.array([0.0, 0.0, self.mask_bias]))
         kernel = kernel * x.shape[-1] ** -0.5
         # Three outputs: it is cheaper to modulate the kernel than the map.
-        raw = jnp.einsum("nhwi,nio->nhwo", x.astype(jnp.float32), scale[..., None] * kernel[None])
-        offset = bias[None] if shift is None else bias[None] + shift @ kernel
+        product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+        raw = product("nhwi,nio->nhwo", x.astype(jnp.float32), scale[..., None] * kernel[None])
+        offset = bias[None] if shift is None else bias[None] + product("ni,io->no", shift, kernel)
         return raw + offset[:, None, None]
 
 
 class ToRGB(nn.Module):
-    """1x1 convolution, bias, leaky ReLU on the three channels, and another bias; float32."""
+    """1x1 convolution, bias, leaky ReLU on the three channels; and another bias, in float32."""
 
     dtype: DTypeLike
 

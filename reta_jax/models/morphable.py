@@ -88,7 +88,9 @@ def mesh(model: MorphableModel, p_exp: Float[Array, "*n k"]) -> Float[Array, "*n
 
 def position_map(model: MorphableModel, p_exp: Float[Array, "*n k"]) -> Float[Array, "*n r r 3"]:
     """Offsets s - s_mean on the UV map, in centimetres: what the motion encoder reads."""
-    return jnp.einsum("hwck,...k->...hwc", model.uv_expression, p_exp)
+    return jnp.einsum(
+        "hwck,...k->...hwc", model.uv_expression, p_exp, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def rasterise_to_uv(

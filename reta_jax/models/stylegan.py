@@ -35,7 +35,7 @@ def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
 
 
 class EqualDense(nn.Module):
-    """Linear layer, always float32: its inputs are codes, not maps.
+    """Linear layer, always float32, on GPUs and TPUs, too: its inputs are codes, not maps.
 
     A kernel under the name SCALED, of `scaled_dense`, is taken as it is.
     """
@@ -48,7 +48,8 @@ class EqualDense(nn.Module):
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b {self.features}"]:
         kernel = self.scaled_kernel(x.shape[-1])
         bias = self.param("bias", self.bias_init, (self.features,))
-        return x.astype(jnp.float32) @ kernel + bias[None]
+        x = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+        return x + bias[None]
 
     def scaled_kernel(self, inputs: int) -> Float[Array, "{inputs} {self.features}"]:
         if self.has_variable("params", SCALED):

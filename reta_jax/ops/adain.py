@@ -62,4 +62,5 @@ def demodulation(
     Args:
       energy: of the kernel (`kernel_energy`).
     """
-    return jax.lax.rsqrt(jnp.square(style) @ energy + eps)
+    squares = jnp.matmul(jnp.square(style), energy, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.rsqrt(squares + eps)

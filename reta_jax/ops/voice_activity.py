@@ -21,7 +21,7 @@ def voice_activity(audio: Float[Array, "b n"]) -> Float[Array, "b t"]:
     `FADE` frames for either. What is loud is loud beside the loudest frame of the window.
     """
     frames = audio.astype(jnp.float32).reshape(audio.shape[0], -1, SAMPLES_PER_FRAME)
-    level = 10 * jnp.log10(jnp.square(frames).mean(-1) + 1e-12)
+    level = 10 * jnp.log10(frames.var(-1) + 1e-12)  # a microphone's offset is no sound
     threshold = jnp.maximum(level.max(1, keepdims=True) - BELOW_PEAK, QUIET)
     spoken = jnp.clip((level - threshold) / SOFT, 0, 1)
     # The fade is an average over the past, so that it begins with the held frames and not before.

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from reta_jax.metrics.diagnosis import calibration_error, pairs_told_apart, sync_plateau
+from reta_jax.metrics.diagnosis import (
+    calibration_error,
+    moments_told_apart,
+    pairs_told_apart,
+    sync_plateau,
+)
 
 
 def test_a_sync_loss_at_chance_is_explained():
@@ -21,6 +26,15 @@ def test_pairs_told_apart():
     assert found["shifted_refused"] == pytest.approx(2 / 3)
     assert found["auc"] == pytest.approx(6 / 9)
     assert pairs_told_apart(np.full(6, 0.5), is_in_sync)["auc"] == 0.5
+
+
+def test_moments_are_told_apart_clip_by_clip():
+    """Own moments first: nearest of all; second of three; level with one of two."""
+    closeness = np.array([[-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-2.0, -2.0, -3.0]])
+    assert moments_told_apart(closeness) == {
+        "own_moment_nearest": pytest.approx(1 / 3),
+        "own_moment_nearer": pytest.approx((2 + 1 + 1.5) / 6),
+    }
 
 
 def test_calibration_error_is_the_gap_of_confidence_and_accuracy():

@@ -14,6 +14,22 @@ from reta_jax.metrics.rows import BLURRED, OTHER_VOICE, PORTRAIT, TRUTH, known_v
 LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
 
 
+def test_networks_of_one_file_are_two_judges(tmp_path, monkeypatch):
+    """What one of them judged is not to be taken for the other's, nor for what it was before."""
+    file = tmp_path / "two_networks.py"
+    file.write_text("def a(frames): ...\ndef b(frames): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = [load_judges(identity=f"two_networks:{one}").identity.sha256 for one in "aba"]
+    assert digests[0] == digests[2] != digests[1]
+    file.write_text("def a(frames): return frames\n")
+    assert load_judges(identity="two_networks:a").identity.sha256 != digests[0]
+
+
+def test_judges_say_what_is_known_of_them():
+    judges = load_judges()
+    assert judges.emotion.diagnosis["accuracy"] > 0.8 and judges.sync.diagnosis["auc"] > 0.6
+
+
 @pytest.mark.slow
 def test_emotions_are_seen_in_the_truth_and_through_blur_but_not_in_the_portrait(tmp_path):
     """Of a person that no network knows, in every emotion; the portrait is neutral."""
@@ -23,7 +39,7 @@ def test_emotions_are_seen_in_the_truth_and_through_blur_but_not_in_the_portrait
     for clip in evaluation_clips(tmp_path, "test"):
         for name, frames in known_videos(clip.frames, clip.portrait).items():
             right[name] += judge.look(frames) == clip.emotion
-    assert right[TRUTH] >= right[BLURRED] >= 5 > 2 >= right[PORTRAIT]
+    assert min(right[TRUTH], right[BLURRED]) >= 5 > 2 >= right[PORTRAIT]
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
 from reta_jax.metrics.mouth import (
     HOLD,
+    Lips,
+    compare_lips,
     correlation,
     find_points,
     follows_voice,
@@ -54,7 +56,8 @@ def test_opening_is_in_units_of_the_eyes_distance():
 
 def test_loudness_is_in_decibels_and_has_a_floor():
     found = loudness(voice([-20.0, -40.0, -90.0])[: 3 * FRAME - 1], 4)
-    np.testing.assert_allclose(found, [-20, -40, -60, -60], atol=0.01)
+    np.testing.assert_allclose(found, [-20, -40, -60, -60], atol=0.05)
+    np.testing.assert_allclose(loudness(0.3 + voice([-20.0, -90.0]), 2), [-20, -60], atol=0.05)
 
 
 def test_a_mouth_that_opens_with_the_voice_and_one_that_does_not():
@@ -103,3 +106,46 @@ def test_silence_begins_a_while_after_the_sound():
     silent = silent_frames(voice(levels), 25)
     expected = np.r_[: 10 - HOLD, 15 + HOLD : 25]
     np.testing.assert_array_equal(np.flatnonzero(silent), expected)
+
+
+def test_a_rooms_noise_is_silence_and_soft_speech_is_not():
+    """25 dB below a voice of -20 dB: a file's zeros, and a room of -46; -40 is spoken."""
+    for pause, is_silent in ((-90.0, True), (-46.0, True), (-40.0, False)):
+        silent = silent_frames(voice([-20.0] * 20 + [pause] * 20), 40)
+        np.testing.assert_array_equal(silent[20 + HOLD :], is_silent)
+        assert not silent[: 20 + HOLD].any()
+    assert silent_frames(voice([-90.0] * 10), 10).all()  # nobody speaks at all
+    click = voice([-20.0] * 60 + [-40.0] * 40)
+    click[10] = 1.0  # a frame of -28 dB and more is no louder voice
+    np.testing.assert_array_equal(silent_frames(click, 100), False)
+
+
+def moving(gap):
+    """Lips of which the lower one alone moves."""
+    points = np.zeros((len(gap), 20, 2))
+    points[:, 66 - 48, 1] = gap
+    return Lips(points, np.asarray(gap))
+
+
+def test_movement_in_silence_is_that_of_silent_frames():
+    """Lips that open and shut by 0.2 while a room hums 26 dB below the voice have moved by 0.1."""
+    sound = voice([-20.0] * 20 + [-46.0] * 23)
+    spoken = np.linspace(0, 1, 20 + HOLD)
+    figures = {
+        name: compare_lips(moving(np.r_[spoken, then]), None, 1.0, 1.0, sound)
+        for name, then in (("moves", np.tile([0.0, 0.2], 10)), ("rests", np.full(20, 0.1)))
+    }
+    assert figures["moves"]["movement_in_silence"] == pytest.approx(0.1)
+    assert figures["rests"]["movement_in_silence"] == pytest.approx(0, abs=1e-12)
+    always = compare_lips(moving(np.r_[spoken, spoken]), None, 1.0, 1.0, voice([-20.0] * 46))
+    assert "movement_in_silence" not in always
+
+
+def test_a_mouth_that_trembles_is_told_from_one_that_speaks_and_one_that_rests():
+    speaking = 0.2 + 0.1 * np.sin(np.arange(50) / 3)
+    trembling = speaking + 0.02 * (-1.0) ** np.arange(50)
+    found = [
+        compare_lips(moving(gap), None, 1.0, 1.0, None)["mouth_jitter"]
+        for gap in (np.full(50, 0.2), speaking, trembling)
+    ]
+    assert found[0] == 0 and found[2] > 2 * found[1] > 0

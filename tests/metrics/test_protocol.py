@@ -39,7 +39,21 @@ def test_a_file_comes_back_with_what_it_was_run_on(tmp_path):
     protocol = Protocol(clips=4, figures=("image", "fid"))
     write_protocol(path, protocol, run)
     assert read_protocol(path) == (protocol, run)
-    assert path.read_text().startswith(f"# {protocol.sha256}\n")
+    assert protocol.sha256 in path.read_text()
+
+
+def test_a_protocol_that_was_changed_since_its_report_is_refused(tmp_path):
+    path, run = tmp_path / "protocol.yaml", {"sha256": {"data": "ab"}}
+    write_protocol(path, Protocol(clips=4), run)
+    whole = path.read_text()
+    for changed in (whole.replace("clips: 4", "clips: 5"), whole.replace("seed: 0\n", "")):
+        assert changed != whole
+        path.write_text(changed)
+        with pytest.raises(InputError, match="changed since its report .* take `run` out"):
+            read_protocol(path)
+    bare = whole.replace("clips: 4", "clips: 5")[: whole.index("run:")]
+    path.write_text(bare)
+    assert read_protocol(path) == (Protocol(clips=5), {})
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,15 @@ import pytest
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax.metrics import clips as clip_figures
+from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.clips import judge_generated, judge_known
-from reta_jax.metrics.judges import JUDGES, Judge, load_judges
+from reta_jax.metrics.judges import JUDGES, Judge, Judges, load_judges
+from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.metrics.rows import OTHER_VOICE
+from reta_jax.metrics.rows import BLURRED, OTHER_VOICE, TRUTH, known_videos
+from reta_jax.metrics.summary import summarise
 from reta_jax.metrics.sync import Sync
+from reta_jax.models.morphable import builtin_morphable
 
 LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
 
@@ -40,10 +44,14 @@ def known(person):
 
 
 def by_lips(clip, frames, audio) -> Sync:
-    """A judge of synchrony that knows the clip: is it this voice, and how late are the lips?"""
+    """A judge of synchrony that knows the clip: is it this voice, and how late are the lips?
+
+    As published, lips that come late have to be moved by as many frames: the offset is above 0.
+    """
     error = [np.abs(frames - np.roll(clip.frames, k, 0).astype(float)).mean() for k in range(-5, 6)]
     is_own = np.array_equal(audio, clip.audio)
-    return Sync(8.0 if is_own else 1.0, 6.0, 5 - int(np.argmin(error)), np.zeros(31))
+    confidence, distance = (8.0, 6.0) if is_own else (1.0, 13.0)
+    return Sync(confidence, distance, int(np.argmin(error)) - 5, np.zeros(31))
 
 
 @pytest.mark.parametrize(
@@ -91,13 +99,55 @@ def test_another_voice_shows_in_what_hears_it_alone(known):
     rows, _ = known
     own, other = rows["truth"], rows[OTHER_VOICE]
     assert own["voice_correlation"] > other["voice_correlation"] + 0.1
-    assert own["sync_c"] > other["sync_c"] and own["psnr"] == other["psnr"]
+    assert own["sync_c"] > other["sync_c"] and own["sync_d"] < other["sync_d"]
+    assert own["psnr"] == other["psnr"]
 
 
 def test_a_shift_shows_in_the_offset(known):
     rows, _ = known
     assert (rows["truth"]["sync_offset"], rows["truth"]["sync_offset_whole"]) == (0, 0)
-    assert rows[LATE]["sync_offset"] == -rows[EARLY]["sync_offset"] == -3
+    assert rows[LATE]["sync_offset"] == -rows[EARLY]["sync_offset"] == 3
+
+
+def test_distances_of_features_rank_what_is_known(known):
+    rows, features = known
+    clips = [Judged("", "", "", rows, features, np.zeros(0))]
+    found = summarise(Judges(), Protocol(figures=("fid",)), clips)["rows"]
+    for distance in ("fid", "kid"):
+        perfect = found["truth"][distance]
+        assert abs(perfect) < 1e-4 * min(
+            found[name][distance] for name in ("truth, blurred", "still portrait")
+        )
+
+
+def test_blur_takes_detail_and_no_light(person):
+    """Rounded down twice, it would be a grey level darker, too."""
+    clip, _ = person
+    videos = known_videos(clip.frames, clip.portrait)
+    assert abs(videos[BLURRED].mean() - videos[TRUTH].mean()) < 0.1
+    detail = {name: np.abs(np.diff(videos[name].astype(int), axis=2)).mean() for name in videos}
+    assert detail[BLURRED] < 0.7 * detail[TRUTH]
+    one, other = videos[BLURRED][:2], known_videos(clip.frames[:2], clip.portrait)[BLURRED]
+    np.testing.assert_array_equal(one, other)  # in the picture alone, not over time
+
+
+def test_a_still_portrait_has_its_own_mesh(person):
+    """That of its frame if it is the clip's own first one, else the neutral one."""
+    clip, _ = person
+    own = clip._replace(portrait=clip.frames[0])
+    assert np.abs(clip.coefficients[0]).max() > 0.1
+    still, face = {}, builtin_morphable(8)
+    for name, one in (("own", own), ("other", clip._replace(portrait=clip.portrait + 1))):
+        judged = judge_known(Judges(), Protocol(figures=("mesh",)), one).rows
+        still[name] = judged["still portrait"]
+    for name, coefficients in (
+        ("own", clip.coefficients[:1]), ("other", np.zeros_like(clip.coefficients[:1]))
+    ):  # fmt: skip
+        lips = np.repeat(lip_mesh(face, coefficients), len(clip.frames), 0)
+        assert still[name] == pytest.approx(
+            lip_vertex_error(lips, lip_mesh(face, clip.coefficients))
+        )
+    assert still["own"] != still["other"]
 
 
 def test_features_are_of_frames_that_are_spread(known, person):

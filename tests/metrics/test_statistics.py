@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from reta_jax.metrics.statistics import grouped, intervals, mean_figures, missing_counts
+from reta_jax.metrics.statistics import (
+    NAMED,
+    grouped,
+    interval_of,
+    intervals,
+    mean_figures,
+    missing_counts,
+)
 
 
 def test_means_are_over_the_clips_that_have_the_figure():
@@ -15,6 +22,19 @@ def test_late_and_early_do_not_cancel():
     assert mean_figures(rows) == {"sync_offset": 12.0}
     assert intervals(rows) == {"sync_offset": [12.0, 12.0]}
     assert mean_figures([{"head_motion": -1.0}]) == {"head_motion": -1.0}
+
+
+def test_there_is_no_mean_emotion():
+    rows = [{NAMED: 3.0}, {}]
+    assert mean_figures(rows) == missing_counts(rows, 2) == intervals(rows) == {}
+
+
+def test_a_figure_of_the_whole_set_is_drawn_like_a_mean():
+    values = np.random.default_rng(0).normal(20, 2, 30)
+    mean = lambda times: float(times @ values / times.sum())
+    rows = [{"psnr": float(value)} for value in values]
+    np.testing.assert_allclose(interval_of(mean, 30), intervals(rows)["psnr"])
+    assert interval_of(lambda times: np.nan, 30) is None
 
 
 def test_figures_that_some_clips_lack_say_of_how_many_they_are():

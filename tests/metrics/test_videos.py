@@ -1,7 +1,9 @@
 """Videos of anybody against the real ones, with a landmarker that reads faces off their pixels."""
 
 import json
+import shutil
 import threading
+import urllib.error
 
 import numpy as np
 import pytest
@@ -9,18 +11,22 @@ import pytest
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, sync_box
-from data_pipeline.video import Video, VideoWriter
+from data_pipeline.video import Video, VideoWriter, read_video
 from reta_jax import evaluate as judging
 from reta_jax.metrics import videos as video_figures
 from reta_jax.metrics.judges import Judge, Judges
 from reta_jax.metrics.mouth import correlation
-from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.protocol import Protocol, load_suite
 from reta_jax.metrics.sync import Sync
 from reta_jax.metrics.tables import markdown_report
 from reta_jax.metrics.videos import (
+    NO_CROP,
+    NO_LANDMARKS,
     Face,
+    Label,
     Pair,
     compare_faces,
+    compare_mouths,
     face_boxes,
     face_crops,
     find_pairs,
@@ -58,6 +64,10 @@ def track(levels: np.ndarray) -> np.ndarray:
     return np.stack([face(level) for level in levels]).astype(np.float64)
 
 
+def compare_both(video, real, voice=None):
+    return compare_mouths(video, real, voice) | compare_faces(video, real)
+
+
 def save(path, levels, side: int = SIDE, sound: int | None = None, width: int | None = None):
     """A video of grey frames, silent or as loud as the mouth of `openings(sound)` is open."""
     size = side, width or side
@@ -73,7 +83,7 @@ def save(path, levels, side: int = SIDE, sound: int | None = None, width: int | 
 
 def test_a_face_compared_with_itself_is_perfect_wherever_it_is():
     points, blank = track(openings()), np.zeros((FRAMES, 8, 8, 3), np.uint8)
-    figures = compare_faces(Face(blank, points + 30), Face(blank, points), None)
+    figures = compare_both(Face(blank, points + 30), Face(blank, points))
     np.testing.assert_allclose(figures["mouth_correlation"], 1)
     for name in ("mouth_opening_error", "mouth_landmark_distance", "face_landmark_distance"):
         np.testing.assert_allclose(figures[name], 0, atol=1e-12)
@@ -85,7 +95,7 @@ def test_distances_are_in_eye_distances():
     points, blank = track(np.full(FRAMES, 80.0)), np.zeros((FRAMES, 8, 8, 3), np.uint8)
     moved = points.copy()
     moved[:, 66, 1] += 10
-    figures = compare_faces(Face(blank, moved), Face(blank, points), None)
+    figures = compare_mouths(Face(blank, moved), Face(blank, points), None)
     np.testing.assert_allclose(figures["mouth_opening_error"], 0.1)
     mean = (0.95 * 10 + 19 * 0.05 * 10) / 20 / 100  # about the points' own mean
     np.testing.assert_allclose(figures["mouth_landmark_distance"], mean)
@@ -95,11 +105,11 @@ def test_frames_without_a_face_are_left_out():
     points, blank = track(openings()), np.zeros((FRAMES, 8, 8, 3), np.uint8)
     half = points.copy()
     half[::2] = np.nan
-    figures = compare_faces(Face(blank, half), Face(blank, points), np.zeros(FRAMES * 640))
+    figures = compare_both(Face(blank, half), Face(blank, points), np.zeros(FRAMES * 640))
     assert figures["faces_seen"] == 0.5 and figures["voice_correlation"] == 0
     np.testing.assert_allclose(figures["mouth_correlation"], 1)
     nothing = np.full_like(points, np.nan)
-    assert compare_faces(Face(blank, nothing), Face(blank, points), None) == {"faces_seen": 0.0}
+    assert compare_both(Face(blank, nothing), Face(blank, points)) == {"faces_seen": 0.0}
 
 
 def test_a_gap_without_a_face_is_no_jitter():
@@ -107,10 +117,10 @@ def test_a_gap_without_a_face_is_no_jitter():
     points += np.arange(FRAMES)[:, None, None]  # it moves steadily
     seen = points.copy()
     seen[10:20] = np.nan
-    figures = compare_faces(Face(blank, seen), Face(blank, points), None)
+    figures = compare_mouths(Face(blank, seen), Face(blank, points), None)
     np.testing.assert_allclose(figures["mouth_jitter"], 0, atol=1e-9)
     seen[::2] = np.nan
-    assert "mouth_jitter" not in compare_faces(Face(blank, seen), Face(blank, points), None)
+    assert "mouth_jitter" not in compare_mouths(Face(blank, seen), Face(blank, points), None)
 
 
 @pytest.fixture
@@ -157,6 +167,223 @@ def test_the_command_judges_videos_of_another_size(tmp_path, monkeypatch, capsys
         )
 
 
+PAPER = {"psnr", "psnr_clip", "ssim", "fid", "kid", "emotion_accuracy", "sync_c", "sync_c_whole"}
+
+
+def test_a_protocol_chooses_the_figures_of_mouths_and_faces(tmp_path):
+    for name in ("made", "real"):
+        save(tmp_path / name / "a.mp4", openings(1), sound=1)
+
+    def figures(protocol):
+        report = judging.evaluate_videos(
+            tmp_path / "made", tmp_path / "real", GreyFace(), protocol=protocol
+        )
+        return set(report["rows"]["generated"])
+
+    mouth, face = (figures(Protocol(figures=(group,))) for group in ("mouth", "face"))
+    assert figures(load_suite("paper")) <= PAPER
+    assert {"mouth_correlation", "voice_correlation"} <= mouth and not mouth & face
+    assert {"faces_seen", "face_landmark_distance", "blinks_per_minute"} <= face
+    assert figures(Protocol(figures=("mouth", "face"))) == mouth | face
+
+
+@pytest.mark.parametrize(
+    ("crops", "expected"),
+    [
+        (("pipeline", "whole"), {"sync_c_whole", "sync_d_whole", "sync_offset_whole"}),
+        (("whole", "pipeline"), {"sync_c", "sync_d", "sync_offset"}),
+        (("pipeline",), set()),
+    ],
+)
+def test_whole_frames_need_no_face_to_be_heard(tmp_path, crops, expected):
+    """The whole frame's figures keep their names where the pipeline's are missing."""
+    save(tmp_path / "real" / "a.mp4", openings(1), sound=1)
+    save(tmp_path / "made" / "a.mp4", np.zeros(FRAMES), sound=1)
+
+    def sync(frames, audio, boxes):
+        assert boxes is None or frames.any()
+        return Sync(1.0, 2.0, 3, np.zeros(31))
+
+    protocol = Protocol(figures=("sync",), sync_crops=crops)
+    report = judging.evaluate_videos(
+        tmp_path / "made",
+        tmp_path / "real",
+        GreyFace(),
+        judges=Judges(sync=Judge("known", "", sync)),
+        protocol=protocol,
+    )
+    assert set(report["rows"].get("generated", {})) == expected
+    assert f"1 of 1 clips {NO_CROP}" in report["notes"]
+
+
+@pytest.fixture
+def nothing_at_hand(tmp_path, monkeypatch):
+    """No landmarker's model is named or kept, and none can be fetched."""
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.delenv("RETA_FACE_LANDMARKER", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+def test_pictures_are_judged_without_landmarks(tmp_path, nothing_at_hand):
+    save(tmp_path / "real" / "a.mp4", openings(), sound=0)
+    save(tmp_path / "made" / "a.mp4", 0.8 * openings(), sound=0)
+    command = [f"--videos={tmp_path / 'made'}", f"--reference={tmp_path / 'real'}"]
+    judging.main([*command, f"--out={tmp_path / 'out'}"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["rows"]["generated"]) == {"psnr", "psnr_clip", "ssim"}
+    assert report["rows"]["truth"]["psnr"] == 100
+    assert report["notes"].count(NO_LANDMARKS.format("")) == 1
+    assert not any("show no face" in note for note in report["notes"])
+    assert "face_landmarker" not in report["sha256"]
+
+
+def test_what_needs_no_landmarks_is_judged_without(tmp_path):
+    for name in ("made", "real"):
+        save(tmp_path / name / "happy" / "level_3" / "a.mp4", openings(1), sound=1)
+    judges = Judges(
+        sync=Judge("known", "", lambda *_: Sync(1.0, 1.0, 0, np.zeros(31))),
+        inception=Judge("grey", "", lambda x: x.mean((1, 2))),
+        identity=Judge("one", "", lambda x: np.ones((len(x), 1), np.float32)),
+        emotion=Judge("face", "", lambda _: pytest.fail("it is shown no face")),
+    )
+    folders = tmp_path / "made", tmp_path / "real"
+    report = judging.evaluate_videos(*folders, None, judges=judges, cache=tmp_path / "clips")
+    generated = report["rows"]["generated"]
+    assert {"sync_c_whole", "fid", "identity_similarity"} <= set(generated)
+    assert not {"sync_c", "emotion_accuracy", "faces_seen"} & set(generated)
+    assert NO_LANDMARKS.format(", emotions") in report["notes"]
+    assert not any(NO_CROP in note for note in report["notes"])
+    judges = judges._replace(emotion=None)  # another one's pairs
+    report = judging.evaluate_videos(*folders, GreyFace(), judges=judges, cache=tmp_path / "clips")
+    assert "sync_c" in report["rows"]["generated"]
+
+
+@pytest.mark.parametrize("place", ["option", "variable"])
+def test_a_landmarker_that_is_named_must_be_there(
+    tmp_path, monkeypatch, capsys, nothing_at_hand, place
+):
+    save(tmp_path / "a.mp4", openings())
+    command = [f"--videos={tmp_path}", f"--reference={tmp_path}"]
+    if place == "option":
+        command.append("--face-landmarker=missing.task")
+    else:
+        monkeypatch.setenv("RETA_FACE_LANDMARKER", "missing.task")
+    with pytest.raises(SystemExit) as caught:
+        judging.main(command)
+    assert caught.value.code == 2 and "missing.task does not exist" in capsys.readouterr().err
+
+
+def test_videos_are_named_as_they_are_today(tmp_path):
+    """Two pairs of equal files and one that was renamed, all known to the cache."""
+    made, real, cache = (tmp_path / name for name in ("made", "real", "clips"))
+    for folder in (made, real):
+        save(folder / "a.mp4", openings())
+        shutil.copy(folder / "a.mp4", folder / "b.mp4")
+    judging.evaluate_videos(made, real, GreyFace(), cache=cache)
+    report = judging.evaluate_videos(made, real, GreyFace(), cache=cache)
+    assert set(report["by_clip"]) == {"a", "b"}
+    for folder in (made, real):
+        (folder / "b.mp4").rename(folder / "c.mp4")
+    report = judging.evaluate_videos(made, real, GreyFace(), cache=cache)
+    assert set(report["by_clip"]) == {"a", "c"}
+
+
+class Looks(GreyFace):
+    """Counts the frames that it is shown."""
+
+    def __init__(self):
+        self.count = 0
+
+    def detect(self, image):
+        self.count += 1
+        return super().detect(image)
+
+
+def test_another_systems_videos_are_judged_beside_the_same_rows(tmp_path, monkeypatch):
+    for i, seed in enumerate((1, 2)):
+        save(tmp_path / "real" / f"{i}.mp4", openings(seed), sound=seed)
+        for name, share in (("one", 0.8), ("other", 0.6)):
+            save(tmp_path / name / f"{i}.mp4", share * openings(seed), sound=seed)
+    judges = Judges(
+        inception=Judge("grey", "", lambda x: x.mean((1, 2))),
+        identity=Judge("level", "", lambda x: x[:, 0, 0] / np.float32(100)),
+    )
+
+    def evaluate(name, landmarker, cache=tmp_path / "clips"):
+        return judging.evaluate_videos(
+            tmp_path / name, tmp_path / "real", landmarker, judges=judges, cache=cache
+        )
+
+    alone = evaluate("other", GreyFace(), None)
+    evaluate("one", GreyFace())
+    monkeypatch.setattr(judging, "judge_reference", lambda *_: pytest.fail("they are judged again"))
+    looks = Looks()
+    other = evaluate("other", looks)
+    assert other["rows"] == alone["rows"] and other["intervals"] == alone["intervals"]
+    assert looks.count <= 2 * FRAMES  # those that are new
+    save(tmp_path / "other" / "0.mp4", openings(1)[:20], sound=1)
+    with pytest.raises(pytest.fail.Exception, match="judged again"):  # of fewer frames
+        evaluate("other", GreyFace())
+
+
+def test_figures_are_by_identity_where_it_is_known(tmp_path, feeling):
+    """The first folder's name, or what labels say; they need not say what is felt."""
+    folders = tmp_path / "made", tmp_path / "real"
+    save(tmp_path / "real" / "M009" / "002.mp4", openings())
+    save(tmp_path / "made" / "M009" / "002.mp4", 0.8 * openings())
+    report = judging.evaluate_videos(*folders, GreyFace())
+    assert {who: row["clips"] for who, row in report["by_identity"].items()} == {
+        "M003": 3,
+        "M009": 1,
+    }
+    assert report["by_identity"]["M009"]["psnr"] == report["by_clip"]["M009/002"]["psnr"]
+    assert report["identities"] == 2
+    (tmp_path / "labels.csv").write_text("id,identity\nM003/001,Ann\nM009/002,Ann\n")
+    labels = read_labels(tmp_path / "labels.csv")
+    report = judging.evaluate_videos(*folders, GreyFace(), judges=feeling, labels=labels)
+    assert {who: row["clips"] for who, row in report["by_identity"].items()} == {
+        "M003": 2,
+        "Ann": 2,
+    }
+    assert report["counts"]["generated"]["emotion_accuracy"] == 2  # as the paths say
+    save(tmp_path / "made" / "003.mp4", openings())
+    save(tmp_path / "real" / "003.mp4", openings())
+    report = judging.evaluate_videos(*folders, GreyFace())
+    assert "identities" not in report and set(report["by_identity"]) == {"M003", "M009"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffid,emotion,identity\r\nM003/a,happy,Ann\r\n",
+        "id, emotion, identity\nM003/a , happy , Ann\n\n",
+        'id, "emotion", "identity"\nM003/a.mp4, "happy", "Ann"\n',
+        "identity,id,emotion,seen\nAnn,M003/a.MOV,happy\n",
+    ],
+    ids=["Excel's mark", "blanks", "suffix and quotes", "other columns"],
+)
+def test_labels_are_read_as_people_write_them(tmp_path, text):
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
+    expected = {"M003/a": Label(EMOTIONS.index("happy"), "Ann")}
+    assert read_labels(tmp_path / "labels.csv") == expected
+
+
+@pytest.mark.parametrize("text", ["", "name,emotion\na,happy\n", "id,mood\na,happy\n", "\x00\xff"])
+def test_what_is_no_file_of_labels_is_refused(tmp_path, text):
+    (tmp_path / "labels.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="labels.csv is not a CSV file with columns id and"):
+        read_labels(tmp_path / "labels.csv")
+
+
+def test_a_name_keeps_what_is_no_videos_suffix(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,emotion\ntake.1,happy\n")
+    assert set(read_labels(tmp_path / "labels.csv")) == {"take.1"}
+
+
 def test_what_was_made_equal_and_what_was_not_judged_is_said(tmp_path):
     """Of four pairs one is of another length and shape, one shows no face, one has no sound."""
     made, real = tmp_path / "made", tmp_path / "real"
@@ -173,11 +400,13 @@ def test_what_was_made_equal_and_what_was_not_judged_is_said(tmp_path):
         "1 of 4 clips are stretched",
         "1 of 4 clips have no sound",
         "1 of 4 clips show no face",
+        f"1 of 4 clips {NO_CROP}",
         f"1 videos of {real} have no generated one",
     ):
         assert sum(note.startswith(sentence) for note in report["notes"]) == 1, sentence
     counts = report["counts"]["generated"]
     assert counts["mouth_correlation"] == 3 and counts["sync_c"] == 3 and "psnr" not in counts
+    assert "sync_c_whole" in report["by_clip"]["b"] and "sync_c_whole" not in counts
     text = markdown_report(report)
     assert "(n = 3)" in text
     assert report["counts"]["truth"]["sync_c"] == 3  # b's real video shows a face, d's is silent
@@ -246,19 +475,44 @@ def test_the_next_pair_is_decoded_while_one_is_judged(tmp_path, monkeypatch):
     videos = {name: Video(np.full((3, 16, 16, 3), name, np.uint8), None) for name in (50, 60, 70)}
     decoded = {name: threading.Event() for name in videos}
 
-    def read_video(path):
+    def read_some(path, _):
         decoded[int(path.stem)].set()
         return videos[int(path.stem)]
 
-    monkeypatch.setattr(video_figures, "read_video", read_video)
+    monkeypatch.setattr(video_figures, "read_video", read_some)
     paths = [tmp_path / f"{name}.mp4" for name in videos]
     pairs = [Pair(path.stem, path, path, UNKNOWN_EMOTION) for path in paths]
-    found = read_pairs(pairs, GreyFace())
+    found = read_pairs(pairs)
     assert next(found)[0] == pairs[0]
     assert decoded[60].wait(10) and not decoded[70].is_set()
-    for pair, face, truth, _ in found:
-        assert face.frames[0, 0, 0, 0] == truth.frames[0, 0, 0, 0] == int(pair.name)
-    assert not list(read_pairs([], GreyFace()))
+    for pair, (made, real, _) in found:
+        assert made.frames[0, 0, 0, 0] == real.frames[0, 0, 0, 0] == int(pair.name)
+    assert not list(read_pairs([]))
+
+
+@pytest.mark.parametrize(
+    ("made", "longest", "read"), [(FRAMES, 5, [5, 5]), (10, None, [10, 11]), (10, 20, [10, 11])]
+)
+def test_no_more_is_read_than_is_compared(tmp_path, monkeypatch, made, longest, read):
+    """One frame more of the real video tells that it is longer."""
+    save(tmp_path / "real.mp4", openings(1), sound=1)
+    save(tmp_path / "made.mp4", openings(2)[:made], sound=2)
+    whole, lengths = read_video(tmp_path / "real.mp4"), []
+
+    def read_some(path, seconds):
+        video = read_video(path, seconds)
+        lengths.append(len(video.frames))
+        return video
+
+    monkeypatch.setattr(video_figures, "read_video", read_some)
+    pair = Pair("a", tmp_path / "made.mp4", tmp_path / "real.mp4", UNKNOWN_EMOTION)
+    ((_, decoded),) = read_pairs([pair], longest)
+    count = len(decoded.real.frames)
+    assert lengths == read and count == len(decoded.generated.frames) == min(read)
+    assert (video_figures.CUT in decoded.remarks) == (read[0] != read[1])
+    np.testing.assert_array_equal(decoded.real.frames, whole.frames[:count])
+    sound = slice(640 * count)
+    np.testing.assert_allclose(decoded.real.audio[sound], whole.audio[sound], atol=1e-6)
 
 
 def test_pairs_have_the_same_name(tmp_path):
@@ -326,11 +580,11 @@ def test_emotions_are_those_that_paths_or_labels_state(tmp_path, feeling):
     assert report["by_emotion"]["sad"]["emotion_accuracy"] == 0
     (tmp_path / "labels.csv").write_text("id,emotion\nM003/001,happiness\n")
     labels = read_labels(tmp_path / "labels.csv")
-    assert labels == {"M003/001": EMOTIONS.index("happy")}
+    assert labels == {"M003/001": Label(EMOTIONS.index("happy"))}
     report = judging.evaluate_videos(*folders, GreyFace(), judges=feeling, labels=labels)
     assert report["rows"]["generated"]["emotion_accuracy"] == pytest.approx(2 / 3)
     with pytest.raises(InputError, match="no generated video is called 001"):  # each of them is
-        judging.evaluate_videos(*folders, GreyFace(), judges=feeling, labels={"001": 0})
+        judging.evaluate_videos(*folders, GreyFace(), judges=feeling, labels={"001": Label(0)})
 
 
 def test_nobody_feels_where_no_face_is_seen(tmp_path, feeling):

@@ -41,6 +41,8 @@ def test_a_soft_voice_counts_as_a_loud_one():
     np.testing.assert_allclose(activity(0.1 * audio), activity(audio), atol=1e-5)
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.01])
 @pytest.mark.parametrize("level", [0.0, 1e-3])
-def test_nobody_speaks_in_silence_and_hiss(level):
-    assert np.all(activity(noise(60, level)) == 0)
+def test_nobody_speaks_in_silence_and_hiss(level, offset):
+    """Nor where a microphone's zero is off."""
+    assert np.all(activity(noise(60, level) + np.float32(offset)) == 0)
