@@ -160,11 +160,11 @@ def _confusion(known: list[Judged], row: str) -> dict[str, Any]:
 
 
 MISSING = {  # without such a judge
-    "sync": "Sync_c and Sync_d are not judged: no SyncNet v2 is at hand (python -m "
+    "sync": "Sync_c and Sync_d are not judged: no SyncNet v2 is named or imported (python -m "
     "reta_jax.pretrained import syncnet_v2 FILE, or --syncnet DIR)",
     "fid": "FID and KID are not judged: no Inception is at hand (python -m reta_jax.pretrained "
     "import fid_inception FILE, or --inception DIR)",
-    "identity": "identity is not judged: no network is at hand (--identity DIR, or MODULE:FUNCTION "
+    "identity": "identity is not judged: no network is named (--identity DIR, or MODULE:FUNCTION "
     "of your own)",
     "emotion": "ACC_e is not judged: no network is named (--emotion DIR)",
 }

@@ -115,10 +115,11 @@ def test_what_is_known_of_a_judge_stands_in_the_report():
 
 def test_it_is_said_where_nobody_is_silent():
     says = lambda report: any("movement in silence is not" in note for note in report["notes"])
-    silent = {"generated": {"movement_in_silence": 0.0}, "truth": {}}
-    assert says(summarise(Judges(), Protocol(), [judged()]))
-    assert not says(summarise(Judges(), Protocol(), [judged(), judged(silent)]))
-    assert not says(summarise(Judges(), Protocol(figures=("image",)), [judged()]))
+    spoken = {"generated": {"mouth_correlation": 0.5}, "truth": {}}
+    silent = {"generated": {"mouth_correlation": 0.5, "movement_in_silence": 0.0}, "truth": {}}
+    assert says(summarise(Judges(), Protocol(), [judged(spoken)]))
+    assert not says(summarise(Judges(), Protocol(), [judged(spoken), judged(silent)]))
+    assert not says(summarise(Judges(), Protocol(figures=("image",)), [judged(spoken)]))
 
 
 def test_whose_box_generated_faces_are_looked_for_in_is_said():
@@ -131,3 +132,18 @@ def test_whose_box_generated_faces_are_looked_for_in_is_said():
 def test_the_memory_is_that_of_judging_not_of_reading_it_again():
     clips = [judged(seconds=1.0, frames=25, memory=memory) for memory in (3 * 10**9, 5 * 10**9)]
     assert speed(clips)["peak_memory_gb"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("figures", "missed"),
+    [
+        ({"faces_seen": 0.0}, set()),  # whose remark is that no face was seen
+        ({"faces_seen": 1.0, "head_motion": 0.1, "mouth_correlation": 0.5}, {"blinks", "silence"}),
+        ({"mouth_correlation": 0.5}, {"blinks", "silence"}),  # of a judge of mouths alone
+    ],
+)
+def test_what_lacks_for_want_of_a_face_is_said_once(figures, missed):
+    protocol = Protocol(figures=("mouth", "face"))
+    report = summarise(Judges(), protocol, [judged({"generated": figures, "truth": {}})])
+    said = {word for word in ("blinks", "silence") if any(word in n for n in report["notes"])}
+    assert said == missed
