@@ -178,7 +178,27 @@ def evaluation_sections(out: Path, path: Path) -> list[Section]:
         for group in GROUPS
         if (table_of := figures_table(report[group])).rows
     ]
-    return [Section("Evaluation", text, [picture], table), *groups]
+    return [Section("Evaluation", text, [picture], table), *groups, *emotion_sections(report)]
+
+
+def emotion_sections(report: Mapping[str, Any]) -> list[Section]:
+    """What each emotion's clips were named, and how far their pictures are from the true ones."""
+    sections = []
+    for row, found in (report.get("emotions_named") or {}).items():
+        counts = found["counts"]
+        named = list(next(iter(counts.values())))
+        text = f"Clips, by the emotion judge; blind naming would be right of {found['chance']:.3f}."
+        rows = [[true, *(str(theirs[name]) for name in named)] for true, theirs in counts.items()]
+        title = f"Emotions, true and named: {row}"
+        sections.append(Section(title, text, [], Table(["", *named], rows)))
+    if kid := report.get("kid_by_emotion"):
+        rows = [
+            [emotion, str(found["clips"]), figure_cell("kid", found["kid"], found["interval"])]
+            for emotion, found in kid.items()
+        ]
+        table = Table(["", "clips", head_of("kid")], rows)
+        sections.append(Section("KID by emotion", "Of the generated clips.", [], table))
+    return sections
 
 
 # ------------------------------------------------------------------------------------------------
@@ -376,7 +396,7 @@ def figures_table(
 
 
 def figure_cell(
-    name: str, value: float, interval: Sequence[float] | None, count: int | None
+    name: str, value: float, interval: Sequence[float] | None, count: int | None = None
 ) -> str:
     if name == NAMED and math.isfinite(value):
         return EMOTIONS[int(value)]

@@ -376,9 +376,16 @@ def test_evaluations_are_shown_whole_by_group_and_with_what_is_against_them(tmp_
         "by_identity": {},
         "by_clip": {"one": {"psnr": 22.0, "emotion_named": 4.0}},
         "objections": ["the judge taught the model", "it knows the people"],
+        "emotions_named": {
+            "generated": {
+                "counts": {"happy": {"happy": 2, "sad": 0}, "sad": {"happy": 1, "sad": 0}},
+                "chance": 2 / 3,
+            }
+        },
+        "kid_by_emotion": {"happy": {"clips": 2, "kid": 1.5, "interval": [1.0, 2.0]}},
     }
     (tmp_path / "report.json").write_text(json.dumps(report))
-    whole, emotions, clips = evaluation_sections(tmp_path, tmp_path)
+    whole, emotions, clips, named, kid = evaluation_sections(tmp_path, tmp_path)
     bold = ["**The judge taught the model.**", "**It knows the people.**"]
     assert whole.text.split("\n\n")[1:] == bold
     assert whole.table == Table(
@@ -388,6 +395,9 @@ def test_evaluations_are_shown_whole_by_group_and_with_what_is_against_them(tmp_
     assert emotions.table.rows == [["happy", "2", "21.000", "–"], ["sad", "1", "–", "8.000"]]
     assert clips.title == "Evaluation by clip"
     assert clips.table.rows == [["one", "22.000", "happy"]]
+    assert named.table == Table(["", "happy", "sad"], [["happy", "2", "0"], ["sad", "1", "0"]])
+    assert "0.667" in named.text
+    assert kid.table == Table(["", "clips", "kid ↓"], [["happy", "2", "1.500 [1.000, 2.000]"]])
 
 
 def test_figures_point_to_what_is_better_and_state_their_unit():
