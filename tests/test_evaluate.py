@@ -421,7 +421,8 @@ def test_a_clip_without_landmarks_has_no_true_mouth(judges, clip):
     }  # fmt: skip
     whole, found = (only_truth(judges, one, protocol) for one in (clip, bare))
     assert set(found) == set(whole) - compared and compared < set(whole)
-    assert found["voice_correlation"] == whole["voice_correlation"]
+    # In another unit, so that its last digit may be another.
+    assert found["voice_correlation"] == pytest.approx(whole["voice_correlation"], rel=1e-12)
     units = [eye_distance(points).mean() for points in (clip.landmarks, face)]
     np.testing.assert_allclose(found["mouth_jitter"] / whole["mouth_jitter"], units[0] / units[1])
     assert clip_figures.remarks(judges, protocol, bare) == [clip_figures.NO_LANDMARKS]
