@@ -190,7 +190,7 @@ def prepare_start(study: Study) -> bool:
         if not train.run(config, folder):
             return False
         images, values = load_weights(folder / "weights")
-        provenance = [*provenance, *values["provenance"]]
+        provenance = [*provenance, *values.get("provenance", [])]
     start = {name: images[name] for name in ("image_encoder", "generator")}
     start["audio_encoder"] = shipped["audio_encoder"]
     fields = {"modulation": config.model.modulation}
