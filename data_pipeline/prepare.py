@@ -258,8 +258,8 @@ def _run_in_processes(
             try:
                 while waiting or running:
                     while waiting and len(running) < workers:
-                        job = waiting.pop()
-                        running[pool.submit(run, job)] = job
+                        running[pool.submit(run, waiting[-1])] = waiting[-1]
+                        waiting.pop()  # Only now: a pool that broke meanwhile takes nothing.
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         rows = future.result()
                         del running[future]

@@ -3,7 +3,10 @@
 import collections
 import dataclasses
 import errno
+import functools
 import hashlib
+import importlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -199,34 +202,58 @@ def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     assert not (out / ".lock").exists()
 
 
-def test_a_crash_of_the_decoder_is_the_source_s_fault(tmp_path, monkeypatch):
+@pytest.fixture
+def crashing_jobs(tmp_path, monkeypatch):
+    """The jobs a to f, of which c takes its process down once `tmp_path / "go"` exists."""
     (tmp_path / "crashing_jobs.py").write_text(
         textwrap.dedent(
             """
-            import dataclasses, os, signal
+            import dataclasses, os, signal, time
             from data_pipeline.clips import Outcome
 
             @dataclasses.dataclass(frozen=True)
             class Job:
                 clip: str
                 make: object
+                go: str
                 identity: str = "ann"
                 source: str = ""
 
                 def run(self):
                     if self.clip == "c":
+                        while not os.path.exists(self.go):
+                            time.sleep(0.01)
                         os.kill(os.getpid(), signal.SIGKILL)
                     yield Outcome(self.clip, {**self.make, "clip": self.clip})
             """
         )
     )
     monkeypatch.syspath_prepend(tmp_path)
-    import crashing_jobs
+    monkeypatch.delitem(sys.modules, "crashing_jobs", raising=False)
+    module = importlib.import_module("crashing_jobs")
+    go = str(tmp_path / "go")
+    return [module.Job(name, example(name, "ann"), go) for name in "abcdef"]
 
-    jobs = [crashing_jobs.Job(name, example(name, "ann")) for name in "abcdef"]
-    summary = run(jobs, tmp_path / "out", workers=2)
+
+def test_a_crash_of_the_decoder_is_the_source_s_fault(crashing_jobs, tmp_path):
+    (tmp_path / "go").touch()
+    summary = run(crashing_jobs, tmp_path / "out", workers=2)
     assert summary == room.Summary(accepted=5, refused=1, failed=0, clips=5)
     assert manifest_of(tmp_path / "out")["c"].reason == "the decoder crashed on it"
+
+
+def test_a_crash_while_rows_are_written_loses_no_source(crashing_jobs, tmp_path):
+    (tmp_path / "parts").mkdir()
+    run_job = functools.partial(room.run_job, parts=tmp_path / "parts")
+    others = multiprocessing.active_children()
+    rows = room._run_in_processes(run_job, crashing_jobs[1:], workers=2)
+    ended = [row.clip for row in next(rows)]
+    assert ended == ["b"]
+    (tmp_path / "go").touch()
+    while set(multiprocessing.active_children()) - set(others):
+        time.sleep(0.01)  # Until the pool is broken: it takes no job any more.
+    states = {row.clip: row.state for clip in rows for row in clip}
+    assert states == {"c": "refused", "d": "accepted", "e": "accepted", "f": "accepted"}
 
 
 def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equally_often():
