@@ -203,6 +203,18 @@ def landmarker_model(path: str | os.PathLike | None = None) -> Path:
     return cached
 
 
+def check_landmarker(model: str | os.PathLike | None = None) -> None:
+    """Loads the landmarker once, so that a bad model is told before long work and not during it.
+
+    Args:
+        model: as of `landmarker_model`.
+
+    Raises:
+        InputError: it is missing, cannot be fetched, or is none.
+    """
+    FaceLandmarker(model)
+
+
 def _fetch_model(cached: Path) -> None:
     try:
         with urllib.request.urlopen(MODEL_ADDRESS, timeout=FETCH_SECONDS) as response:

@@ -278,3 +278,12 @@ def test_the_pinned_model_is_the_published_one(tmp_path):
     (tmp_path / "broken.task").write_text("no model")
     with pytest.raises(InputError, match="is not a face landmarker model"):
         face.FaceLandmarker(tmp_path / "broken.task")
+
+
+@needs_model
+def test_a_landmarker_can_be_checked_before_it_is_needed(tmp_path):
+    face.check_landmarker(MODEL)
+    (tmp_path / "cut.task").write_bytes(MODEL.read_bytes()[:100_000])
+    for name, what in {"cut.task": "is not a face landmarker", "none": "does not exist"}.items():
+        with pytest.raises(InputError, match=f"{tmp_path / name} {what}"):
+            face.check_landmarker(tmp_path / name)
