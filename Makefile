@@ -27,7 +27,7 @@ lint: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt overrides.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; say make PYTHON=python3.12"; exit 2; }
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv \
 	  && $(RUN) -m uv pip install --quiet --python $(RUN) -c constraints.txt \
 	    --overrides overrides.txt -e '.[dev]' \
