@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from reta_jax.ops.conv import conv
-from reta_jax.ops.crop import crop_resize, resample_weights
+from reta_jax.ops.crop import crop_resize, mix, resample_weights
 
 FACE_SIZE = 96  # the expert looks at a tight 96 x 96 face and sees its lower half
 V2_SIZE, CROP_SCALE = 224, 0.4  # SyncNet v2 sees more than the face, by this share of its side
@@ -240,8 +240,8 @@ def frames_to_input(
     weights = functools.partial(resample_weights, samples=FACE_SIZE)
     rows = jax.vmap(lambda b: weights(b[0], b[2], height)[FACE_SIZE // 2 :])(box)
     columns = jax.vmap(lambda b: weights(b[1], b[3], width))(box)
-    crops = jnp.einsum("bth,bfhwc->bftwc", rows, frames.astype(jnp.float32))
-    crops = jnp.einsum("bsw,bftwc->btsfc", columns, crops)
+    crops = mix("bth,bfhwc->bftwc", rows, frames.astype(jnp.float32))
+    crops = mix("bsw,bftwc->btsfc", columns, crops)
     crops = (crops[..., ::-1] + 1) / 2
     return crops.reshape(*crops.shape[:3], -1)
 

@@ -1,11 +1,23 @@
-"""Networks over videos of any length, in blocks of one compiled shape."""
+"""How networks judge: in float32, and videos of any length in blocks of one compiled shape."""
 
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
+import jax
 import numpy as np
 
 BLOCK = 25  # frames in one call
+
+
+def apply_exactly(network: nn.Module, variables: Any, *arrays: Any, **options: Any) -> Any:
+    """`network.apply` with float32 products, which GPUs else round to TF32 and TPUs to bfloat16.
+
+    Called within the function that is compiled: the precision is a part of what was traced, in
+    whatever thread it runs.
+    """
+    with jax.default_matmul_precision("float32"):
+        return network.apply(variables, *arrays, **options)
 
 
 def in_blocks(function: Callable[..., Any], *videos: np.ndarray) -> np.ndarray:

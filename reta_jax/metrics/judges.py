@@ -29,7 +29,7 @@ from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face
 from reta_jax.experts.load import load_expert
 from reta_jax.files import file_digest
 from reta_jax.images import to_float
-from reta_jax.metrics.blocks import BLOCK, in_blocks
+from reta_jax.metrics.blocks import BLOCK, apply_exactly, in_blocks
 from reta_jax.metrics.cache import digest, weights_digest
 from reta_jax.metrics.mouth import find_points
 from reta_jax.metrics.sync import SyncJudge
@@ -126,7 +126,8 @@ def _mouth(source: Path) -> Judge:
     @jax.jit
     def find(variables, box, frames):
         boxes = jnp.broadcast_to(box, (len(frames), 4))
-        return network.apply(variables, lower_face(to_float(frames), boxes, network.size))
+        faces = lower_face(to_float(frames), boxes, network.size)
+        return apply_exactly(network, variables, faces)
 
     look = lambda frames, box: in_blocks(functools.partial(find, variables, box), frames)
     return about._replace(look=look)
@@ -139,7 +140,7 @@ def _face(source: Path) -> Judge:
 
 def _on_pictures(network: nn.Module, variables: Any) -> Callable[[Frames], Any]:
     """A compiled network of uint8 pictures; its weights are arguments, not constants, of it."""
-    find = jax.jit(lambda variables, frames: network.apply(variables, to_float(frames)))
+    find = jax.jit(lambda variables, frames: apply_exactly(network, variables, to_float(frames)))
     return functools.partial(find, variables)
 
 
@@ -209,7 +210,7 @@ def _emotion(source: Path) -> Judge:
     def feel(variables, frames):
         shape = (len(frames), size, size, 3)
         small = jax.image.resize(to_float(frames), shape, "linear", antialias=True)
-        return network.apply(variables, small[None])[0][0]
+        return apply_exactly(network, variables, small[None])[0][0]
 
     def look(frames: Frames) -> int:
         spread = np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)

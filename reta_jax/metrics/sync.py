@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, UInt8
 from data_pipeline.audio import MFCC_COLUMNS, SAMPLES_PER_FRAME, mfcc, to_int16
 from data_pipeline.errors import InputError
 from reta_jax.experts.syncnet import CROP_SCALE, V2_SIZE, SyncNetV2
+from reta_jax.metrics.blocks import apply_exactly
 
 WINDOW = 5  # frames
 MFCC_PER_FRAME = 4
@@ -45,7 +46,8 @@ class SyncJudge:
     """SyncNet v2 over whole videos.
 
     It remembers the windows it has seen: a clip's rows are made of the same frames and voices, and
-    the network is most of what judging them costs.
+    the network is most of what judging them costs. A window is known by its frames and where their
+    faces are, so that only those of new windows are cropped.
     """
 
     def __init__(self, network: SyncNetV2, variables: Any):
@@ -70,36 +72,43 @@ class SyncJudge:
         Raises:
           InputError: the video or its sound is shorter than six frames.
         """
-        count_windows(frames, waveform)  # before any work
-        faces = direct_crop(frames) if boxes is None else pipeline_crop(frames, boxes)
-        return compare(*self.embed(faces, waveform))
+        return compare(*self.embed(frames, waveform, boxes))
 
     def embed(
-        self, faces: UInt8[np.ndarray, "t 224 224 3"], waveform: Float[np.ndarray, " n"]
+        self,
+        frames: UInt8[np.ndarray, "t h w 3"],
+        waveform: Float[np.ndarray, " n"],
+        boxes: Float[np.ndarray, "t 4"] | Float[np.ndarray, "4"] | None = None,
     ) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m d"]]:
-        """Embeddings of lips and voice at every frame but the last five. Raises as a call."""
-        count = count_windows(faces, waveform)
-        lips = np.lib.stride_tricks.sliding_window_view(faces, WINDOW, axis=0)[:count]
+        """Embeddings of lips and voice at every frame but the last five. As a call."""
+        count = count_windows(frames, waveform)
+        places = [()] * len(frames) if boxes is None else face_places(frames, boxes)
+        face = functools.cache(lambda i: crop_face(frames[i], *places[i]))
+        lips = lambda i: np.stack([face(i + k) for k in range(WINDOW)])
         columns = mfcc(to_int16(waveform)).astype(np.float32)
         voices = np.lib.stride_tricks.sliding_window_view(columns, MFCC_COLUMNS, axis=1)
         voices = voices.swapaxes(0, 1)[::MFCC_PER_FRAME][:count]  # (windows, 13, 20)
-        pictures = [_digest(face) for face in faces]
+        pictures = [_digest(*shown) for shown in zip(frames, places, strict=True)]
         shown = [b"".join(pictures[i : i + WINDOW]) for i in range(count)]
         heard = [_digest(voice) for voice in voices]
         if len(self._seen) > REMEMBERED:
             self._seen.clear()
         return (
-            self._remembered(_embed_lips, shown, np.moveaxis(lips, -1, 1)),
-            self._remembered(_embed_voices, heard, voices),
+            self._remembered(_embed_lips, shown, lips),
+            self._remembered(_embed_voices, heard, voices.__getitem__),
         )
 
     def _remembered(
-        self, embed: Callable[..., Array], keys: Sequence[bytes], windows: np.ndarray
+        self,
+        embed: Callable[..., Array],
+        keys: Sequence[bytes],
+        window: Callable[[int], np.ndarray],
     ) -> Float[np.ndarray, "m d"]:
         new = list({key: i for i, key in enumerate(keys) if key not in self._seen}.values())
         blocks = [new[start : start + BLOCK] for start in range(0, len(new), BLOCK)]
         for block in blocks:
-            found = embed(self._network, self._variables, windows[np.resize(block, BLOCK)])
+            windows = np.stack([window(i) for i in np.resize(block, BLOCK)])
+            found = embed(self._network, self._variables, windows)
             self._seen.update(zip((keys[i] for i in block), np.asarray(found), strict=False))
         return np.stack([self._seen[key] for key in keys])
 
@@ -138,44 +147,45 @@ def _embed_lips(
     network: SyncNetV2, variables: Any, faces: UInt8[Array, "b 5 224 224 3"]
 ) -> Float[Array, "b d"]:
     bgr = faces[..., ::-1].astype(jnp.float32)
-    return network.apply(variables, bgr, method=SyncNetV2.embed_lips)
+    return apply_exactly(network, variables, bgr, method=SyncNetV2.embed_lips)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _embed_voices(
     network: SyncNetV2, variables: Any, voices: Float[Array, "b 13 20"]
 ) -> Float[Array, "b d"]:
-    return network.apply(variables, voices, method=SyncNetV2.embed_audio)
+    return apply_exactly(network, variables, voices, method=SyncNetV2.embed_audio)
 
 
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(array), digest_size=16).digest()
+def _digest(*arrays: np.ndarray | tuple[()]) -> bytes:
+    found = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        found.update(repr(array.shape).encode())
+        found.update(array)
+    return found.digest()
 
 
-def direct_crop(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t 224 224 3"]:
-    """Whole frames, resized."""
-    return np.stack([cv2.resize(frame, (V2_SIZE, V2_SIZE)) for frame in frames])
-
-
-def pipeline_crop(
+def face_places(
     frames: UInt8[np.ndarray, "t h w 3"],
     boxes: Float[np.ndarray, "t 4"] | Float[np.ndarray, "4"],
-) -> UInt8[np.ndarray, "t 224 224 3"]:
-    """The published pipeline's crop around smoothed face boxes; grey beyond the frame.
-
-    With the box's centre and half its longer side s, rows y - s to y + 1.8 s and columns x - 1.4 s
-    to x + 1.4 s.
-    """
+) -> Float[np.ndarray, "t 3"]:
+    """Row y and column x of the faces' centres and half their longer sides s, smoothed."""
     height, width = frames.shape[1:3]
     boxes = np.broadcast_to(boxes, (len(frames), 4)) * (height, width, height, width)
     y0, x0, y1, x1 = boxes.T
     track = (y0 + y1) / 2, (x0 + x1) / 2, np.maximum(y1 - y0, x1 - x0) / 2
     taps = min(MEDIAN, len(frames) - 1 + len(frames) % 2)  # a window is odd
-    track = [scipy.signal.medfilt(values, taps) for values in track]
-    return np.stack([_crop(frame, *place) for frame, *place in zip(frames, *track, strict=True)])
+    return np.stack([scipy.signal.medfilt(values, taps) for values in track], axis=1)
 
 
-def _crop(frame: UInt8[np.ndarray, "h w 3"], y: float, x: float, s: float) -> np.ndarray:
+def crop_face(frame: UInt8[np.ndarray, "h w 3"], *place: float) -> UInt8[np.ndarray, "224 224 3"]:
+    """The published pipeline's crop around a face's place; without one, the whole frame.
+
+    Rows y - s to y + 1.8 s and columns x - 1.4 s to x + 1.4 s; grey beyond the frame.
+    """
+    if not place:
+        return cv2.resize(frame, (V2_SIZE, V2_SIZE))
+    y, x, s = place
     pad = int(s * (1 + 2 * CROP_SCALE))
     y, x = y + pad, x + pad
     wide = cv2.copyMakeBorder(frame, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=[PADDING] * 3)

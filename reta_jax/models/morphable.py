@@ -82,7 +82,9 @@ def builtin_morphable(resolution: int = 64) -> MorphableModel:
 
 def mesh(model: MorphableModel, p_exp: Float[Array, "*n k"]) -> Float[Array, "*n v 3"]:
     """Vertices s = s_mean + U_exp p_exp, in centimetres (Eq. 7 with p_id = 0)."""
-    offsets = jnp.einsum("vck,...k->...vc", model.expression, p_exp)
+    offsets = jnp.einsum(
+        "vck,...k->...vc", model.expression, p_exp, precision=jax.lax.Precision.HIGHEST
+    )
     return offsets + model.mean.reshape((1,) * (p_exp.ndim - 1) + model.mean.shape)
 
 

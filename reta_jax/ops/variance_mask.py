@@ -61,7 +61,8 @@ def _opening(mask: Array, kernel: int) -> Array:
 
 def _gaussian_blur(mask: Array, sigma: float) -> Array:
     rows, columns = (jnp.asarray(_gaussian_matrix(n, sigma)) for n in mask.shape[1:])
-    return jnp.einsum("ih,bhw,jw->bij", rows, mask, columns)
+    precision = jax.lax.Precision.HIGHEST  # it is thresholded
+    return jnp.einsum("ih,bhw,jw->bij", rows, mask, columns, precision=precision)
 
 
 def _gaussian_matrix(n: int, sigma: float) -> np.ndarray:

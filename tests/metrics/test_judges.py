@@ -2,14 +2,26 @@
 
 import collections
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
+from reta_jax.experts.landmark_net import lower_face, soft_argmax
+from reta_jax.experts.syncnet import SyncNetV2, frames_to_input
+from reta_jax.metrics import sync
+from reta_jax.metrics.blocks import apply_exactly
 from reta_jax.metrics.clips import judge_known
 from reta_jax.metrics.judges import JUDGES, Judges, load_judges
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import BLURRED, OTHER_VOICE, PORTRAIT, TRUTH, known_videos
+from reta_jax.models.morphable import builtin_morphable, mesh
+from reta_jax.ops.variance_mask import temporal_variance_mask
+from tests.weights import random_variables
 
 LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
 
@@ -23,6 +35,70 @@ def test_networks_of_one_file_are_two_judges(tmp_path, monkeypatch):
     assert digests[0] == digests[2] != digests[1]
     file.write_text("def a(frames): return frames\n")
     assert load_judges(identity="two_networks:a").identity.sha256 != digests[0]
+
+
+# Float32 is float32 on GPUs and TPUs, too, whose default is TF32 and bfloat16.
+
+
+def products_of(jaxpr):
+    """All matrix products and convolutions of a program, those within its calls, too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from products_of(inner)
+
+
+def assert_exact(function, *arrays):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in arrays]
+    products = list(products_of(jax.make_jaxpr(function)(*shapes).jaxpr))
+    assert products
+    for equation in products:
+        assert set(equation.params["precision"] or "?") == {jax.lax.Precision.HIGHEST}, equation
+
+
+@pytest.mark.parametrize(
+    "function, arrays",
+    [
+        (lambda frames, box: lower_face(frames, box, 8), [(1, 16, 16, 3), (1, 4)]),
+        (frames_to_input, [(1, 5, 16, 16, 3), (1, 4)]),
+        (soft_argmax, [(1, 4, 4, 2), (1, 4, 4, 2, 2)]),
+        (lambda features: temporal_variance_mask(features, 16), [(1, 2, 8, 8, 4)]),
+        (lambda p_exp: mesh(builtin_morphable(8), p_exp), [(3, 64)]),
+    ],
+    ids=["lower face", "sync crop", "points", "motion mask", "mesh"],
+)
+def test_small_products_are_exact(function, arrays):
+    assert_exact(function, *arrays)
+
+
+def test_a_network_that_judges_is_exact():
+    """Its layers with a stride, too, which have forms by platform."""
+    network = SyncNetV2(channel_multiplier=1 / 64)
+    shapes = (1, 5, 224, 224, 3), (1, 13, 20)
+    variables = random_variables(network, *map(jnp.zeros, shapes))
+    assert_exact(lambda *arrays: apply_exactly(network, variables, *arrays), *shapes)
+
+
+def test_every_judge_is_exact():
+    precisions = collections.defaultdict(set)
+
+    def note(call, arguments, keywords, context):
+        precisions[type(context.module).__name__].add(jax.config.jax_default_matmul_precision)
+        return call(*arguments, **keywords)
+
+    judges, frames = load_judges(), np.zeros((6, 64, 64, 3), np.uint8)
+    for compiled in (sync._embed_lips, sync._embed_voices):
+        compiled.clear_cache()
+    box = np.array([0.2, 0.2, 0.8, 0.8], np.float32)
+    with nn.intercept_methods(note):
+        judges.mouth.look(frames, box)
+        judges.sync.look(frames, np.zeros(6 * 640, np.float32), box)
+        for judge in (judges.emotion, judges.face, judges.identity):
+            judge.look(frames)
+    networks = {"LandmarkNet", "SyncNetV2", "EmotionFAN", "IdentityNet"}
+    assert networks <= precisions.keys()
+    assert set.union(*precisions.values()) == {"float32"}
 
 
 def test_judges_say_what_is_known_of_them():

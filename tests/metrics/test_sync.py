@@ -10,7 +10,7 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, mfcc, to_int16
 from data_pipeline.errors import InputError
 from reta_jax.experts.syncnet import SyncNetV2
 from reta_jax.metrics import sync
-from reta_jax.metrics.sync import SyncJudge, compare, direct_crop, pipeline_crop
+from reta_jax.metrics.sync import SyncJudge, compare, crop_face, face_places
 from tests.golden.fill import golden
 from tests.weights import random_variables
 
@@ -52,7 +52,7 @@ def test_the_offset_moves_the_video_to_its_voice(late):
 def test_every_window_is_embedded_as_it_is_alone(variables):
     """Windows of five BGR frames from t and 20 columns from 4t, over more than one block."""
     frames, waveform = video(25, samples=24 * SAMPLES_PER_FRAME + 100)
-    lips, voice = SyncJudge(SMALL, variables).embed(direct_crop(frames), waveform)
+    lips, voice = SyncJudge(SMALL, variables).embed(frames, waveform)
     assert len(lips) == len(voice) == 24 - 5
     columns, apply = mfcc(to_int16(waveform)), jax.jit(SMALL.apply)
     for t in (0, 1, 15, 16, 18):
@@ -64,16 +64,22 @@ def test_every_window_is_embedded_as_it_is_alone(variables):
             np.testing.assert_allclose(found, expected[0], atol=1e-5 * scale)
 
 
+def pipeline_crop(frames, boxes):
+    places = face_places(frames, boxes)
+    return np.stack([crop_face(frame, *at) for frame, at in zip(frames, places, strict=True)])
+
+
 def test_a_video_is_judged_by_its_crops(variables):
+    """What is cropped before is judged as a whole."""
     frames, waveform = video(12)
     box = np.array([0.2, 0.25, 0.8, 0.7])
     for boxes, faces in (
-        (None, direct_crop(frames)),
+        (None, np.stack([cv2.resize(frame, (224, 224)) for frame in frames])),
         (box, pipeline_crop(frames, box)),
         (np.tile(box, (12, 1)), pipeline_crop(frames, box)),
     ):
         found = SyncJudge(SMALL, variables)(frames, waveform, boxes)
-        expected = compare(*SyncJudge(SMALL, variables).embed(faces, waveform))
+        expected = SyncJudge(SMALL, variables)(faces, waveform)
         assert found[:3] == expected[:3] and found.distances.shape == (31,)
 
 
@@ -90,13 +96,27 @@ def test_rows_of_a_clip_share_their_windows(variables, monkeypatch):
     monkeypatch.setattr(sync, "BLOCK", 1)
     frames, waveform = video(12)
     late, still = frames[np.maximum(np.arange(12) - 3, 0)], frames[[0] * 12]
+    box = np.array([0.2, 0.25, 0.8, 0.7])
     judge = SyncJudge(SMALL, variables)
-    for shown, new in ((frames, 7), (late, 3), (still, 1), (frames, 0)):
-        asked.clear()
-        found = judge.embed(direct_crop(shown), waveform)
-        assert len(asked) == new
-        alone = SyncJudge(SMALL, variables).embed(direct_crop(shown), waveform)
-        np.testing.assert_array_equal(found, alone)
+    for boxes in (None, box, box + 0.1):  # another crop is another window
+        for shown, new in ((frames, 7), (late, 3), (still, 1), (frames, 0)):
+            asked.clear()
+            found = judge.embed(shown, waveform, boxes)
+            assert len(asked) == new
+            alone = SyncJudge(SMALL, variables).embed(shown, waveform, boxes)
+            np.testing.assert_array_equal(found, alone)
+
+
+def test_only_faces_of_new_windows_are_cropped(variables, monkeypatch):
+    cropped = []
+    monkeypatch.setattr(sync, "crop_face", lambda *at: cropped.append(at) or crop_face(*at))
+    frames, waveform = video(12)
+    box = np.array([0.2, 0.25, 0.8, 0.7])
+    judge = SyncJudge(SMALL, variables)
+    for late, new in ((0, 11), (0, 0), (3, 7)):  # the last frame is in no window
+        cropped.clear()
+        judge.embed(frames[np.maximum(np.arange(12) - late, 0)], waveform, box)
+        assert len(cropped) == new
 
 
 def test_too_short_a_video_is_refused(variables):
