@@ -38,7 +38,7 @@ def load_reta(source: str | Path, dtype: str | None = None) -> Pretrained:
     """A model from a folder of weights, a training run's workdir, or a hub repository.
 
     Args:
-      dtype: of the networks' arithmetic, in place of the config's; E_I has float32.
+      dtype: of the networks' arithmetic, in place of the config's; E_I has float32 in any case.
 
     Raises:
       InputError: nothing there, or the weights do not fit the model that their config describes;
@@ -61,9 +61,8 @@ def load_reta(source: str | Path, dtype: str | None = None) -> Pretrained:
         config = config_from_dict(values)
         config.model.dtype = dtype or config.model.dtype
         reta = build_reta(config.model)
-        if dtype:  # a portrait is seen once: its colours are not worth rounding
-            encoder = reta.image_encoder.clone(dtype=jnp.float32)
-            reta = reta.clone(image_encoder=encoder)
+        # A portrait is seen once: its colours are not worth rounding.
+        reta = reta.clone(image_encoder=reta.image_encoder.clone(dtype=jnp.float32))
         morphable, _ = load_morphable(config.model)
         expected = expected_params(reta, morphable, config.model.size)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -83,6 +83,21 @@ def test_half_precision_is_close(folder, contents):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_a_portrait_is_seen_in_float32_however_bfloat16_is_said(folder, contents):
+    params, config = contents
+    asked = load_reta_of(folder / "a", params, config, "bfloat16")
+    config = config | {"model": config["model"] | {"dtype": "bfloat16"}}
+    trained = load_reta_of(folder / "b", params, config)
+    assert asked.reta == trained.reta
+    dtypes = trained.reta.image_encoder.dtype, trained.reta.generator.dtype
+    assert dtypes == (jnp.float32, jnp.bfloat16)
+
+
+def load_reta_of(folder, params, config, dtype=None):
+    save_reta(folder, params, config, [])
+    return load_reta(folder, dtype)
+
+
 def test_the_card_names_licences_and_use(folder, contents):
     params, config = contents
     save_reta(folder, params, config, RECORDS)
