@@ -18,7 +18,7 @@ import av
 import numpy as np
 from jaxtyping import Float32, Float64, Int16, Shaped
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, MissingError
 
 SAMPLE_RATE = 16_000
 FPS = 25
@@ -28,16 +28,26 @@ MEL_BANDS = 80
 MEL_COLUMNS = 16  # What the sync expert hears for five frames.
 MFCC_COLUMNS = 20  # What SyncNet v2 hears for them.
 _MEL_FFT, _MEL_HOP = 800, 200
+_MEL_PIECE = 1024  # columns that are computed at once: 10 MB, and no more for an hour
 _PREEMPHASIS = 0.97
 _CHANNELS = range(1, 9)
 _LOUDEST = 16.0  # Of float samples: resampling and noise go beyond 1, int16 counts to 32768.
 _RUN_UP = 1.0  # Seconds decoded before a place jumped to: codecs need a frame or two to settle,
 _RUN_OUT = 0.1  # and after its end: the resampler's last samples are damped.
+# Seconds between a frame's end and the next one's time that are none, as recorders' clocks tremble:
+# less than a lost packet of AAC; a frame of picture, for sound that is cut is lost.
+_MAX_GAP, _MAX_OVERLAP = 0.020, 0.040
+_LONGEST_PAUSE = 3600.0  # A damaged time stamp may claim years.
+_RESTART = 1.0  # so near to its beginning, a clock that goes back starts anew
 
 
 @contextlib.contextmanager
 def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-    """Opens a media file; whatever the decoder finds wrong with it becomes an InputError."""
+    """Opens a media file; whatever the decoder finds wrong with it becomes an InputError.
+
+    Raises:
+        InputError: the file is not there or damaged; MissingError where the system cannot read it.
+    """
     path = Path(path)
     if not path.is_file():
         state = "is not a file" if path.exists() else "does not exist"
@@ -48,11 +58,27 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
         # Titles in other encodings, or damaged ones, are no reason to refuse a file.
         with av.open(str(path), metadata_errors="replace") as container:
             yield container
-    except PermissionError as error:
-        raise InputError(f"{path} may not be read: check its permissions.") from error
+    except av.error.MemoryError:
+        raise  # No fault of the file's.
     except av.FFmpegError as error:
+        check_readable(path)
         raise InputError(
             f"{path} cannot be decoded ({error.strerror}): it is truncated or not a media file."
+        ) from error
+
+
+def check_readable(path: str | os.PathLike) -> None:
+    """Raises MissingError if the system cannot read a file to its end, which another day it may.
+
+    The decoder cannot tell: it answers damaged headers, too, with EPERM and EIO.
+    """
+    try:
+        with open(path, "rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        raise MissingError(
+            f"{path} cannot be read ({error.strerror}): put that right and try again."
         ) from error
 
 
@@ -120,24 +146,12 @@ def decode_audio(
         InputError: the file is missing, unreadable, truncated, or has no sound in it.
     """
     with open_at(path, "audio", start) as (container, stream, frames):
-        chunks, count, first_time = [], 0, None
-        resampler, source = None, None
+        track = _Track(path)
         for frame in frames:
-            if first_time is None:
-                first_time = frame.time or 0.0
-            if source != (frame.format.name, frame.layout.name, frame.sample_rate):
-                # Broadcast captures change from mono to stereo on the way; a resampler cannot.
-                chunks += _resample(resampler, None)
-                source = (frame.format.name, frame.layout.name, frame.sample_rate)
-                # To mono by averaging below: the resampler would make stereo 3 dB louder.
-                layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
-                resampler = av.AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
-            chunks += _resample(resampler, frame)
-            count += frame.samples
-            if end is not None and first_time + count / frame.sample_rate > end + _RUN_OUT:
+            track.add(frame)
+            if end is not None and track.start + track.seconds > end + _RUN_OUT:
                 break
-        chunks += _resample(resampler, None)
-        waveform = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+        waveform = track.finish()
         if not waveform.size:
             raise InputError(
                 f"{path} has an audio stream without a single sample: record it again."
@@ -145,9 +159,91 @@ def decode_audio(
         if not np.isfinite(waveform).all():
             raise InputError(f"{path} has samples that are not numbers: export the sound again.")
         if end is None:
-            left_out = first_time - float((stream.start_time or 0) * stream.time_base)
+            left_out = track.start - float((stream.start_time or 0) * stream.time_base)
             check_complete(container, stream, left_out + waveform.size / SAMPLE_RATE, path)
-        return waveform, first_time
+        return waveform, track.start
+
+
+class _Track:
+    """Frames of any form as 16 kHz mono, each at its time: silence in gaps, overlaps cut.
+
+    Gaps are lost packets, pauses of a recorder and what Opus leaves out as silent; without them
+    all that follows would be too early for its picture.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.seconds = 0.0  # that the frames so far take
+        self._path = path
+        self._start: float | None = None
+        self._zero = 0.0  # where the clock starts, by which the next frame comes
+        self._chunks: list[np.ndarray] = []
+        self._samples = 0  # in the chunks
+        self._surplus = 0  # samples to come that lie before the end of the chunks
+        self._form: tuple[str, str, int] | None = None
+        self._resampler: av.AudioResampler | None = None
+
+    @property
+    def start(self) -> float:
+        """Time of the first sample on the file's clock."""
+        return self._start or 0.0
+
+    def add(self, frame: av.AudioFrame) -> None:
+        """Appends a frame; raises InputError if its time cannot be true."""
+        self._go_to(frame.time)
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form:
+            # Broadcast captures change from mono to stereo on the way; a resampler cannot.
+            self._flush()
+            self._form = form
+            # To mono by averaging below: the resampler would make stereo 3 dB louder.
+            layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
+            self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
+        self._resample(frame)
+        self.seconds += frame.samples / frame.sample_rate
+
+    def finish(self) -> Float32[np.ndarray, " n"]:
+        """All of it."""
+        self._flush()
+        return np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.float32)
+
+    def _go_to(self, time: float | None) -> None:
+        """Makes up for what lies between the last frame and one at `time`, if anything does."""
+        if time is None:
+            return
+        if self._start is None:
+            self._start = self._zero = time - self.seconds
+        late = time - self._zero - self.seconds
+        if -_MAX_OVERLAP <= late <= _MAX_GAP:
+            return
+        if late < -_RESTART and time < self._start + _RESTART:
+            self._zero = time - self.seconds  # As in files that were joined end to end.
+            return
+        if late > _LONGEST_PAUSE:
+            raise InputError(
+                f"{self._path} has no sound for {late:.0f} s from {time - late:.2f} s on: its time "
+                "stamps are damaged; export it again."
+            )
+        self._flush()
+        self.seconds += late
+        gap = round(self.seconds * SAMPLE_RATE) - self._samples
+        self._surplus = max(-gap, 0)
+        self._append(np.zeros(max(gap, 0), np.float32))
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._resample(None)
+            self._form = self._resampler = None
+
+    def _resample(self, frame: av.AudioFrame | None) -> None:
+        with deferred_interrupts():
+            parts = [part.to_ndarray().mean(axis=0) for part in self._resampler.resample(frame)]
+        for part in parts:
+            self._append(part[self._surplus :])
+            self._surplus = max(self._surplus - len(part), 0)
+
+    def _append(self, samples: Float32[np.ndarray, " n"]) -> None:
+        self._chunks.append(samples)
+        self._samples += len(samples)
 
 
 def decode_frames(
@@ -155,18 +251,11 @@ def decode_frames(
 ) -> Iterator[av.AudioFrame | av.VideoFrame]:
     """Decodes one stream on all cores, skipping damaged packets as players do."""
     stream.thread_type = "AUTO"
-    for packet in container.demux(stream):
-        with contextlib.suppress(av.InvalidDataError):
-            yield from packet.decode()
-
-
-def _resample(
-    resampler: av.AudioResampler | None, frame: av.AudioFrame | None
-) -> list[Float32[np.ndarray, " n"]]:
-    if resampler is None:
-        return []
-    with deferred_interrupts():
-        return [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
+    # At the end PyAV 18.1 stumbles over streams that turned up late; this one is complete by then.
+    with contextlib.suppress(IndexError):
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.InvalidDataError):
+                yield from packet.decode()
 
 
 @contextlib.contextmanager
@@ -204,6 +293,7 @@ def check_complete(
         return
     promised = float(stream.duration * stream.time_base)
     if seconds < promised - max(0.5, 0.05 * promised):
+        check_readable(path)
         raise InputError(
             f"{path} is truncated: {stream.type} ends after {seconds:.1f} of {promised:.1f} s; "
             "copy it again."
@@ -212,7 +302,9 @@ def check_complete(
 
 def to_int16(waveform: Float32[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
     """[-1, 1] to 16-bit samples, clipped."""
-    return np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
+    scaled = waveform * np.float32(32768)
+    np.round(scaled, out=scaled)  # In place, as an hour is 230 MB.
+    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
 def to_float(samples: Int16[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
@@ -254,7 +346,8 @@ def is_silent(waveform: Float32[np.ndarray, " n"], level: float = -60.0) -> bool
     """True if no frame's RMS reaches the level, in dB of full scale."""
     frames = -(-len(waveform) // SAMPLES_PER_FRAME)
     padded = window(waveform, 0, frames * SAMPLES_PER_FRAME).reshape(frames, SAMPLES_PER_FRAME)
-    return not np.any(np.mean(np.square(padded, dtype=np.float64), axis=1) > 10 ** (level / 10))
+    powers = np.einsum("ij,ij->i", padded, padded, dtype=np.float64) / SAMPLES_PER_FRAME
+    return not np.any(powers > 10 ** (level / 10))
 
 
 def log_mel(waveform: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, "80 m"]:
@@ -271,6 +364,17 @@ def mel_columns(
     waveform: Float32[np.ndarray, " n"], first: int, count: int
 ) -> Float32[np.ndarray, "80 {count}"]:
     """Columns [first, first + count) of `log_mel(waveform)`, from the samples they need alone."""
+    last = first + count
+    pieces = [
+        _mel_piece(waveform, start, min(_MEL_PIECE, last - start))
+        for start in range(first, last, _MEL_PIECE)
+    ]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+
+
+def _mel_piece(
+    waveform: Float32[np.ndarray, " n"], first: int, count: int
+) -> Float32[np.ndarray, "80 {count}"]:
     import scipy.fft  # Not above: rendering needs none of it and should start soon.
 
     # Wav2Lip's transform is centred: it mirrors the pre-emphasised signal at both of its ends.

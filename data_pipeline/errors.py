@@ -9,4 +9,4 @@ class InputError(ValueError):
 
 
 class MissingError(InputError):
-    """A raw file that the data set should have is not there; it may be by the next run."""
+    """A raw file is not there, or the system cannot read it; the next run may find it."""

@@ -1,5 +1,7 @@
 """The clock, any file to 16 kHz, and the features against their references."""
 
+import resource
+import tracemalloc
 import wave
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import audio
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, MissingError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -19,13 +21,20 @@ def chirp(seconds: float, rate: int) -> np.ndarray:
     return (np.sin(2 * np.pi * (200 * t + 900 / seconds * t**2)) / 3).astype(np.float32)
 
 
-def save(path: Path, waveform: np.ndarray, rate: int, codec: str, layout: str = "mono") -> Path:
-    """Writes (n,) or planar (channels, n) samples."""
+def save(
+    path: Path,
+    waveform: np.ndarray,
+    rate: int,
+    codec: str,
+    layout: str = "mono",
+    start: float = 0.0,
+) -> Path:
+    """Writes (n,) or planar (channels, n) samples, the first one at `start` seconds."""
     planes = np.atleast_2d(waveform)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes), "fltp", layout)
-        frame.sample_rate, frame.pts = rate, 0
+        frame.sample_rate, frame.pts = rate, round(start * rate)
         size = stream.codec_context.frame_size or None
         form = stream.codec_context.format.name
         resampler = av.AudioResampler(form, layout, rate, frame_size=size)
@@ -65,6 +74,138 @@ def test_channels_are_averaged(tmp_path):
     assert np.abs(audio.load_audio(path)).max() < 1e-6
     path = save(tmp_path / "b.wav", np.stack([tone, tone]), 16_000, "pcm_f32le", "stereo")
     np.testing.assert_allclose(audio.load_audio(path), tone, atol=1e-6)
+
+
+def test_eight_kilohertz_stereo_is_averaged_too(tmp_path):
+    tone = chirp(1.0, 8000)
+    path = save(tmp_path / "a.wav", np.stack([tone, tone / 2]), 8000, "pcm_s16le", "stereo")
+    loaded = audio.load_audio(path)
+    assert len(loaded) == 16_000
+    error = (loaded - 0.75 * chirp(1.0, 16_000))[1600:-1600]
+    assert np.sqrt(np.mean(error**2)) < 0.02
+
+
+def clicks(seconds: float, *moments: float, rate: int = 48_000) -> np.ndarray:
+    """Silence with 10 ms of noise at each moment."""
+    sound = np.zeros(round(seconds * rate), np.float32)
+    for moment in moments:
+        noise = np.random.default_rng(0).uniform(-0.8, 0.8, rate // 100)
+        sound[round(moment * rate) :][: rate // 100] = noise
+    return sound
+
+
+def heard(waveform: np.ndarray) -> list[float]:
+    """The beginnings of clicks in seconds."""
+    loud = np.flatnonzero(np.abs(waveform) > 0.25)
+    return (loud[np.diff(loud, prepend=-16_000) > 8000] / 16_000).tolist()
+
+
+def remux(source: Path, target: Path, change) -> Path:
+    """Copies the packets that `change` returns, given each one and its time."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for packet in old.demux(audio=0):
+            if packet.dts is not None and change(packet, float(packet.pts * packet.time_base)):
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mkv", "aac"), ("ts", "aac"), ("webm", "libopus"), ("mka", "flac")]
+)
+def test_what_follows_lost_packets_is_heard_at_its_time(tmp_path, suffix, codec):
+    whole = save(tmp_path / f"whole.{suffix}", clicks(10, 2, 8), 48_000, codec)
+    _, first = audio.decode_audio(whole)
+    path = remux(whole, tmp_path / f"a.{suffix}", lambda packet, time: not 4 <= time - first < 5)
+    expected = heard(audio.load_audio(whole))
+    assert expected == pytest.approx([2, 8], abs=0.03)
+    assert heard(audio.load_audio(path)) == pytest.approx(expected, abs=0.003)
+    part, start = audio.decode_audio(path, 3.0 + first, 9.0 + first)
+    assert start - first + heard(part)[-1] == pytest.approx(expected[1], abs=0.003)
+    assert len(part) < 9.5 * 16_000
+
+
+def test_sound_that_comes_twice_is_cut_and_rates_may_change(tmp_path):
+    first = save(tmp_path / "1.ts", clicks(6, 2), 48_000, "aac")
+    second = save(tmp_path / "2.ts", clicks(5, 3, rate=24_000), 24_000, "aac", start=5.0)
+    path = tmp_path / "a.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    whole, start = audio.decode_audio(path)
+    assert heard(whole) == pytest.approx([2, 8], abs=0.07)  # AAC's priming is in it.
+    part, _ = audio.decode_audio(path, 0, start + 9)
+    assert heard(part) == heard(whole) and len(part) < 9.3 * 16_000
+
+
+def test_files_that_were_joined_end_to_end_are_heard_to_the_end(tmp_path):
+    once = save(tmp_path / "1.ogg", clicks(3, 1), 48_000, "libopus").read_bytes()
+    (tmp_path / "a.ogg").write_bytes(once * 2)
+    assert heard(audio.load_audio(tmp_path / "a.ogg")) == pytest.approx([1, 4], abs=0.02)
+
+
+def paused(path: Path, seconds: float) -> Path:
+    """A sound with a pause after about one second; clicks at 0.5 s, and 1.5 s plus the pause."""
+
+    def shift(packet, time):
+        if time > 1:
+            packet.pts = packet.dts = packet.pts + round(seconds / packet.time_base)
+        return True
+
+    whole = save(path.with_name("whole.mka"), clicks(2, 0.5, 1.5, rate=8000), 8000, "flac")
+    return remux(whole, path, shift)
+
+
+def test_a_time_stamp_of_next_year_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no sound for 10000000 s from 1.* on: its time stamps"):
+        audio.load_audio(paused(tmp_path / "a.mka", 1e7))
+
+
+def test_nearly_an_hour_of_pause_is_silence(tmp_path):
+    waveform = audio.load_audio(paused(tmp_path / "a.mka", 3500))
+    assert heard(waveform[-32_000:])[-1] == pytest.approx(1.5, abs=0.002)
+    assert len(waveform) == pytest.approx(3502 * 16_000, abs=32)
+    tracemalloc.start()
+    assert not audio.is_silent(waveform)
+    samples = audio.to_int16(waveform)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.7 * waveform.nbytes
+    np.testing.assert_array_equal(samples[-32_000:], audio.to_int16(waveform[-32_000:]))
+
+
+def test_what_the_system_refuses_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.wav", chirp(0.5, 16_000), 16_000, "pcm_s16le")
+    few, many = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, many))
+        with pytest.raises(MissingError, match="cannot be read .Too many open files"):
+            audio.load_audio(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, many))
+
+    def fail_with(kind, *arguments):
+        monkeypatch.setattr(av, "open", lambda *_, **__: (_ for _ in ()).throw(kind(*arguments)))
+
+    # FFmpeg answers damaged headers with this, however well they can be read.
+    fail_with(av.error.PermissionError, 1, "Operation not permitted")
+    with pytest.raises(InputError, match="cannot be decoded") as caught:
+        audio.load_audio(path)
+    assert not isinstance(caught.value, MissingError)
+    fail_with(av.error.MemoryError, 12, "Cannot allocate memory")
+    with pytest.raises(MemoryError):
+        audio.load_audio(path)
+
+
+def test_a_stream_that_turns_up_late_does_not_stop_the_reader(tmp_path):
+    class Container:
+        def demux(self, stream):
+            yield from container.demux(stream)
+            raise IndexError("tuple index out of range")  # What PyAV says to its flush.
+
+    path = save(tmp_path / "a.wav", chirp(0.5, 16_000), 16_000, "pcm_s16le")
+    with av.open(str(path)) as container:
+        frames = list(audio.decode_frames(Container(), container.streams.audio[0]))
+    assert sum(frame.samples for frame in frames) == 8000
 
 
 def test_bad_files_are_sentences(tmp_path):
@@ -145,6 +286,17 @@ def test_mel_windows_are_columns_of_the_whole_mel_at_every_frame():
         np.testing.assert_array_equal(
             audio.mel_window(waveform, frame), whole[:, first : first + 16]
         )
+
+
+def test_a_long_mel_is_made_in_pieces_without_a_seam(monkeypatch):
+    waveform = np.random.default_rng(3).normal(0, 0.1, 200 * 5000).astype(np.float32)
+    tracemalloc.start()
+    whole = audio.log_mel(waveform)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6  # 45 MB at once.
+    monkeypatch.setattr(audio, "_MEL_PIECE", 10_000)
+    np.testing.assert_allclose(audio.log_mel(waveform), whole, atol=1e-5)
 
 
 def test_window_pads_with_zeros_on_both_sides():
