@@ -64,6 +64,7 @@ def iterate_frames(
     zero = _first_frame_time(path) + start
     with open_at(path, "video", zero) as (container, stream, frames):
         count, held, held_time = 0, None, -start - 1 / FPS
+        length = held_time
         for frame in frames:
             time = held_time + 1 / FPS if frame.time is None else frame.time - zero
             if held is not None and time > held_time + _LONGEST_STILL:
@@ -79,10 +80,10 @@ def iterate_frames(
             # Not every frame is wanted: those before `start` and most of 60 a second are not.
             held = functools.cache(functools.partial(_upright_rgb, frame, stream))
             held_time = time
+            # mp4 has lengths in the order of decoding: the last one may be another frame's.
+            length = max(length, time + min(_duration(frame, stream), _LONGEST_STILL))
         if held is None:
             raise InputError(f"{path} has a video stream without a single frame: export it again.")
-        step = float(1 / stream.average_rate) if stream.average_rate else 1 / FPS
-        length = held_time + min(step, _LONGEST_STILL)
         check_complete(container, stream, start + length, path)
         if start and length <= 0:
             raise InputError(f"{path} ends at {start + length:.2f} s, before {start:.2f} s.")
@@ -102,6 +103,13 @@ def read_soundtrack(
     end = None if max_seconds is None else zero + max_seconds
     waveform, audio_start = decode_audio(path, zero, end)
     return window(waveform, round((zero - audio_start) * SAMPLE_RATE), frames * SAMPLES_PER_FRAME)
+
+
+def _duration(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> float:
+    """Seconds for which a frame is shown: by its own word, else as its stream usually does."""
+    if frame.duration:
+        return float(frame.duration * frame.time_base)
+    return float(1 / stream.average_rate) if stream.average_rate else 1 / FPS
 
 
 def _first_frame_time(path: str | os.PathLike) -> float:

@@ -75,6 +75,24 @@ def test_uneven_timestamps_are_honoured(tmp_path):
         assert abs(frames[round(time * 25)] - level) < 4, time
 
 
+@pytest.mark.parametrize("reordered", [0, 3])
+def test_the_last_frame_is_shown_as_long_as_it_says(tmp_path, reordered):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 32, 48, "yuv420p"
+        video.options = {"x264-params": f"bframes={reordered}:b-adapt=0:scenecut=0", "crf": "10"}
+        packets = []
+        for rgb in grey(20 + np.arange(48)):
+            packets += video.encode(av.VideoFrame.from_ndarray(rgb, "rgb24"))
+        packets += video.encode(None)
+        assert packets[-1].pts == 47 - bool(reordered)
+        packets[-1].duration = 26
+        container.mux(packets)
+    frames = levels_of(read_video(tmp_path / "a.mp4").frames)
+    assert len(frames) == 73 - bool(reordered)  # By one frame earlier, it is the one before.
+    assert np.abs(frames[48:] - 67).max() < 3
+
+
 def test_sound_starts_with_the_picture(tmp_path):
     click = np.zeros(16_000, np.float32)
     click[4000:4040] = 0.9
