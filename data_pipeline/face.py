@@ -86,7 +86,9 @@ class FaceLandmarker:
             try:
                 self._landmarker = vision.FaceLandmarker.create_from_options(options)
             except (RuntimeError, ValueError) as error:
-                raise InputError(f"{model} is not a face landmarker model: {error}") from error
+                raise InputError(
+                    f"{model} is not a face landmarker model ({error}): delete it, or name another."
+                ) from error
             weakref.finalize(self, _close, self._landmarker)
             self._image = functools.partial(mp.Image, image_format=mp.ImageFormat.SRGB)
             self.detect(np.zeros((64, 64, 3), np.uint8))  # The first run logs.
@@ -333,11 +335,18 @@ def sync_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Float32[np.ndarray, "4
 
 
 def default_detector() -> FaceDetector:
-    """The landmarker if its model can be had, else the cascade."""
+    """The landmarker; the cascade if no model is named and none can be fetched.
+
+    Raises:
+        InputError: the model that is named, or the one at hand, is missing or damaged.
+    """
     try:
-        return FaceLandmarker()
+        model = landmarker_model()
     except InputError:
+        if os.environ.get(MODEL_VARIABLE):
+            raise
         return CascadeDetector()
+    return FaceLandmarker(model)
 
 
 def portrait_crop(

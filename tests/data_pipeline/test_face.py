@@ -281,6 +281,22 @@ def test_the_pinned_model_is_the_published_one(tmp_path):
 
 
 @needs_model
+def test_the_cascade_stands_in_for_no_model_that_is_named_or_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(face, "MODEL_ADDRESS", "file:///nowhere/at/all")
+    monkeypatch.setenv(face.MODEL_VARIABLE, str(tmp_path / "none.task"))
+    with pytest.raises(InputError, match=r"none\.task does not exist"):
+        face.default_detector()
+    monkeypatch.delenv(face.MODEL_VARIABLE)
+    assert isinstance(face.default_detector(), face.CascadeDetector)
+    cached = tmp_path / "reta_jax" / "face_landmarker.task"
+    cached.parent.mkdir()
+    cached.write_bytes(MODEL.read_bytes()[:100_000])
+    with pytest.raises(InputError, match=f"{cached} is not a face landmarker .*: delete it"):
+        face.default_detector()
+
+
+@needs_model
 def test_a_landmarker_can_be_checked_before_it_is_needed(tmp_path):
     face.check_landmarker(MODEL)
     (tmp_path / "cut.task").write_bytes(MODEL.read_bytes()[:100_000])
