@@ -2,8 +2,9 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from data_pipeline.clips import Remote, VideoJob
 from data_pipeline.errors import InputError
@@ -16,19 +17,32 @@ def files_below(raw: str | os.PathLike) -> list[Path]:
     """All files below a directory in the order of their paths, through links but not in circles.
 
     Raises:
-        InputError: it is none.
+        InputError: it is none, or a folder in it cannot be read.
     """
     if not Path(raw).is_dir():
         raise InputError(f"{raw} is not a directory: give the folder with the videos.")
-    found, seen = [], set()
-    for folder, below, names in os.walk(raw, followlinks=True):
+    try:
+        return sorted(_walk(raw))
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}): check its permissions."
+        ) from error
+
+
+def _walk(raw: str | os.PathLike) -> Iterator[Path]:
+    seen = set()
+    for folder, below, names in os.walk(raw, onerror=_refuse, followlinks=True):
         place = os.path.realpath(folder)
         if place in seen:
             below.clear()
             continue
         seen.add(place)
-        found += [path for name in names if (path := Path(folder, name)).is_file()]
-    return sorted(found)
+        below.sort()  # Of several ways to a folder, the same one counts on every disk.
+        yield from (path for name in names if (path := Path(folder, name)).is_file())
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
 
 
 def video_files(raw: str | os.PathLike) -> list[Path]:
