@@ -134,9 +134,14 @@ class VideoJob:
     def _frames(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         return iterate_frames(self.source, self._seconds, self.start)
 
+    @property
+    def _is_placed(self) -> bool:
+        """Whether the face's place is given, so that no others are looked for."""
+        return self.box is not None or self.crop == "none"
+
     def _finder(self) -> Finder:
         landmarker = _landmarker(self.model) if self.model else None
-        if self.box is not None or self.crop == "none":
+        if self._is_placed:
             return FixedBox(self.box, self.region, landmarker)
         return LandmarkFinder(landmarker, self.region)
 
@@ -182,7 +187,8 @@ class VideoJob:
         ends = np.linspace(0, count, -(-count // MAX_FRAMES) + 1).round().astype(int).tolist()
         for start, end in zip(ends, ends[1:], strict=False):
             part = stretch.slice(start, end)
-            scores = measure(part.looks, part.landmarks, part.found, part.accompanied)
+            accompanied = None if self._is_placed else part.accompanied
+            scores = measure(part.looks, part.landmarks, part.found, accompanied)
             if sync:
                 scores = scores._replace(sync=sync.correlation, sync_offset=sync.offset)
             reason = refusal(scores) or out_of_sync(sync)
@@ -255,4 +261,8 @@ class _Piece(NamedTuple):
 
 @functools.cache
 def _landmarker(model: str) -> FaceLandmarker:
-    return FaceLandmarker(model)
+    try:
+        return FaceLandmarker(model)
+    except InputError as error:
+        # Not an InputError, by which the video would be refused: it is no fault of the video's.
+        raise RuntimeError(str(error)) from error

@@ -54,9 +54,16 @@ def measure(
     looks: Sequence[Look | None],
     landmarks: Float32[np.ndarray, "t 68 2"] | None,
     found: Bool[np.ndarray, " t"],
-    accompanied: Bool[np.ndarray, " t"],
+    accompanied: Bool[np.ndarray, " t"] | None,
 ) -> Scores:
-    """The scores of a clip, but for `sync`."""
+    """The scores of a clip, but for `sync`.
+
+    Args:
+        looks: of each frame; None where there is no face.
+        landmarks: None if no face was looked for, but a place was given for it.
+        found: whether a frame shows the face.
+        accompanied: whether it shows another one; None if others were not looked for.
+    """
     seen = np.array([look for look in looks if look is not None]).reshape(-1, 3)
     if not len(seen):
         return Scores(lost=1.0)
@@ -64,14 +71,15 @@ def measure(
         sharpness=float(np.median(seen[:, 0])),
         dark=float(seen[:, 1].mean()),
         bright=float(seen[:, 2].mean()),
-        lost=float(1 - found.mean()),
-        others=float(accompanied.mean()),
+        others=None if accompanied is None else float(accompanied.mean()),
     )
     if landmarks is None:
         return scores
     size = (landmarks.max(axis=1) - landmarks.min(axis=1)).mean(axis=1)
     turned = np.quantile(np.abs(yaw(landmarks)), 0.9)
-    return scores._replace(face_pixels=float(np.median(size)), yaw=float(turned))
+    return scores._replace(
+        face_pixels=float(np.median(size)), yaw=float(turned), lost=float(1 - found.mean())
+    )
 
 
 def yaw(landmarks: Float32[np.ndarray, "*t 68 2"]) -> Float64[np.ndarray, "*t"]:

@@ -223,6 +223,7 @@ def test_ready_crops_and_boxes_need_no_landmarker(tmp_path):
     (outcome,) = job(path, model="", crop="none").run()
     assert outcome.scores.sharpness > 0
     assert outcome.scores.sync is None and outcome.scores.yaw is None
+    assert outcome.scores.others is None and outcome.scores.lost is None
 
 
 @needs_model
@@ -233,6 +234,15 @@ def test_boxes_with_a_landmarker_have_landmarks(tmp_path):
     np.testing.assert_allclose(
         placed["landmarks"] * 192, into_source(plain["landmarks"], plain["boxes"]), atol=1
     )
+    (outcome,) = job(path, box=(96, 96, 192)).run()
+    assert outcome.scores.lost == 0 and outcome.scores.others is None
+
+
+def test_a_landmarker_that_fails_is_no_fault_of_the_video(tmp_path):
+    path = save(tmp_path / "a.mp4", swaying(3))
+    (tmp_path / "broken.task").write_text("no model")
+    with pytest.raises(RuntimeError, match=r"broken\.task is not a face landmarker model"):
+        list(job(path, model=str(tmp_path / "broken.task")).run())
 
 
 def into_source(landmarks: np.ndarray, boxes: np.ndarray) -> np.ndarray:

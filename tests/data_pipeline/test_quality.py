@@ -48,8 +48,8 @@ def test_scores_are_of_the_frames_that_show_the_face():
     assert (scores.sharpness, scores.lost, scores.others) == (20, 0.5, 0.25)
     assert scores.dark == pytest.approx(0.3) and scores.bright == pytest.approx(0.05)
     assert 5 < scores.yaw < 40
-    blind = measure(looks, None, found, np.zeros(4, bool))
-    assert blind.yaw is None and blind.face_pixels is None and blind.sharpness == 20
+    blind = measure(looks, None, found, None)
+    assert blind == Scores(sharpness=20, dark=blind.dark, bright=blind.bright)
     assert measure([None] * 4, landmarks, ~found | True, found) == Scores(lost=1.0)
 
 
