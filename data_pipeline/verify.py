@@ -337,14 +337,17 @@ def _runs(rows: Sequence[Row | None]) -> Iterator[list[int]]:
 def _judge(records: Sequence[dict[str, Any]], indices: list[int]) -> str:
     """Why the lips and the voice of a run do not go together; empty if they do, or nobody knows."""
     try:
-        parts = [records[index] for index in indices]
-        landmarks = np.concatenate([part["landmarks"] for part in parts])
-        samples = np.concatenate([part["audio"] for part in parts])
+        parts = [_lips_and_voice(records[index]) for index in indices]
+        landmarks, samples = map(np.concatenate, zip(*parts, strict=True))
     except Exception:  # As above.
         return ""
     if len(samples) != SAMPLES_PER_FRAME * len(landmarks) or not np.isfinite(landmarks).all():
         return ""
     return out_of_sync(LipOpening().score(landmarks, samples))
+
+
+def _lips_and_voice(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    return record["landmarks"], record["audio"]  # Without the pictures, for a run may be long.
 
 
 def _raw_faults(manifest: list[Row], progress: bool) -> Iterator[str]:
@@ -357,7 +360,10 @@ def _raw_faults(manifest: list[Row], progress: bool) -> Iterator[str]:
             yield f"source {source} cannot be read ({error.strerror})"
             continue
         if found != expected:
-            yield f"source {source} has changed since it was prepared: prepare takes it anew"
+            yield (
+                f"source {source} has changed since it was prepared: prepare takes it anew if its "
+                "size has changed too, else give another --out"
+            )
 
 
 def table(report: Report) -> Table:
