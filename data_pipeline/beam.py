@@ -19,6 +19,7 @@ from types import ModuleType
 from data_pipeline import prepare
 from data_pipeline.errors import InputError
 from data_pipeline.manifest import Journal, Row, read_journal
+from data_pipeline.records import list_examples
 
 _FOLDER = "beam"  # in .parts: the rows of each job, until the pipeline has ended
 
@@ -30,8 +31,7 @@ def run_all(jobs: Sequence[prepare.Job], parts: Path, flags: Sequence[str]) -> I
         InputError: Beam is not installed, or the pipeline failed.
     """
     beam = _import_beam()
-    waiting = [job for job in jobs if not _is_kept(_rows_of(job, parts))]
-    if waiting:
+    if waiting := list_waiting(jobs, parts):
         options = beam.options.pipeline_options.PipelineOptions(list(flags))
         try:
             with beam.Pipeline(options=options) as pipeline:
@@ -52,6 +52,12 @@ def run_all(jobs: Sequence[prepare.Job], parts: Path, flags: Sequence[str]) -> I
         yield _rows_of(job, parts)
 
 
+def list_waiting(jobs: Sequence[prepare.Job], parts: Path) -> list[prepare.Job]:
+    """The jobs that an interrupted pipeline has not done, or whose sources changed since."""
+    clips = list_examples(parts).keys()
+    return [job for job in jobs if not prepare.is_done(job, _rows_of(job, parts), clips)]
+
+
 def run_and_keep(job: prepare.Job, parts: Path) -> None:
     """Runs a job and keeps its rows in a file, which appears when its clips are there."""
     folder = parts / _FOLDER / job.clip
@@ -61,10 +67,6 @@ def run_and_keep(job: prepare.Job, parts: Path) -> None:
 
 def _rows_of(job: prepare.Job, parts: Path) -> list[Row]:
     return read_journal(parts / _FOLDER / job.clip).get(job.clip, [])
-
-
-def _is_kept(rows: Sequence[Row]) -> bool:
-    return bool(rows) and rows[0].state not in ("failed", "missing")
 
 
 def _import_beam() -> ModuleType:

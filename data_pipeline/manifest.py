@@ -3,7 +3,8 @@
     out/manifest.parquet        a finished or interrupted data set's rows, for any reader of Parquet
     out/.parts/journal.jsonl    while it is made: a line for each source that was gone through
 
-A line that a killed run cut off is dropped; its source is gone through again.
+A line that a killed run or a loss of power cut off or spoilt is dropped; its source is gone through
+again.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.errors import InputError
+from data_pipeline.files import write_whole
 
 FILE = "manifest.parquet"
 _JOURNAL = "journal.jsonl"
@@ -40,8 +42,8 @@ class Row(NamedTuple):
     identity: str
     emotion: str  # empty if unknown
     source: str  # the file; empty if there is none
-    bytes: int  # of the source file; a file of another size is prepared again
-    sha256: str  # of the source file
+    bytes: int  # of the source file and a separate voice; of another size, they are prepared again
+    sha256: str  # of the source file; empty if that was not looked into
     start: float | None  # seconds after the source's first frame; None if it was not gone through
     end: float | None
     scores: Scores
@@ -85,12 +87,8 @@ def write_manifest(out: str | os.PathLike, rows: Iterable[Row]) -> None:
     kinds |= dict.fromkeys(Scores._fields, pa.float32())
     schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
     lines = [_line(row) for row in sorted(rows, key=lambda row: row.clip)]
-    part = Path(out) / f".{FILE}.part"
-    try:
-        pa.parquet.write_table(pa.Table.from_pylist(lines, schema), part)
-        os.replace(part, Path(out) / FILE)
-    finally:
-        part.unlink(missing_ok=True)
+    table = pa.Table.from_pylist(lines, schema)
+    write_whole(Path(out) / FILE, lambda file: pa.parquet.write_table(table, file))
 
 
 def by_job(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -106,8 +104,11 @@ def read_journal(parts: Path) -> dict[str, list[Row]]:
     found = {}
     path = parts / _JOURNAL
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        if line.endswith(b"\n"):
+        try:
             rows = [_row(fields) for fields in json.loads(line)]
+        except ValueError:
+            continue
+        if line.endswith(b"\n"):
             found[rows[0].job] = rows
     return found
 
@@ -129,6 +130,8 @@ class Journal:
         """Adds the rows of a source."""
         with self._path.open("a") as file:
             file.write(json.dumps([_line(row) for row in rows]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _line(row: Row) -> dict:

@@ -9,17 +9,23 @@ a shard was prepared again takes over what changed; the shards may be deleted wh
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from data_pipeline import settings
 from data_pipeline.errors import InputError
+from data_pipeline.lock import alone_in
 from data_pipeline.manifest import FILE, Row, by_job, read_manifest, write_manifest
-from data_pipeline.records import Source, iterate_sources, write_records
+from data_pipeline.records import (
+    Source,
+    iterate_sources,
+    recover_records,
+    split_of_clips,
+    write_records,
+)
 from data_pipeline.shards import Shard, find_shards
-
-_SETTINGS = "settings.json"
 
 
 def merge(out: Path) -> int:
@@ -32,30 +38,46 @@ def merge(out: Path) -> int:
             sources; or no clip was accepted; or the place cannot be written to.
     """
     dirs = {shard: shard.dir(out) for shard in _all_shards(out)}
-    settings = _shared_settings(out, dirs)
+    try:
+        with alone_in(out):
+            recover_records(out)
+            return _merge(out, dirs)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
+            "has room."
+        ) from error
+
+
+def _merge(out: Path, dirs: dict[Shard, Path]) -> int:
+    shared = _shared_settings(out, dirs)
     rows = by_job(read_manifest(out)) | _shared_rows(dirs)
     kept: dict[str, Source] = {}
     split: dict[str, str] = {}
     for dir in (out, *dirs.values()):
         kept |= {source.clip: source for source in iterate_sources(dir)}
-        split |= _splits(dir)
+        split |= split_of_clips(dir)
     every = sorted((row for group in rows.values() for row in group), key=lambda row: row.clip)
     clips = [
         kept[row.clip]._replace(identity=row.identity)
         for row in every
         if row.state == "accepted" and row.clip in kept
     ]
-    try:
-        if every != read_manifest(out) or _splits(out).keys() != {clip.clip for clip in clips}:
-            write_records(clips, out, lambda source: split[source.clip])
-            write_manifest(out, every)
-            (out / _SETTINGS).write_text(settings)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
-            "has room."
-        ) from error
+    wanted = {clip.clip: split[clip.clip] for clip in clips}
+    if every != read_manifest(out) or split_of_clips(out) != wanted:
+        write_records(clips, out, lambda source: split[source.clip])
+        write_manifest(out, every)
+    settings.write_settings(out, shared)
     return len(clips)
+
+
+def failed_shards(out: Path) -> list[Shard]:
+    """The shards in which there are sources that failed, and that the same command tries again."""
+    return [
+        shard
+        for shard in find_shards(out)
+        if any(row.state == "failed" for row in read_manifest(shard.dir(out)))
+    ]
 
 
 def _all_shards(out: Path) -> list[Shard]:
@@ -80,23 +102,26 @@ def _all_shards(out: Path) -> list[Shard]:
 
 
 def _is_finished(dir: Path) -> bool:
-    return (dir / FILE).exists() and (dir / _SETTINGS).exists() and not (dir / ".parts").exists()
+    has_begun = (dir / FILE).exists() and (dir / settings.FILE).exists()
+    return has_begun and not (dir / ".parts").exists()
 
 
-def _shared_settings(out: Path, dirs: dict[Shard, Path]) -> str:
-    texts = {shard: (dir / _SETTINGS).read_text() for shard, dir in dirs.items()}
+def _shared_settings(out: Path, dirs: dict[Shard, Path]) -> dict[str, Any]:
+    """The settings of all shards; refuses where they are not the same, or not those of `out`."""
+    found = {shard: settings.read_settings(dir) for shard, dir in dirs.items()}
     first, *others = dirs
-    if differing := [shard for shard in others if texts[shard] != texts[first]]:
+    if unlike := [shard for shard in others if found[shard] != found[first]]:
         raise InputError(
             f"{out} has shards that were made with other settings than {first}: "
-            f"{_enumerate(differing)} (compare their {_SETTINGS}); delete and run those again."
+            f"{_enumerate(unlike)} (compare their {settings.FILE}); delete and run those again."
         )
-    if (out / _SETTINGS).exists() and (out / _SETTINGS).read_text() != texts[first]:
+    before = settings.read_settings(out)
+    if before and (names := settings.differing(before, found[first])):
         raise InputError(
-            f"{out} was prepared with other settings ({out / _SETTINGS}) than its shards: give "
-            "the shards another --out, or delete it."
+            f"{out} was prepared with other settings ({', '.join(names)} in "
+            f"{out / settings.FILE}) than its shards: give the shards another --out, or delete it."
         )
-    return texts[first]
+    return found[first]
 
 
 def _shared_rows(dirs: dict[Shard, Path]) -> dict[str, list[Row]]:
@@ -114,13 +139,6 @@ def _shared_rows(dirs: dict[Shard, Path]) -> dict[str, list[Row]]:
     return rows
 
 
-def _splits(dir: Path) -> dict[str, str]:
-    """The split of every clip in the records of a data set; empty if it has none."""
-    path = dir / "records" / "clips.json"
-    splits = json.loads(path.read_text()) if path.exists() else {}
-    return {row["clip"]: split for split, rows in splits.items() for row in rows}
-
-
 def _enumerate(shards: Sequence[Shard], most: int = 8) -> str:
     told = ", ".join(map(str, shards[:most]))
     return told if len(shards) <= most else f"{told} and {len(shards) - most} more"
@@ -135,6 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         print(f"{args.out}: {merge(args.out)} clips; see {FILE}")
+        if failed := failed_shards(args.out):
+            print(
+                f"sources failed in the shards {_enumerate(failed)}: see {FILE} for the reasons, "
+                "run these again, then merge again.",
+                file=sys.stderr,
+            )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,10 +14,8 @@ clip, refused stretch and refused source: its place, its scores, what became of 
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -49,7 +47,8 @@ from data_pipeline.datasets.raw import write_missing
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError, MissingError
 from data_pipeline.estimate import estimate
-from data_pipeline.face import landmarker_model
+from data_pipeline.face import check_landmarker, landmarker_model
+from data_pipeline.lock import alone_in
 from data_pipeline.manifest import (
     Journal,
     Row,
@@ -62,9 +61,19 @@ from data_pipeline.manifest import (
 from data_pipeline.records import (
     Source,
     iterate_sources,
+    list_examples,
     load_example,
+    recover_records,
     save_example,
+    split_of_clips,
     write_records,
+)
+from data_pipeline.settings import (
+    FILE,
+    TEST_IDENTITIES,
+    differing,
+    read_settings,
+    write_settings,
 )
 from data_pipeline.shards import parse_shard
 
@@ -85,7 +94,7 @@ class Summary(NamedTuple):
 
     accepted: int  # sources of which there is a clip at least
     refused: int  # sources of which there is none
-    failed: int
+    failed: int  # of the sources of this call
     clips: int
     missing: int = 0
 
@@ -109,7 +118,8 @@ def prepare(
         jobs: the sources; what earlier calls made of other sources stays in the data set.
         out_dir: where records/ and manifest.parquet go, made if missing.
         split_of: says of a clip whether it is "train" or "test".
-        settings: what a prepared data set cannot be continued with other values of.
+        settings: what a prepared data set cannot be continued with other values of, but for
+            TEST_IDENTITIES.
         workers: processes; 1 works in this one.
         may_be_empty: a data set without clips will do: one shard of many may have none.
         run_all: runs the jobs elsewhere, with which `workers` has nothing to do.
@@ -122,7 +132,8 @@ def prepare(
     parts = out / ".parts"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _alone_in(out):
+        with alone_in(out):
+            recover_records(out)
             _check_settings(out, settings)
             parts.mkdir(exist_ok=True)
             rows = _run_pending(jobs, out, run_all or functools.partial(_run_all, workers=workers))
@@ -136,7 +147,7 @@ def prepare(
             }
             if not clips and may_be_empty:
                 shutil.rmtree(out / "records", ignore_errors=True)
-            elif fresh.keys() & clips.keys() or clips.keys() != recorded.keys() or not clips:
+            elif fresh.keys() & clips.keys() or not clips or _splits_differ(clips, out, split_of):
                 write_records(list(clips.values()), out, split_of)
             shutil.rmtree(parts)
     except OSError as error:
@@ -144,23 +155,15 @@ def prepare(
             f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
             "has room."
         ) from error
-    states = [_state(group) for group in by_job(rows).values()]
-    accepted, refused, failed, missing = map(
-        states.count, ("accepted", "refused", "failed", "missing")
-    )
+    states = {name: _state(group) for name, group in by_job(rows).items()}
+    accepted, refused, missing = map([*states.values()].count, ("accepted", "refused", "missing"))
+    failed = sum(states.get(job.clip) == "failed" for job in jobs)
     return Summary(accepted, refused, failed, len(clips), missing)
 
 
-@contextlib.contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Keeps a second run out; the lock goes with the process, however that ends."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run prepares {out}: wait for it, or end it.") from error
-        yield
-        (out / ".lock").unlink(missing_ok=True)
+def _splits_differ(clips: dict[str, Source], out: Path, split_of: Callable[[Source], str]) -> bool:
+    """Whether the records hold other clips, or these in other splits."""
+    return split_of_clips(out) != {name: split_of(clip) for name, clip in clips.items()}
 
 
 def _run_pending(jobs: Sequence[Job], out: Path, run_all: RunAll) -> list[Row]:
@@ -193,36 +196,53 @@ def _state(rows: Sequence[Row]) -> str:
 def list_pending(jobs: Sequence[Job], out: Path) -> list[Job]:
     """The jobs that are still to be run; reads `out` and writes nothing."""
     rows = _read_rows(out)
-    kept = {source.clip for source in iterate_sources(out)} | _list_parts(out / ".parts").keys()
-    return [job for job in jobs if not _is_done(job, rows.get(job.clip, []), kept)]
+    kept = split_of_clips(out).keys() | list_examples(out / ".parts").keys()
+    return [job for job in jobs if not is_done(job, rows.get(job.clip, []), kept)]
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
-    path = out / "settings.json"
-    text = json.dumps(settings, indent=1, sort_keys=True)
-    if path.exists() and path.read_text() != text:
+    found = read_settings(out)
+    if found and (names := differing(found, settings)):
         raise InputError(
-            f"{out} was prepared with other settings ({path}): give another --out or delete it."
+            f"{out} was prepared with other settings ({', '.join(names)} in {out / FILE}): give "
+            "another --out or delete it."
         )
-    path.write_text(text)
+    write_settings(out, settings)
 
 
 def _list_parts(parts: Path) -> dict[str, Source]:
     """The finished clips that are not in the records yet."""
     return {
-        path.stem: Source(path.stem, "", functools.partial(load_example, path))
-        for path in parts.glob("*.npz")
+        name: Source(name, "", functools.partial(load_example, path))
+        for name, path in list_examples(parts).items()
     }
 
 
-def _is_done(job: Job, rows: Sequence[Row], kept: Set[str]) -> bool:
-    if not rows or rows[0].state in ("failed", "missing") or rows[0].bytes != _size(job.source):
+def is_done(job: Job, rows: Sequence[Row], kept: Set[str]) -> bool:
+    """Whether the rows say what would become of a source now, and its clips are among `kept`."""
+    if not rows or rows[0].state in ("failed", "missing"):
         return False
-    return all(row.clip in kept for row in rows if row.state == "accepted")
+    if any(row.clip not in kept for row in rows if row.state == "accepted"):
+        return False
+    if getattr(job, "missing", ""):
+        return True  # Its files were there once, and may be gone.
+    first = rows[0]
+    if first.identity != job.identity or bool(first.sha256) != _is_looked_into(job):
+        return False
+    try:
+        return first.bytes == _size(job)
+    except OSError:
+        return True  # What was made of it is better than nothing.
 
 
-def _size(source: str) -> int:
-    return os.path.getsize(source) if source else 0
+def _is_looked_into(job: Job) -> bool:
+    """Whether what becomes of a job depends on its file."""
+    return bool(job.source) and not getattr(job, "refused", "") and not getattr(job, "missing", "")
+
+
+def _size(job: Job) -> int:
+    """Bytes of a job's files; raises OSError where they cannot be had."""
+    return sum(map(os.path.getsize, filter(None, (job.source, getattr(job, "audio", "")))))
 
 
 def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[list[Row]]:
@@ -249,7 +269,7 @@ def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[list[Ro
 def _run_in_processes(
     run: Callable[[Job], list[Row]], jobs: Sequence[Job], workers: int
 ) -> Iterator[list[Row]]:
-    """As `map`, in no order; a job that takes its process down is refused, the others go on."""
+    """As `map`, in no order; a job that takes its process down has failed, the others go on."""
     waiting = list(reversed(jobs))
     while waiting:
         running: dict[Future, Job] = {}
@@ -271,7 +291,13 @@ def _run_in_processes(
                 try:
                     yield pool.submit(run, job).result()
                 except BrokenProcessPool:
-                    yield [_whole_row(job)._replace(reason="the decoder crashed on it")]
+                    # Not refused: it may be the machine's fault, and another day's run take it.
+                    yield [_whole_row(job, "failed", _CRASHED)]
+
+
+_CRASHED = (
+    "its process died, also when it ran alone: the file breaks the decoder, or memory ran out"
+)
 
 
 @contextlib.contextmanager
@@ -308,7 +334,12 @@ def _start_worker() -> None:
 
 def run_job(job: Job, parts: Path) -> list[Row]:
     """Makes a job's clips into files in `parts`; whatever is wrong with its source is a row."""
-    refused = _whole_row(job)
+    try:
+        sha256 = _sha256_of(job.source) if _is_looked_into(job) else ""
+        refused = _whole_row(job, "refused", "", _size(job), sha256)
+    except OSError as error:
+        reason = f"{error.filename or job.source} cannot be read ({error.strerror})"
+        return [_whole_row(job, "failed", reason)]
     outcomes = iter(job.run())
     rows = []
     while True:
@@ -319,8 +350,7 @@ def run_job(job: Job, parts: Path) -> list[Row]:
         except InputError as error:
             return [refused._replace(reason=_one_line(error))]
         except Exception as error:
-            reason = _one_line(f"{type(error).__name__}: {error}")
-            return [refused._replace(state="failed", reason=reason)]
+            return [_whole_row(job, "failed", f"{type(error).__name__}: {error}")]
         if outcome is None:
             return rows or [refused._replace(reason="there is nothing in it")]
         row = refused._replace(**{name: getattr(outcome, name) for name in _PLACE})
@@ -335,21 +365,21 @@ def run_job(job: Job, parts: Path) -> list[Row]:
 _PLACE = ("clip", "start", "end", "scores", "reason")  # An outcome's fields that a row has too.
 
 
-def _whole_row(job: Job) -> Row:
-    """The row of a source of which nothing can be had."""
+def _whole_row(job: Job, state: str, reason: str, bytes: int = 0, sha256: str = "") -> Row:
+    """The row of a source of which there is no clip."""
     return Row(
         clip=job.clip,
         job=job.clip,
         identity=job.identity,
         emotion="",
         source=job.source,
-        bytes=_size(job.source),
-        sha256=_sha256(job.source),
+        bytes=bytes,
+        sha256=sha256,
         start=None,
         end=None,
         scores=Scores(),
-        state="refused",
-        reason="",
+        state=state,
+        reason=_one_line(reason),
     )
 
 
@@ -357,9 +387,13 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def _sha256(source: str) -> str:
-    if not source:
-        return ""
+def _sha256_of(source: str) -> str:
+    found = os.stat(source)
+    return _sha256(source, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)  # Many clips may be of one long video.
+def _sha256(source: str, size: int, changed: int) -> str:
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -371,19 +405,19 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, required=True, help="directory of the data set")
-    shared.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    shared.add_argument("--workers", type=_count, default=os.cpu_count(), help="processes")
 
     synthetic = kinds.add_parser("synthetic", parents=[shared], help="the procedural world")
-    synthetic.add_argument("--identities", type=int, default=64)
-    synthetic.add_argument("--clips-per-identity", type=int, default=4)
+    synthetic.add_argument("--identities", type=_count, default=64)
+    synthetic.add_argument("--clips-per-identity", type=_count, default=4)
     synthetic.add_argument("--seconds", type=float, default=3.0, help="length of a clip")
-    synthetic.add_argument("--size", type=int, default=128, help="side of the frames in pixels")
+    synthetic.add_argument("--size", type=_count, default=128, help="side of the frames in pixels")
     synthetic.add_argument("--seed", type=int, default=0)
     synthetic.set_defaults(run=_prepare_synthetic)
 
     videos = argparse.ArgumentParser(add_help=False, parents=[shared])
     videos.add_argument("--raw", type=Path, required=True, help="folder with the raw files")
-    videos.add_argument("--size", type=int, default=256, help="side of the crops in pixels")
+    videos.add_argument("--size", type=_count, default=256, help="side of the crops in pixels")
     videos.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
     videos.add_argument(
         "--crop",
@@ -400,7 +434,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         metavar="I/N",
         help="prepare every N-th video from the I-th on, for data_pipeline.merge to join",
     )
-    videos.add_argument("--limit", type=int, help="take only the first so many files or clips")
+    videos.add_argument("--limit", type=_count, help="take only the first so many files or clips")
     videos.add_argument("--dry-run", action="store_true", help="say what to expect, make nothing")
 
     kind = kinds.add_parser("folder", parents=[videos], help="your own talking-head videos")
@@ -411,7 +445,11 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         help="who speaks: the file's folder, its name before '__', or each file another",
     )
     kind.add_argument("--identities", type=Path, help="CSV with columns id and identity")
-    kind.add_argument("--test-identities", type=Path, help="file that names them, one a line")
+    kind.add_argument(
+        "--test-identities",
+        type=Path,
+        help="file that names who is for judging, one a line; stays until another is given",
+    )
     kind.set_defaults(run=_prepare_folder)
 
     kind = kinds.add_parser("hdtf", parents=[videos], help="HDTF's annotation and its videos")
@@ -426,6 +464,13 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     kind = kinds.add_parser("vfhq", parents=[videos], help="VFHQ's meta_info and its videos")
     kind.set_defaults(run=_prepare_vfhq)
     return parser
+
+
+def _count(text: str) -> int:
+    """Reads a number from 1 on; for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _add_split(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -463,7 +508,7 @@ def prepare_synthetic(
     )
 
 
-def _prepare_synthetic(args: argparse.Namespace) -> str:
+def _prepare_synthetic(args: argparse.Namespace) -> int:
     if args.run_all:
         raise InputError("the synthetic world is made without Beam: data_pipeline.prepare makes it")
     summary = prepare_synthetic(
@@ -478,29 +523,92 @@ def _prepare_synthetic(args: argparse.Namespace) -> str:
     return _tell(args.out, summary)
 
 
-def _prepare_folder(args: argparse.Namespace) -> str:
+def _prepare_folder(args: argparse.Namespace) -> int:
     jobs = folder.jobs(
         args.raw, args.size, _model(args), args.identity_from, args.identities, args.limit
     )
-    split = splits.by_identity(args.test_identities)
-    return _prepare_videos(args, jobs, split, {"identity_from": args.identity_from})
+    _refuse_namesakes(jobs, _place(args))
+    settings = {"identity_from": args.identity_from}
+    test = _test_identities(args, jobs)
+    if test is not None:
+        settings[TEST_IDENTITIES] = test
+    code = _prepare_videos(args, jobs, splits.by_identity(test), settings)
+    if not args.dry_run and not args.shard and (told := _one_sided(args.out)):
+        print(told, file=sys.stderr)
+    return code
 
 
-def _prepare_hdtf(args: argparse.Namespace) -> str:
+def _refuse_namesakes(jobs: Sequence[VideoJob], out: Path) -> None:
+    """Refuses videos that would take the places of others, which lie below another --raw.
+
+    Raises:
+        InputError: says of one which it is.
+    """
+    rows = _read_rows(out)
+    for job in jobs:
+        before = rows[job.clip][0] if job.clip in rows else None
+        if before and before.state != "failed" and _is_another(job.source, before):
+            raise InputError(
+                f"{job.source} would take the place of {before.source} as clip {job.clip} of "
+                f"{out}: rename one, or give another --out."
+            )
+
+
+def _is_another(source: str, row: Row) -> bool:
+    """Whether a row is of another file than `source`, which is still there and is no copy."""
+    try:
+        return not os.path.samefile(source, row.source) and os.path.getsize(source) != row.bytes
+    except OSError:
+        return False  # One of them is gone.
+
+
+def _test_identities(args: argparse.Namespace, jobs: Sequence[VideoJob]) -> list[str] | None:
+    """Who is for judging: whom --test-identities names, or named last; None without that.
+
+    Raises:
+        InputError: the file cannot be read, or names somebody of whom there is nothing.
+    """
+    if args.test_identities is None:
+        settings = read_settings(_place(args)) or read_settings(args.out)
+        return settings.get(TEST_IDENTITIES)
+    named = splits.read_identities(args.test_identities)
+    known = {row.identity for rows in _read_rows(args.out).values() for row in rows}
+    known |= {job.identity for job in jobs}
+    if not args.limit and (strangers := sorted(set(named) - known)):
+        raise InputError(
+            f"{args.test_identities} names {', '.join(strangers[:8])}, of whom there is no video: "
+            f"names are written like {', '.join(sorted(known)[:8])}."
+        )
+    return named
+
+
+def _one_sided(out: Path) -> str:
+    """A sentence where a data set has nobody for judging, or nobody for training."""
+    lacking = {"train", "test"} - set(split_of_clips(out).values())
+    if len(lacking) != 1:
+        return ""
+    return (
+        f"no clip of {out} is in its {lacking.pop()} split: say who is for judging by "
+        "--test-identities FILE, or take each file for another person by --identity-from file "
+        "and another --out."
+    )
+
+
+def _prepare_hdtf(args: argparse.Namespace) -> int:
     split = hdtf.split_of(args.split)
     jobs = hdtf.jobs(args.raw, args.size, _model(args), args.limit)
     jobs = splits.leave_out(jobs, split, args.split)
     return _prepare_videos(args, jobs, split, {"split": args.split})
 
 
-def _prepare_mead(args: argparse.Namespace) -> str:
+def _prepare_mead(args: argparse.Namespace) -> int:
     split = mead.split_of(args.split)
     jobs = mead.jobs(args.raw, args.size, _model(args), args.views, args.limit)
     jobs = splits.leave_out(jobs, split, args.split)
     return _prepare_videos(args, jobs, split, {"split": args.split})
 
 
-def _prepare_vfhq(args: argparse.Namespace) -> str:
+def _prepare_vfhq(args: argparse.Namespace) -> int:
     jobs = vfhq.jobs(args.raw, args.size, _model(args), args.limit)
     return _prepare_videos(args, jobs, vfhq.split_of, {})
 
@@ -510,7 +618,14 @@ def _model(args: argparse.Namespace) -> str:
     is_placed = args.crop == "none" or args.boxes is not None
     if args.dry_run or (is_placed and args.face_landmarker is None):
         return ""
-    return str(landmarker_model(args.face_landmarker))
+    model = landmarker_model(args.face_landmarker)
+    check_landmarker(model)  # Else every source would be refused for it.
+    return str(model)
+
+
+def _place(args: argparse.Namespace) -> Path:
+    """Where the data set, or its shard, comes."""
+    return args.shard.dir(args.out) if args.shard else args.out
 
 
 def _prepare_videos(
@@ -518,7 +633,7 @@ def _prepare_videos(
     jobs: Sequence[VideoJob],
     split_of: splits.Split,
     settings: dict[str, Any],
-) -> str:
+) -> int:
     jobs = [dataclasses.replace(job, crop=args.crop) for job in jobs]
     if args.boxes:
         jobs = in_boxes(jobs, args.boxes)
@@ -527,12 +642,13 @@ def _prepare_videos(
         "crop": "boxes" if args.boxes else args.crop,
         "landmarks": any(job.model for job in jobs),
     }
-    out = args.out
+    out = _place(args)
     if args.shard:
-        out, jobs = args.shard.dir(out), args.shard.take(jobs)
+        jobs = args.shard.take(jobs)
     if args.dry_run:
         pending = list_pending(jobs, out)
-        return estimate(pending, len(jobs) - len(pending), args.size, args.workers)
+        print(estimate(pending, len(jobs) - len(pending), args.size, args.workers))
+        return 0
     if told := write_missing(jobs, args.raw, out):
         print(told, file=sys.stderr)
     summary = prepare(
@@ -541,12 +657,20 @@ def _prepare_videos(
     return _tell(out, summary)
 
 
-def _tell(out: Path, summary: Summary) -> str:
+def _tell(out: Path, summary: Summary) -> int:
+    """Says what there is; returns 1 if the same command has something left to try."""
     missing = f", {summary.missing} missing" if summary.missing else ""
-    return (
+    print(
         f"{out}: {summary.clips} clips of {summary.accepted} sources, {summary.refused} refused, "
         f"{summary.failed} failed{missing}; see manifest.parquet"
     )
+    if summary.failed:
+        print(
+            f"{summary.failed} sources failed: see the manifest for the reasons; the same command "
+            "tries them again.",
+            file=sys.stderr,
+        )
+    return 1 if summary.failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -559,14 +683,13 @@ def run_command(args: argparse.Namespace) -> int:
     """Does what a command line says; returns the exit code."""
     try:
         with _terminable():
-            print(args.run(args))
+            return args.run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         return 130
-    return 0
 
 
 @contextlib.contextmanager

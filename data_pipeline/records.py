@@ -10,6 +10,7 @@ does not know (the synthetic world's coefficients, a real clip's phonemes) is ze
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from data_pipeline.errors import InputError
+from data_pipeline.files import sync_folder, write_whole
 
 JPEG_QUALITY = 95
 COEFFICIENTS = 64
@@ -119,15 +121,17 @@ def decode_jpeg(data: bytes, size: int | None = None) -> UInt8[np.ndarray, "h w 
 def save_example(path: Path, example: dict[str, Any]) -> None:
     """Keeps one finished clip in a file of its own until the records are written."""
     frames = example["frames"]
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.savez(
-            file,
-            **{k: v for k, v in example.items() if k != "frames"},
-            jpegs=np.frombuffer(b"".join(frames), np.uint8),
-            lengths=np.array([len(frame) for frame in frames]),
-        )
-    os.replace(part, path)
+    arrays = {
+        **{k: v for k, v in example.items() if k != "frames"},
+        "jpegs": np.frombuffer(b"".join(frames), np.uint8),
+        "lengths": np.array([len(frame) for frame in frames]),
+    }
+    write_whole(path, lambda file: np.savez(file, **arrays))
+
+
+def list_examples(parts: Path) -> dict[str, Path]:
+    """Files of `save_example` by their clips' names; those that a crash left in pieces are none."""
+    return {path.stem: path for path in parts.glob("*.npz") if zipfile.is_zipfile(path)}
 
 
 def load_example(path: Path) -> dict[str, Any]:
@@ -165,14 +169,13 @@ def write_records(
     for source in sorted(sources, key=lambda source: source.clip):
         splits.setdefault(split_of(source), []).append(source)
     final = Path(out_dir) / _FOLDER
-    building = final.with_name(f".{_FOLDER}.building")
-    replaced = final.with_name(f".{_FOLDER}.replaced")
-    if replaced.exists() and not final.exists():  # Killed between the two renames below.
-        replaced.rename(final)
+    building, replaced = final.with_name(f".{_FOLDER}.building"), _replaced(final)
     try:
+        recover_records(out_dir)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         _build(splits, building)
+        sync_folder(building)  # What it was made of may be deleted next.
         if final.exists():
             final.rename(replaced)
         building.rename(final)
@@ -184,6 +187,20 @@ def write_records(
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def recover_records(out_dir: str | os.PathLike) -> None:
+    """Clears up after a `write_records` that was killed while it replaced a data set."""
+    final = Path(out_dir) / _FOLDER
+    replaced = _replaced(final)
+    if replaced.exists() and not final.exists():  # Killed between the two renames.
+        replaced.rename(final)
+    elif replaced.exists():  # Killed while it was deleted.
+        shutil.rmtree(replaced)
+
+
+def _replaced(final: Path) -> Path:
+    return final.with_name(f".{final.name}.replaced")
 
 
 def _build(splits: dict[str, list[Source]], building: Path) -> None:
@@ -237,6 +254,13 @@ def list_splits(dir: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
             f"{dir} has no prepared data set: make one with python -m data_pipeline.prepare."
         )
     return json.loads(path.read_text())
+
+
+def split_of_clips(dir: str | os.PathLike) -> dict[str, str]:
+    """The split of every clip; empty if there is no data set."""
+    if not (Path(dir) / _FOLDER / "clips.json").is_file():
+        return {}
+    return {row["clip"]: split for split, rows in list_splits(dir).items() for row in rows}
 
 
 def trained_people(dirs: Sequence[str | os.PathLike]) -> list[str]:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.errors import InputError
 
 IdentityFrom = Literal["folder", "prefix", "file"]
+
+_MOST_BYTES = 150  # of a clip's name: a file name has 255, and names of files are made of it
 
 
 def jobs(
@@ -33,6 +36,9 @@ def jobs(
         identities: CSV with columns `id` (the file's name without suffix) and `identity`, which
             goes before `identity_from`.
         limit: takes only the first so many files.
+
+    Raises:
+        InputError: there is no such folder, no video in it, or two would be one clip.
     """
     raw = Path(raw)
     files = video_files(raw)
@@ -41,30 +47,41 @@ def jobs(
     named = read_column(identities, "identity") if identities else {}
     return [
         VideoJob(
-            clip=_clip_name(path.relative_to(raw)),
+            clip=clip,
             identity=named.get(path.stem) or _identity(path, identity_from),
             source=str(path),
             emotion=emotion_of(path.relative_to(raw)),
             size=size,
             model=model,
         )
-        for path in files[:limit]
+        for clip, path in _by_clip(files[:limit], raw).items()
     ]
+
+
+def _by_clip(files: Iterable[Path], raw: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        clip = _clip_name(path.relative_to(raw))
+        if clip in found:  # "a/b.mp4" and "a__b.mp4"
+            raise InputError(f"{found[clip]} and {path} would both be clip {clip}: rename one.")
+        found[clip] = path
+    return found
 
 
 def read_column(path: str | os.PathLike, column: str) -> dict[str, str]:
     """What a CSV file says of each `id`. Raises InputError if it has no such columns."""
     try:
-        with open(path, newline="") as file:
-            return {line["id"]: line[column] for line in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, KeyError) as error:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return {line["id"]: (line[column] or "").strip() for line in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file with columns id and {column}.") from error
 
 
 def _clip_name(relative: Path) -> str:
-    """A file name for the clip, without blanks; marked where that made it ambiguous."""
+    """A file name for the clip, short and without blanks; marked where that made it ambiguous."""
     plain = "__".join(relative.with_suffix("").parts)
     name = re.sub(r"[^\w.-]+", "_", plain)
+    name = name.encode()[:_MOST_BYTES].decode(errors="ignore")
     if name == plain and relative.suffix == ".mp4":
         return name
     return f"{name}-{hashlib.sha256(str(relative).encode()).hexdigest()[:6]}"

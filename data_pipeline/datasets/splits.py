@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,15 +23,30 @@ class Named(Protocol):
 Split = Callable[[Named], str]  # "train" or "test"; "" if the split leaves it out
 
 
-def by_identity(test_identities: str | os.PathLike | None = None) -> Split:
-    """Splits by identity: those named in a file, one a line, are for judging; else about 10 %."""
+def by_identity(test_identities: Collection[str] | None = None) -> Split:
+    """Splits by identity: those named are for judging; without names, about 10 %."""
     if test_identities is None:
         return lambda source: by_hash(source.identity)
-    try:
-        named = set(Path(test_identities).read_text().split("\n"))
-    except OSError as error:
-        raise InputError(f"{test_identities} cannot be read ({error.strerror}).") from error
+    named = set(test_identities)
     return lambda source: "test" if source.identity in named else "train"
+
+
+def read_identities(path: str | os.PathLike) -> list[str]:
+    """The names in a file, one a line, sorted.
+
+    Raises:
+        InputError: it cannot be read, or there is none in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: write the names as that.") from error
+    names = {name for line in text.splitlines() if (name := line.strip())}
+    if not names:
+        raise InputError(f"{path} names nobody: write a name a line.")
+    return sorted(names)
 
 
 def by_hash(name: str) -> str:

@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.clips import Region, VideoJob
+from data_pipeline.clips import Outcome, Region, VideoJob
 from data_pipeline.datasets import folder, splits
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.estimate import estimate
 from data_pipeline.manifest import read_manifest
+from data_pipeline.merge import merge
 from data_pipeline.prepare import main
-from data_pipeline.records import Source, list_clips, open_records
+from data_pipeline.records import Source, list_clips, list_splits, open_records
+from data_pipeline.settings import read_settings
 from tests.data_pipeline.faces import MODEL, needs_model, save, swaying
+from tests.data_pipeline.sets import example
 
 
 def test_names_identities_and_emotions_come_from_the_paths(tmp_path):
@@ -44,6 +47,8 @@ def test_identities_by_prefix_file_or_list(tmp_path):
     assert identities(identity_from="prefix") == ["ann", "bob"]
     assert identities(identity_from="file") == ["ann__one", "bob__two"]
     assert identities(identity_from="prefix", identities=people) == ["Ann Example", "bob"]
+    people.write_text("id,identity\nann__one, Ann \n", encoding="utf-8-sig")
+    assert identities(identities=people)[0] == "Ann"
     people.write_text("name\nann\n")
     with pytest.raises(InputError, match="columns id and identity"):
         identities(identities=people)
@@ -69,11 +74,137 @@ def test_the_split_is_by_identity(tmp_path):
     halves = {split(source) for source in sources if source.identity == "person7"}
     assert len(halves) == 1
     assert 0.06 < np.mean([split(source) == "test" for source in sources]) < 0.14
-    (tmp_path / "test.txt").write_text("person3\nperson5\n")
-    named = splits.by_identity(tmp_path / "test.txt")
+    named = splits.by_identity(["person3", "person5"])
     assert {s.identity for s in sources if named(s) == "test"} == {"person3", "person5"}
+
+
+def test_names_are_read_as_editors_write_them(tmp_path):
+    file = tmp_path / "test.txt"
+    file.write_bytes("\ufeffbob \r\n\r\n\tann\r\n".encode())
+    assert splits.read_identities(file) == ["ann", "bob"]
     with pytest.raises(InputError, match="cannot be read"):
-        splits.by_identity(tmp_path / "missing.txt")
+        splits.read_identities(tmp_path / "missing.txt")
+    for content, told in ((b"\xff\xfea\x00", "is no text in UTF-8"), (b" \n", "names nobody")):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=told):
+            splits.read_identities(file)
+
+
+class Quick(VideoJob):
+    """A job that takes any file for a clip but one that says "a bug"."""
+
+    def run(self):
+        if Path(self.source).read_text() == "a bug":
+            raise RuntimeError
+        yield Outcome(self.clip, example(self.clip, self.identity, count=5), 0.0, 0.2)
+
+
+@pytest.fixture
+def quick(tmp_path, monkeypatch) -> list[str]:
+    """The command for a folder with a file of ann, bob, cat and dan, of whom none is for judging
+    but by name."""
+    monkeypatch.setattr(folder, "VideoJob", Quick)
+    for name in ("ann", "bob", "cat", "dan"):
+        assert splits.by_hash(name) == "train"
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        (tmp_path / "raw" / name / "one.mp4").write_text("a video")
+    command = ["folder", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    return [*command, "--crop", "none", "--workers", "1"]
+
+
+def held_out(out: Path) -> set[str]:
+    rows = list_splits(out).get("test", [])
+    return {row["identity"] for row in rows}
+
+
+def naming(*names: str, file: Path) -> list[str]:
+    file.write_text("\n".join(names))
+    return ["--test-identities", str(file)]
+
+
+def test_who_was_held_out_stays_so_until_others_are_named(quick, tmp_path, capsys):
+    out, file = tmp_path / "out", tmp_path / "test.txt"
+    assert main([*quick, *naming("ann", "bob", file=file)]) == 0
+    assert held_out(out) == {"ann", "bob"}
+    (tmp_path / "raw" / "ann" / "two.mp4").touch()
+    assert main(quick) == 0
+    assert held_out(out) == {"ann", "bob"}
+    assert len(list_clips(out, "test")) == 3
+    made = {row.clip: row for row in read_manifest(out)}
+    assert main([*quick, *naming("cat", file=file)]) == 0
+    assert held_out(out) == {"cat"}
+    assert {row.clip: row for row in read_manifest(out)} == made
+    capsys.readouterr()
+    assert main([*quick, *naming("cat", "dna", file=file)]) == 2
+    assert "names dna, of whom there is no video" in capsys.readouterr().err
+    assert main([*quick, *naming("cat", "dna", file=file), "--limit", "3"]) == 0
+
+
+def test_shards_hold_out_whom_the_first_of_them_named(quick, tmp_path):
+    out, file = tmp_path / "out", tmp_path / "test.txt"
+    for shard in ("0/2", "1/2"):
+        assert main([*quick, "--shard", shard, *naming("dan", file=file)]) == 0
+    assert merge(out) == 4 and held_out(out) == {"dan"}
+    (tmp_path / "raw" / "dan" / "two.mp4").touch()
+    assert main([*quick, "--shard", "0/2"]) == 0
+    assert merge(out) == 5 and held_out(out) == {"dan"}
+    for shard in ("0/2", "1/2"):
+        assert main([*quick, "--shard", shard, *naming("bob", file=file)]) == 0
+    assert merge(out) == 5 and held_out(out) == {"bob"}
+    assert read_settings(out)["test_identities"] == ["bob"]
+
+
+def test_nobody_for_judging_is_told_with_what_to_do(quick, tmp_path, capsys):
+    assert main(quick) == 0
+    assert "no clip of" in (told := capsys.readouterr().err)
+    assert "is in its test split: say who is for judging by --test-identities FILE" in told
+    assert main([*quick, *naming("ann", file=tmp_path / "test.txt")]) == 0
+    assert "split" not in capsys.readouterr().err
+
+
+def test_failed_sources_leave_with_1_when_the_others_are_written(quick, tmp_path, capsys):
+    (tmp_path / "raw" / "ann" / "one.mp4").write_text("a bug")
+    assert main(quick) == 1
+    assert "1 sources failed" in capsys.readouterr().err
+    assert len(list_clips(tmp_path / "out", "train")) == 3
+
+
+def test_no_file_takes_the_place_of_another(quick, tmp_path, capsys):
+    raw = tmp_path / "raw"
+    (raw / "ann__one.mp4").touch()
+    assert main(quick) == 2
+    assert f"{raw}/ann/one.mp4 and {raw}/ann__one.mp4 would both be" in capsys.readouterr().err
+    (raw / "ann__one.mp4").unlink()
+    assert main(quick) == 0
+    other = tmp_path / "other"
+    quick[2] = str(other)
+    (other / "ann").mkdir(parents=True)
+    (other / "ann" / "one.mp4").write_text("another video")
+    assert main(quick) == 2
+    assert f"would take the place of {raw}/ann/one.mp4" in capsys.readouterr().err
+    (other / "ann" / "one.mp4").write_text("a video")  # A copy is no other.
+    assert main(quick) == 0
+    (other / "ann" / "one.mp4").write_text("another video")
+    (raw / "ann" / "one.mp4").unlink()  # It was moved, and then changed.
+    assert main(quick) == 0
+
+
+def test_long_names_are_cut_and_stay_apart(tmp_path):
+    for end in "ab":
+        (tmp_path / ("ä" * 100 + end + ".mp4")).touch()
+    one, other = (job.clip for job in folder.jobs(tmp_path, 64, "model"))
+    assert one != other and one.startswith("ä" * 75 + "-")
+    assert len(one.encode()) == len(other.encode()) == 157
+
+
+def test_a_broken_landmarker_refuses_no_source(tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.mp4").write_text("a video")
+    (tmp_path / "face_landmarker.task").write_text("no model")
+    command = ["folder", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--face-landmarker", str(tmp_path / "face_landmarker.task")]) == 2
+    assert "is not a face landmarker model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @needs_model
@@ -81,9 +212,8 @@ def test_the_command_prepares_what_is_good_and_lists_what_is_not(tmp_path, capsy
     raw, out = tmp_path / "raw", tmp_path / "out"
     good = save(raw / "ann" / "level_1_sad.mp4", swaying(30))
     (raw / "ann" / "broken.mp4").write_text("no video")
-    (tmp_path / "test.txt").write_text("nobody\n")
     command = ["folder", "--raw", str(raw), "--out", str(out), "--size", "64", "--workers", "1"]
-    command += ["--face-landmarker", str(MODEL), "--test-identities", str(tmp_path / "test.txt")]
+    command += ["--face-landmarker", str(MODEL)]
     assert main([*command, "--dry-run"]) == 0
     assert "2 to prepare, 0 done" in capsys.readouterr().out and not out.exists()
     assert main(command) == 0

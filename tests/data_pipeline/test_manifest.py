@@ -76,3 +76,11 @@ def test_a_journal_survives_its_writer_at_every_byte(tmp_path):
             Journal(tmp_path).append([row("c", "c")])
             assert list(read_journal(tmp_path)) == [*expected, "c"]
     assert read_journal(tmp_path)["a"] == ROWS[:2]
+
+
+def test_a_line_that_a_loss_of_power_spoilt_is_dropped(tmp_path):
+    Journal(tmp_path).append(ROWS[:2])
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(bytes(9) + b"\n")
+    Journal(tmp_path).append(ROWS[2:])
+    assert list(read_journal(tmp_path)) == ["a", "b"]

@@ -5,6 +5,7 @@ import pytest
 
 from data_pipeline import prepare
 from data_pipeline.errors import InputError
+from data_pipeline.lock import alone_in
 from data_pipeline.manifest import read_manifest
 from data_pipeline.merge import main, merge
 from data_pipeline.records import encode_jpeg, list_clips, open_records
@@ -71,6 +72,23 @@ def test_a_shard_that_changed_and_sources_of_no_shard_are_kept(tmp_path):
     assert merge(out) == 9
     assert [row["clip"] for row in list_clips(out, "train")] == ["a#0", "a#1", "d", "f", "z"]
     assert "f" in {row.clip for row in read_manifest(out)}
+
+
+def test_a_merge_that_was_killed_is_taken_up_and_no_two_work_at_once(tmp_path):
+    run(tmp_path, [FakeJob("z", "zoe")])
+    run_shards(tmp_path, 2)
+    (tmp_path / "records").rename(tmp_path / ".records.replaced")
+    with alone_in(tmp_path), pytest.raises(InputError, match="another run prepares"):
+        merge(tmp_path)
+    assert merge(tmp_path) == 8
+
+
+def test_shards_with_failures_are_named(tmp_path, capsys):
+    run(Shard(0, 2).dir(tmp_path), [FakeJob("a", "ann")])
+    run(Shard(1, 2).dir(tmp_path), [FakeJob("b", error=ValueError())], may_be_empty=True)
+    assert main([str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "1 clips" in told.out and "sources failed in the shards 1/2: " in told.err
 
 
 def test_missing_and_unfinished_shards_are_named(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import errno
+import fcntl
 import functools
 import hashlib
 import importlib
@@ -22,7 +23,8 @@ from data_pipeline import prepare as room
 from data_pipeline.clips import Outcome
 from data_pipeline.datasets import synthetic
 from data_pipeline.emotions import EMOTIONS
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, MissingError
+from data_pipeline.lock import alone_in
 from data_pipeline.records import Source, list_clips, open_records
 from tests.data_pipeline.faces import manifest_of
 
@@ -174,6 +176,129 @@ def test_what_a_refused_source_had_yielded_is_dropped(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
+def test_an_unreadable_source_costs_no_other(tmp_path):
+    gone = tmp_path / "gone.mp4"
+    jobs = [FakeJob("a"), FakeJob("b", source=str(gone)), FakeJob("c")]
+    assert run(jobs, tmp_path / "out") == room.Summary(accepted=2, refused=0, failed=1, clips=2)
+    row = manifest_of(tmp_path / "out")["b"]
+    assert row.reason == f"{gone} cannot be read (No such file or directory)"
+    gone.write_text("there")
+    assert run(jobs, tmp_path / "out").accepted == 3
+    gone.unlink()
+    assert run(jobs, tmp_path / "out").accepted == 3
+    assert RAN == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_failure_is_told_by_the_run_that_had_it_alone(tmp_path):
+    run([FakeJob("a"), FakeJob("b", error=ValueError())], tmp_path)
+    assert run([FakeJob("a")], tmp_path).failed == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeVideo(FakeJob):
+    audio: str = ""
+    refused: str = ""
+    missing: str = ""
+
+    def run(self):
+        if self.refused:
+            raise InputError(self.refused)
+        if self.missing:
+            raise MissingError(self.missing)
+        yield from super().run()
+
+
+def test_a_source_is_tried_when_what_refused_it_beforehand_is_put_right(tmp_path):
+    file = tmp_path / "a.mp4"
+    file.write_text("one")
+    out = tmp_path / "out"
+    job = FakeVideo("a", source=str(file), refused="no box")
+    run([FakeJob("b"), job], out)
+    assert manifest_of(out)["a"].sha256 == ""
+    run([FakeJob("b"), job], out)
+    assert RAN == {"b": 1}
+    right = dataclasses.replace(job, refused="")
+    run([FakeJob("b"), right], out)
+    assert names(out) == ["a", "b"]
+    run([FakeJob("b"), job], out)
+    assert names(out) == ["b"]
+    assert RAN == {"a": 1, "b": 1}
+
+
+def test_another_voice_or_identity_is_prepared_again_and_a_lost_file_is_not(tmp_path):
+    picture, voice = tmp_path / "a.mp4", tmp_path / "a.wav"
+    picture.write_text("picture")
+    voice.write_text("v")
+    job = FakeVideo("a", source=str(picture), audio=str(voice))
+    out = tmp_path / "out"
+    run([job], out)
+    voice.write_text("voice")
+    run([job], out)
+    assert RAN == {"a": 2}
+    other = dataclasses.replace(job, identity="bob")
+    run([other], out)
+    assert RAN == {"a": 3} and list_clips(out, "train")[0]["identity"] == "bob"
+    run([dataclasses.replace(other, source="", audio="", missing="its video is not there")], out)
+    assert RAN == {"a": 3} and names(out) == ["a"]
+
+
+def test_a_file_of_many_clips_is_hashed_once(tmp_path, monkeypatch):
+    file = tmp_path / "a.mp4"
+    file.write_text("one")
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda *given: hashed.append(1) or digest(*given), raising=True
+    )
+    run([FakeJob(name, source=str(file)) for name in "abc"], tmp_path / "out")
+    assert len(hashed) == 1
+
+
+def test_a_data_set_that_was_being_replaced_is_found_before_anything_is_made(tmp_path):
+    run([FakeJob("a"), FakeJob("b")], tmp_path)
+    (tmp_path / "records").rename(tmp_path / ".records.replaced")
+    run([FakeJob("a"), FakeJob("c")], tmp_path)
+    assert names(tmp_path) == ["a", "b", "c"]
+    assert RAN == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_clip_that_a_crash_left_in_pieces_is_made_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run([FakeJob("a"), FakeJob("b"), FakeJob("c", error=KeyboardInterrupt())], tmp_path)
+    (tmp_path / ".parts" / "a.npz").write_bytes(b"")
+    run([FakeJob("a"), FakeJob("b"), FakeJob("c")], tmp_path)
+    assert RAN == {"a": 2, "b": 1, "c": 2}
+    assert names(tmp_path) == ["a", "b", "c"]
+
+
+def test_settings_are_written_whole_and_once(tmp_path):
+    run([FakeJob("a")], tmp_path)
+    path = tmp_path / "settings.json"
+    made = path.stat().st_mtime_ns, path.stat().st_ino
+    run([FakeJob("a")], tmp_path)
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == made
+    with pytest.raises(InputError, match=r"other settings \(crop, size in .*settings.json\)"):
+        run([FakeJob("a")], tmp_path, settings={"size": 9, "crop": "none"})
+    path.write_text("")
+    with pytest.raises(InputError, match="settings.json is damaged: delete it"):
+        run([FakeJob("a")], tmp_path)
+
+
+def test_whoever_waited_for_a_lock_that_is_gone_takes_another(tmp_path, monkeypatch):
+    """Between opening the file and locking it, the run that held it ended and took it away."""
+    lock = fcntl.flock
+    late = [tmp_path / ".lock"]
+
+    def flock(*given):
+        if late:
+            late.pop().unlink()
+        lock(*given)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone_in(tmp_path), pytest.raises(InputError, match="another run"), alone_in(tmp_path):
+        pass
+
+
 def test_identities_decide_the_split(tmp_path):
     jobs = [FakeJob("a", "ann"), FakeJob("b", "bob"), FakeJob("c", "bob")]
     run(jobs, tmp_path, split_of=lambda source: "test" if source.identity == "bob" else "train")
@@ -192,11 +317,10 @@ def test_bad_places_and_other_settings_are_sentences(tmp_path):
         run([FakeJob("a", error=InputError("no face"))], tmp_path / "none")
 
 
-@pytest.mark.slow
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with room._alone_in(out), pytest.raises(InputError, match=f"another run prepares {out}"):
+    with alone_in(out), pytest.raises(InputError, match=f"another run prepares {out}"):
         run([FakeJob("a", "x")], out)
     run([FakeJob("a", "x")], out)
     assert not (out / ".lock").exists()
@@ -235,11 +359,13 @@ def crashing_jobs(tmp_path, monkeypatch):
     return [module.Job(name, example(name, "ann"), go) for name in "abcdef"]
 
 
-def test_a_crash_of_the_decoder_is_the_source_s_fault(crashing_jobs, tmp_path):
+def test_a_crash_costs_its_source_which_the_next_run_tries_again(crashing_jobs, tmp_path):
+    """Memory may have run out: that is not for ever."""
     (tmp_path / "go").touch()
     summary = run(crashing_jobs, tmp_path / "out", workers=2)
-    assert summary == room.Summary(accepted=5, refused=1, failed=0, clips=5)
-    assert manifest_of(tmp_path / "out")["c"].reason == "the decoder crashed on it"
+    assert summary == room.Summary(accepted=5, refused=0, failed=1, clips=5)
+    assert manifest_of(tmp_path / "out")["c"].reason == room._CRASHED
+    assert [job.clip for job in room.list_pending(crashing_jobs, tmp_path / "out")] == ["c"]
 
 
 def test_a_crash_while_rows_are_written_loses_no_source(crashing_jobs, tmp_path):
@@ -253,7 +379,7 @@ def test_a_crash_while_rows_are_written_loses_no_source(crashing_jobs, tmp_path)
     while set(multiprocessing.active_children()) - set(others):
         time.sleep(0.01)  # Until the pool is broken: it takes no job any more.
     states = {row.clip: row.state for clip in rows for row in clip}
-    assert states == {"c": "refused", "d": "accepted", "e": "accepted", "f": "accepted"}
+    assert states == {"c": "failed", "d": "accepted", "e": "accepted", "f": "accepted"}
 
 
 def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equally_often():
@@ -369,6 +495,15 @@ def contents(folder: Path) -> list[dict]:
         {key: list(x) if key == "frames" else np.asarray(x).tobytes() for key, x in r.items()}
         for r in records
     ]
+
+
+@pytest.mark.parametrize(
+    "option", ["--workers=0", "--limit=-1", "--limit=0", "--size=0", "--size=a"]
+)
+def test_numbers_are_from_1_on(tmp_path, option, capsys):
+    with pytest.raises(SystemExit):
+        room.main(["folder", "--raw", str(tmp_path), "--out", str(tmp_path / "o"), option])
+    assert "is not a number from 1 on" in capsys.readouterr().err
 
 
 def test_a_wrong_call_leaves_with_2(tmp_path, capsys):

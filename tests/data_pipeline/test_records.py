@@ -156,6 +156,24 @@ def test_killed_between_two_renames_nothing_is_lost(tmp_path):
     assert len(records.open_records(tmp_path, "train")) == 2
 
 
+def test_killed_while_the_old_records_were_deleted_the_next_are_written(tmp_path):
+    records.write_records(sources(CLIPS[:2]), tmp_path, split_of)
+    (tmp_path / ".records.replaced").mkdir()
+    (tmp_path / ".records.replaced" / "features.json").touch()
+    records.write_records(sources(CLIPS[:3]), tmp_path, split_of)
+    assert len(records.open_records(tmp_path, "train")) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+def test_a_clip_whose_file_is_in_pieces_is_none(tmp_path):
+    for name in ("a", "b", "c"):
+        records.save_example(tmp_path / f"{name}.npz", records.encode_clip(CLIPS[5]))
+    (tmp_path / "a.npz").write_bytes(b"")
+    whole = (tmp_path / "b.npz").read_bytes()
+    (tmp_path / "b.npz").write_bytes(whole[: len(whole) // 2])
+    assert list(records.list_examples(tmp_path)) == ["c"]
+
+
 def test_what_is_missing_is_a_sentence(tmp_path):
     with pytest.raises(InputError, match="no clip was accepted"):
         records.write_records([], tmp_path, split_of)
