@@ -2,7 +2,8 @@
 
 Sample i of a run depends on (seed, i) alone, and global batch k is samples [k B, (k + 1) B), of
 which each process has a stretch. So a run continues exactly from one number, on any process count,
-and every device has the same rows whoever feeds it.
+and every device has the same rows whoever feeds it. Pairing for EDS reorders the samples within a
+batch, as the number of devices has it; they are the same ones.
 """
 
 import collections
@@ -34,6 +35,7 @@ from data_pipeline.steady import hold_still
 
 _NEUTRAL = EMOTIONS.index("neutral")
 _MAX_EPOCH = 1_000_000
+_MAX_COPIES = 16  # of the clip that comes most rarely in an epoch
 _SHIFT = 3
 OTHER_MOMENTS = 7  # among which SyncNet v2 has to find the right one
 _PATIENCE = 600.0  # seconds for one sample; storage that answers later is taken for dead
@@ -128,12 +130,18 @@ def training_batches(
     mixed = grain.MapDataset.mix(
         [dataset.repeat() for dataset in datasets], list(dirs_and_weights.values())
     )
-    if pair_within:
-        mixed = grain.MapDataset.source(_Paired(mixed, batch_size, pair_within))
     samples = mixed.seed(seed).random_map(CutWindow(window))
     if augment != AugmentSpec():
         samples = samples.random_map(Augment(augment))
-    return BatchIterator(samples, mixed, batch_size, process_index, process_count, threads)
+    place = _Pairing(mixed, batch_size, pair_within).place if pair_within else int
+    return BatchIterator(
+        read=lambda index: samples[place(index)],
+        describe=lambda index: mixed[place(index)].describe(),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+        threads=threads,
+    )
 
 
 class BatchIterator:
@@ -141,15 +149,15 @@ class BatchIterator:
 
     def __init__(
         self,
-        samples: grain.MapDataset,
-        clips: grain.MapDataset,
+        read: Callable[[int], dict[str, np.ndarray]],
+        describe: Callable[[int], str],
         batch_size: int,
         process_index: int,
         process_count: int,
         threads: int,
     ):
         self._readers: _Readers | None = None
-        self._samples, self._clips, self._batch_size = samples, clips, batch_size
+        self._read, self._describe, self._batch_size = read, describe, batch_size
         self._share = batch_size // process_count
         self._first = process_index * self._share
         self._threads = threads
@@ -159,7 +167,11 @@ class BatchIterator:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        samples = list(itertools.islice(self._share_of_samples, self._share))
+        try:
+            samples = list(itertools.islice(self._share_of_samples, self._share))
+        except Exception:
+            self.set_state(self.get_state())  # Whoever asks again gets the batch from its begin.
+            raise
         if not samples:
             raise StopIteration  # It was closed.
         self._next_index += self._batch_size
@@ -174,19 +186,18 @@ class BatchIterator:
         self.close()
         self._next_index = state["global_next_index"]
         # No reference to this object in what the threads hold, or they would keep it alive.
-        read, clips = self._samples.__getitem__, self._clips
         size, share = self._batch_size, self._share
         first = self._next_index + self._first
         indices = (batch + row for batch in itertools.count(first, size) for row in range(share))
         if not self._threads:
-            self._share_of_samples = map(read, indices)
+            self._share_of_samples = map(self._read, indices)
             return
         self._readers = _Readers(
-            read,
+            self._read,
             indices,
             threads=self._threads,
             ahead=_BATCHES_AHEAD * self._share,
-            describe=lambda index: clips[index].describe(),
+            describe=self._describe,
         )
         self._share_of_samples = self._readers
         # At the latest when the interpreter leaves: it must not find them inside of native code.
@@ -268,21 +279,19 @@ class _Readers:
                 thread.join(max(0.0, latest - time.monotonic()))
 
 
-class _Paired:
-    """`clips`, every `batch_size` of them in the order of `pair_neighbours`."""
+class _Pairing:
+    """Every `batch_size` samples in the order of `pair_neighbours`, which knows them by `clips`."""
 
     def __init__(self, clips: grain.MapDataset, batch_size: int, share: int):
-        self._clips, self._batch_size = clips, batch_size
+        self._batch_size = batch_size
         self._order = functools.lru_cache(maxsize=2 * _BATCHES_AHEAD)(
             functools.partial(_paired_order, clips, batch_size, share)
         )
 
-    def __len__(self) -> int:
-        return len(self._clips) // self._batch_size * self._batch_size
-
-    def __getitem__(self, index: SupportsIndex) -> "ClipRecord":
-        batch, row = divmod(int(index), self._batch_size)
-        return self._clips[batch * self._batch_size + int(self._order(batch)[row])]
+    def place(self, index: int) -> int:
+        """Which sample comes at `index`."""
+        batch, row = divmod(index, self._batch_size)
+        return batch * self._batch_size + int(self._order(batch)[row])
 
 
 def _paired_order(
@@ -333,7 +342,7 @@ class Clips:
         except Exception as error:
             raise InputError(_broken(self.describe(index), error)) from error
 
-    def decode(self, index: int, jpeg: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    def decode(self, index: int, jpeg: bytes, size: int | None) -> UInt8[np.ndarray, "s s 3"]:
         """A picture of clip `index`; raises InputError as `read` does."""
         try:
             return decode_jpeg(jpeg, size)
@@ -402,7 +411,12 @@ def repetitions(identity: Sequence[int], max_share: float) -> np.ndarray:
         rest = 1 - limit * capped.sum()
         share = np.where(capped, limit, counts / max(counts[~capped].sum(), 1) * rest)
     weight = (share / counts)[identity]
-    return np.maximum(1, np.round(weight * min(1 / weight.min(), _MAX_EPOCH))).astype(int)
+    for copies in range(1, _MAX_COPIES + 1):  # As few as give the shares.
+        wanted = weight * min(copies / weight.min(), _MAX_EPOCH)
+        times = np.maximum(1, np.round(wanted))
+        if np.abs(times / wanted - 1).max() <= 1 / (2 * _MAX_COPIES):
+            break
+    return times.astype(int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -499,23 +513,26 @@ def evaluation_clips(
 
     The portrait is the first frame of a neutral clip of the same identity, as the published MEAD
     protocols have it; without one, the clip's own first frame. `size` resizes the pictures.
+
+    Raises:
+        InputError: there is no such data set or split, or a clip cannot be read; says which.
     """
-    records = open_records(dir, split)
-    neutral: dict[str, int] = {}
-    for index, row in enumerate(list_clips(dir, split)):
-        if row["emotion"] == _NEUTRAL:
-            neutral.setdefault(row["identity"], index)
-    for index, record in enumerate(records):
-        identity = record["identity"].decode()
-        source = records[neutral.get(identity, index)]
+    clips = Clips(dir, split, WindowSpec(frames=1))
+    neutral: dict[int, int] = {}
+    for index in np.flatnonzero(clips.emotion == _NEUTRAL):
+        neutral.setdefault(int(clips.identity[index]), int(index))
+    for index in range(len(clips)):
+        record = clips.read(index)
+        source = neutral.get(int(clips.identity[index]), index)
+        shown = record if source == index else clips.read(source)
         yield EvaluationClip(
-            portrait=decode_jpeg(source["frames"][0], size),
-            frames=np.stack([decode_jpeg(data, size) for data in record["frames"]]),
+            portrait=clips.decode(source, shown["frames"][0], size),
+            frames=np.stack([clips.decode(index, jpeg, size) for jpeg in record["frames"]]),
             audio=to_float(record["audio"]),
             landmarks=record["landmarks"],
             sync_box=record["sync_box"],
             coefficients=record["coefficients"],
             emotion=int(record["emotion"]),
-            identity=identity,
+            identity=record["identity"].decode(),
             clip=record["clip"].decode(),
         )

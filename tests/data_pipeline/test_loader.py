@@ -293,6 +293,15 @@ def test_repetitions_of_a_lopsided_set():
     assert loader.repetitions([0, 0], 0.1).tolist() == [1, 1]  # One identity alone is all.
 
 
+@pytest.mark.parametrize("counts", [[10, 7], [10, 9, 8], [3, 2], [1, 1], [12, 6]])
+def test_repetitions_of_nearly_equal_shares(counts):
+    identity = np.repeat(np.arange(len(counts)), counts)
+    times = loader.repetitions(identity, 0.0)
+    found = np.bincount(identity, times) / times.sum()
+    np.testing.assert_allclose(found, 1 / len(counts), rtol=0.04)
+    assert times.min() == 1 or len(set(counts)) > 1  # Not more of them than that needs.
+
+
 def test_frames_are_resized(data):
     batch = take(batches(data, 2, WindowSpec(size=8)), 1)[0]
     assert batch["frames"].shape == (2, 5, 8, 8, 3) and batch["portrait"].shape == (2, 8, 8, 3)
@@ -331,6 +340,19 @@ def test_neighbours_feel_differently_and_are_different_people(tmp_path, share):
     assert any(alike)
 
 
+def test_every_pairing_orders_the_same_samples(data):
+    """On other devices, and without EDS, a step learns from the very same windows."""
+    spec = WindowSpec(size=SIZE, portrait="identity")
+    augment = AugmentSpec(brightness=0.2, crop=0.2, gain_db=6)
+
+    def samples(share: int) -> list[list[bytes]]:
+        found = take(batches(data, 8, spec, pair_within=share, augment=augment), 3)
+        rows = [[b"".join(x[i].tobytes() for x in b.values()) for i in range(8)] for b in found]
+        return list(map(sorted, rows))
+
+    assert samples(2) == samples(8) == samples(0)
+
+
 def test_an_epoch_that_is_paired_has_every_clip_once(data):
     found = np.concatenate([b["sync_box"][:, 0] for b in take(batches(data, 4, pair_within=4), 3)])
     assert len(set(found)) == 12
@@ -347,6 +369,23 @@ def test_without_augmentation_nothing_changes(data):
         assert {k: (v.shape, v.dtype) for k, v in a.items()} == {
             k: (v.shape, v.dtype) for k, v in b.items()
         }
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_after_a_fault_that_passed_the_same_batch_comes(data, threads, monkeypatch):
+    expected = take(batches(data, 4), 2)
+    iterator = batches(data, 4, threads=threads)
+    read, faults = loader.Clips.read, ["gone for a moment"]
+
+    def once_broken(self, index):
+        if index % 2 and faults:
+            raise InputError(faults.pop())
+        return read(self, index)
+
+    monkeypatch.setattr(loader.Clips, "read", once_broken)
+    with pytest.raises(InputError, match="for a moment"):
+        next(iterator)
+    assert all(same(a, b) for a, b in zip(take(iterator, 2), expected, strict=True))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -369,6 +408,8 @@ def test_a_damaged_picture_is_named_with_its_clip(tmp_path):
     write_records([Source("p0_00", "p0", lambda: example)], tmp_path, lambda source: "train")
     with pytest.raises(InputError, match="clip p0_00 of .* cannot be read"):
         next(batches(tmp_path))
+    with pytest.raises(InputError, match="clip p0_00 of .* cannot be read"):
+        next(loader.evaluation_clips(tmp_path, "train"))
 
 
 def test_storage_that_does_not_answer_is_named_and_not_waited_for(data, monkeypatch):
