@@ -37,6 +37,7 @@ _RUN_OUT = 0.1  # and after its end: the resampler's last samples are damped.
 # Seconds between a frame's end and the next one's time that are none, as recorders' clocks tremble:
 # less than a lost packet of AAC; a frame of picture, for sound that is cut is lost.
 _MAX_GAP, _MAX_OVERLAP = 0.020, 0.040
+_ROOM = 2**28  # bytes that no decoder of an undamaged file asks for at once
 _LONGEST_PAUSE = 3600.0  # A damaged time stamp may claim years.
 _RESTART = 1.0  # so near to its beginning, a clock that goes back starts anew
 
@@ -47,6 +48,7 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
 
     Raises:
         InputError: the file is not there or damaged; MissingError where the system cannot read it.
+        MemoryError: there is none left.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,20 +60,18 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
         # Titles in other encodings, or damaged ones, are no reason to refuse a file.
         with av.open(str(path), metadata_errors="replace") as container:
             yield container
-    except av.error.MemoryError:
-        raise  # No fault of the file's.
     except av.FFmpegError as error:
+        # The decoder answers damaged headers with EPERM, EIO and ENOMEM too: whose fault is it?
         check_readable(path)
+        if isinstance(error, MemoryError):
+            np.empty(_ROOM, np.uint8)  # MemoryError where it is true.
         raise InputError(
             f"{path} cannot be decoded ({error.strerror}): it is truncated or not a media file."
         ) from error
 
 
 def check_readable(path: str | os.PathLike) -> None:
-    """Raises MissingError if the system cannot read a file to its end, which another day it may.
-
-    The decoder cannot tell: it answers damaged headers, too, with EPERM and EIO.
-    """
+    """Raises MissingError if the system cannot read a file to its end, which another day it may."""
     try:
         with open(path, "rb") as file:
             while file.read(1 << 20):
