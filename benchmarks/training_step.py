@@ -7,8 +7,12 @@ the same run and, where the device's is known, of the published peak (MFU). Fiel
 --config.train.batch_size=16.
 """
 
+import sys
 import time
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # A bare machine has nothing installed.
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +23,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+import reta_jax.train  # noqa: F401  which defines --config
 from data_pipeline.errors import InputError
 from reta_jax import parallel
 from reta_jax.benchmark import measure_ceilings, planned_megabytes
+from reta_jax.checks import check_config
 from reta_jax.commands import run_with_flags, set_up_xla
 from reta_jax.config import random_teachers
 from reta_jax.cost import ACCELERATORS, Step, abstract_batch, abstract_job, analyse
@@ -29,7 +35,6 @@ from reta_jax.experts.load import load_experts
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.state import build_networks, create_state
 from reta_jax.step import Constants
-from reta_jax.train import check_config
 
 _REPEATS = flags.DEFINE_integer("repeats", 20, "Steps that are timed.", lower_bound=1)
 SAME_PEAK = {"H200": "H100", "v5 lite": "v5e", "v6 lite": "v6e"}
@@ -48,7 +53,7 @@ def measure(config: ConfigDict, repeats: int) -> dict[str, Any]:
     """
     config = random_teachers(config.copy_and_resolve_references())
     config.init_from, config.model.audio_encoder.weights = "", "random"
-    check_config(config)
+    check_config(config, jax.device_count())
     mesh = parallel.make_mesh()
     experts, _ = load_experts(config)
     width = experts.teacher.width if experts.teacher else config.model.style_dim
@@ -150,7 +155,7 @@ def print_report(config: ConfigDict, found: dict[str, Any], ceilings: dict[str, 
 
 
 def main(_: list[str]) -> None:
-    config = flags.FLAGS.config  # the training command's
+    config = flags.FLAGS.config
     if config is None:
         raise InputError("give --config, as in python benchmarks/training_step.py --config FILE")
     found = measure(config, _REPEATS.value)

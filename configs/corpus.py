@@ -5,12 +5,13 @@
     python -m reta_jax.train --config configs/corpus.py:128 --workdir runs/128 \
         --config.init_from=runs/64/weights
     python -m reta_jax.train --config configs/corpus.py:256 --workdir runs/256 \
-        --config.init_from=runs/128/weights
+        --config.init_from=runs/128/weights --config.model.tcn.linear=0
+    python -m reta_jax.linear_path --checkpoint runs/256 --data data/corpus --out weights/mine
 
 A mouth is learnt at 64 and 128 px, where a step is cheap; the weights then grow (reta_jax/grow.py).
-At 256 px the portrait's own detail comes in; python -m reta_jax.linear_path then adds what a
-regression hears. `:256` alone goes on from the shipped weights, and so does `:voice`, which leaves
-faces as they are and learns from new voices what mouths do.
+At 256 px the portrait's own detail comes in; the linear path then adds what a regression hears.
+`:256` alone goes on from the shipped weights, which have that path, and so does `:voice`, which
+leaves faces as they are and learns from new voices what mouths do.
 
 The small model of configs/synthetic.py, starting from its weights, with three layers of Whisper's
 encoder in place of the mel one: so little speech does not teach one to hear (docs/decisions.md).
@@ -30,7 +31,7 @@ def get_config(variant: str = ""):
     config.model.grid_size, config.model.detail_from = 64, 256
     config.model.emotion_span = 1  # no teacher of emotions here: f_E serves the mouth, too
     config.model.light = 0.67, 0.46, 0.37  # of these people's noses and cheeks, on average
-    config.model.tcn.linear = 5 if size == 256 else 0  # fitted afterwards: reta_jax.linear_path
+    config.model.tcn.linear = 5 if size == 256 else 0  # frames; as the weights below have it
     # Of rendered people, all but the voice; of filmed ones, all.
     config.init_from = "weights/corpus/reta" if size == 256 else "weights/synthetic/reta"
     config.init_partial = True

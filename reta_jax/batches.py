@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from data_pipeline.augment import AugmentSpec
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import list_splits
+from reta_jax.config import swaps_emotions
 
 
 def open_batches(config: ConfigDict, split: str = "train", batch_size: int | None = None):
@@ -21,7 +22,7 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
     window = config.model.window
     batch_size = batch_size or config.train.batch_size
     trains = split == "train"
-    swaps = trains and config.train.eds and config.model.emotion and config.data.pair_for_eds
+    swaps = trains and swaps_emotions(config) and config.data.pair_for_eds
     parts = jax.device_count() * config.train.accumulate if swaps else 1
     shares = dict(zip(config.data.dirs, config.data.weights, strict=True))
     if not trains:

@@ -18,10 +18,12 @@ from orbax.checkpoint import v1 as ocp
 
 from data_pipeline.errors import InputError
 from reta_jax import parallel
+from reta_jax.differences import FREE_FIELDS, changes_the_model, differences, told
 from reta_jax.state import TrainState
 from reta_jax.weights import config_to_dict
 
 FOLDER = "checkpoints"
+PROVENANCE_FILE = "provenance.json"  # beside it: whose weights and people are behind the run
 CHECKSUMS_FILE = "checksums.json"  # {file: [bytes, CRC-32]}
 CORRUPT_FOLDER = "corrupt_checkpoints"  # what could not be used, for a person to look at
 _BLOCK = 1 << 20
@@ -36,7 +38,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, config: ConfigDict):
         policies = ocp.training
-        self._config = config_to_dict(config)
+        self._config = config
         self._folder = workdir.absolute() / FOLDER
         parallel.first_then_others(lambda: _set_corrupt_aside(self._folder))
         # Orbax calls this "post finalization", but it comes last before the checkpoint's rename to
@@ -68,15 +70,44 @@ class Checkpoints:
             return
         try:
             self._checkpointer.save_checkpointables_async(
-                step, {"state": state, "data": data_state, "config": self._config}
+                step, {"state": state, "data": data_state, "config": config_to_dict(self._config)}
             )
         except OSError as error:
             raise InputError(f"cannot write a checkpoint of step {step}: {error}") from error
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The latest checkpoint, placed as `abstract` says (any number of devices)."""
-        loaded = self._checkpointer.load_checkpointables(None, {"state": abstract, "data": None})
+        """The latest checkpoint, placed as `abstract` says (any number of devices).
+
+        Prints what the config sets otherwise than that of the checkpoint.
+
+        Raises:
+          InputError: it is of another model, or has other arrays than `abstract`.
+        """
+        changes = self._changes()
+        load = self._checkpointer.load_checkpointables
+        try:
+            loaded = load(None, {"state": abstract, "data": None})
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"step {self.latest_step} in {self._folder} does not fit the config "
+                f"({told(changes) or 'of another version'}): give the same config, or another "
+                "--workdir"
+            ) from error
         return loaded["state"], loaded["data"]
+
+    def _changes(self) -> dict[str, tuple[Any, Any]]:
+        """Fields that are others than in the latest checkpoint; refuses those of the model."""
+        saved = self._checkpointer.load_checkpointables(None, {"config": None})["config"]
+        found = differences(saved, self._config)
+        changes = {field: found[field] for field in found if field not in FREE_FIELDS}
+        if refused := {field: changes[field] for field in changes if changes_the_model(field)}:
+            raise InputError(
+                f"{self._folder.parent} holds a run of another model: {told(refused)} (give the "
+                "same config, or another --workdir)"
+            )
+        if changes and jax.process_index() == 0:
+            print(f"going on with other settings: {told(changes)}", flush=True)
+        return changes
 
     def close(self) -> None:
         """Waits for saves under way."""
@@ -91,6 +122,8 @@ class Checkpoints:
 def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
     """EMA parameters and config of a run's latest good checkpoint, as NumPy arrays.
 
+    The config has the run's "provenance" in it, as that of a folder of weights has.
+
     Raises:
       InputError: there is none.
     """
@@ -103,7 +136,13 @@ def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
     with ocp.training.Checkpointer(folder) as checkpointer:
         ema = load_part(checkpointer, step, "ema")
         config = checkpointer.load_checkpointables(step, {"config": None})["config"]
-    return ema, config
+    return ema, config | {"provenance": read_provenance(workdir)}
+
+
+def read_provenance(workdir: Path) -> list[dict[str, Any]]:
+    """A run's records of the weights and people behind it."""
+    file = workdir / PROVENANCE_FILE
+    return json.loads(file.read_text()) if file.is_file() else []
 
 
 def load_part(checkpointer: ocp.training.Checkpointer, step: int, part: str) -> Any:

@@ -1,7 +1,7 @@
 """How the commands start, and how they fail.
 
 XLA keeps its programs and its memory; what the user can put right is one sentence on stderr and
-exit code 2.
+exit code 2, training that diverged one and exit code 70.
 """
 
 import contextlib
@@ -17,12 +17,17 @@ from absl import app, flags, logging
 from data_pipeline.errors import InputError
 
 EXIT_BAD_INPUT = 2
+EXIT_DIVERGED = 70  # EX_SOFTWARE: the same command would diverge again
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 # Else the cache's own path is a part of its keys, and a folder that was moved is never found again.
 PORTABLE_CACHE = {"jax_persistent_cache_enable_xla_caches": "none"}
 # Of malloc.h: M_ARENA_MAX (no arenas of threads, which hold little), M_MMAP_MAX, M_TRIM_THRESHOLD.
 KEEP_FREED_MEMORY = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
 EXIT_SIGINT = 130  # what shells say of a command that SIGINT ended
+
+
+class DivergenceError(RuntimeError):
+    """A loss is no longer a number."""
 
 
 def set_up_xla() -> None:
@@ -57,13 +62,18 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def sentences_for_errors() -> Iterator[None]:
-    """Turns InputError and a full disk into one line and exit code 2, Ctrl-C into code 130."""
+    """Turns what a user can put right into one line and an exit code.
+
+    InputError and a full disk give 2, DivergenceError 70, and Ctrl-C 130 without a line.
+    """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(EXIT_SIGINT)
     except InputError as error:
         _leave(str(error))
+    except DivergenceError as error:
+        _leave(str(error), EXIT_DIVERGED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -92,6 +102,6 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _leave(str(error))
 
 
-def _leave(sentence: str) -> None:
+def _leave(sentence: str, code: int = EXIT_BAD_INPUT) -> None:
     print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(code)

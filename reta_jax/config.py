@@ -15,6 +15,9 @@ def paper() -> ConfigDict:
             "perceptual": 1.0,  # lambda_perc; each VGG layer carries LIA's own factor 10 inside
             "motion": 1.0,  # lambda_motion; 0 is "w/o TVM" of Table 4
             "adversarial": 1.0,  # lambda_adv
+            # Logits are compared in pairs (Eq. 4) or with the other side's mean: "average", as the
+            # paper's text calls it and Jolicoeur-Martineau (2018) has it.
+            "relativistic": "pairwise",
             "sync": 1.0,  # lambda_syn; 0 is "w/o L_syn" of Table 9
             "emotion": 2.0,  # lambda_emo, shared by both emotion losses
             "emotion_visual": True,  # False is "w/o L_emo^{v-v}" of Table 9
@@ -91,6 +94,11 @@ def paper() -> ConfigDict:
     config.init_from = ""  # a model's folder, or imported image networks; "": from scratch
     config.init_partial = False  # True: a part is taken, and weights for smaller pictures grow
     return config
+
+
+def swaps_emotions(config: ConfigDict) -> bool:
+    """Whether a step does EDS: it exchanges f_E, and the emotion losses judge what comes of it."""
+    return bool(config.train.eds and config.model.emotion and config.loss.emotion)
 
 
 def _model() -> ConfigDict:

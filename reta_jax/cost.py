@@ -26,16 +26,17 @@ from rich.table import Table
 
 from data_pipeline.errors import InputError
 from reta_jax import parallel
+from reta_jax.checks import check_config
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
-from reta_jax.state import TrainState, build_networks, create_state
+from reta_jax.state import TrainState, build_networks, create_state, only_trained
 from reta_jax.step import Constants, make_step
 from reta_jax.windows import AudioWindow
 
 _DEVICES = flags.DEFINE_integer(
-    "devices", None, "Dry run: devices of the job; default: this one's."
+    "devices", None, "Dry run: devices of the job; default: this one's.", lower_bound=1
 )
 _MFU = flags.DEFINE_float("mfu", 0.25, "Dry run: share of the peak rate that a step reaches.")
 _PRICE = flags.DEFINE_list("price", [], "Dry run: $ an hour and device, e.g. H100=2.5,v5e=0.9.")
@@ -123,11 +124,13 @@ def abstract_job(config: ConfigDict) -> Job:
     morphable, _ = load_morphable(config.model)
     create = functools.partial(create_state, config, networks)
     state = jax.eval_shape(create, morphable, jax.random.key(0, impl="rbg"))
-    adversarial = bool(config.loss.adversarial) and (
-        config.train.adversarial_start < config.train.steps
-    )
-    step = make_step(config, networks, adversarial)
+    step = make_step(config, networks, _has_adversary(config))
     return Job(step, state, Constants(experts, morphable), abstract_batch(config))
+
+
+def _has_adversary(config: ConfigDict) -> bool:
+    """Whether the discriminator learns before the last step."""
+    return bool(config.loss.adversarial) and config.train.adversarial_start < config.train.steps
 
 
 def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -306,12 +309,13 @@ def scaling(step: Step, clips: int, device: Accelerator, mfu: float) -> list[Sca
 
 
 def dry_run(config: ConfigDict) -> None:
-    """Prints it all; --devices, --mfu, --price and --compile are flags of the command."""
-    devices = _DEVICES.value or jax.device_count()
-    if devices < 1 or config.train.batch_size % devices:
-        raise InputError(
-            f"train.batch_size={config.train.batch_size} does not divide over {devices} devices"
-        )
+    """Prints it all; --devices, --mfu, --price and --compile are flags of the command.
+
+    Raises:
+      InputError: training would refuse the config on so many devices, or a flag is wrong.
+    """
+    devices = jax.device_count() if _DEVICES.value is None else _DEVICES.value
+    check_config(config, devices)
     if not 0 < _MFU.value <= 1:
         raise InputError(f"--mfu is a share of the peak rate, above 0 and at most 1: {_MFU.value}")
     accelerators = priced(_PRICE.value)
@@ -360,17 +364,16 @@ def parameters_table(config: ConfigDict, job: Job, step: Step) -> Table:
     table = Table("network", "parameters", "", "forward", "gradient", box=None)
     table.title = "Parameters (millions); products and convolutions of a device and step (GFLOP)"
     for name in NETWORKS.values():
-        count, is_trained = counts.get(name, (0, False))
+        count, trained = counts.get(name, (0, 0))
         pair = [
             sum(n for (network, back, _), n in step.flops.items() if (network, back) == (name, b))
             for b in (False, True)
         ]
         if count or any(pair):
-            kind = ("trained" if is_trained else "frozen") if count else ""
+            kind = ("trained" if trained else "frozen") if count else ""
             row = (f"{count / 1e6:.2f}", kind, *(f"{n / GIGA:,.1f}" for n in pair))
             table.add_row(name, *row)
-    trained = sum(n for n, is_trained in counts.values() if is_trained)
-    every = sum(n for n, _ in counts.values())
+    every, trained = (sum(of) for of in zip(*counts.values(), strict=True))
     share = step.total("float32") / max(step.total(), 1)
     table.add_row(
         "together", f"{every / 1e6:.2f}", f"{trained / 1e6:.2f} trained",
@@ -379,25 +382,27 @@ def parameters_table(config: ConfigDict, job: Job, step: Step) -> Table:
     return table
 
 
-def parameter_counts(config: ConfigDict, job: Job) -> dict[str, tuple[int, bool]]:
-    """(parameters, whether they are trained) by network."""
+def parameter_counts(config: ConfigDict, job: Job) -> dict[str, tuple[int, int]]:
+    """(parameters, those of them that are trained) by network."""
 
     def size(tree: Any) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
-    trains_voice, experts = config.model.audio_encoder.trainable, job.constants.experts
-    counts = {
-        NETWORKS[name]: (size(tree), name != "audio_encoder" or trains_voice)
-        for name, tree in job.state.params["reta"].items()
-        if name in NETWORKS
-    }
-    rest = {k: v for k, v in job.state.params["reta"].items() if k not in NETWORKS}
-    counts[NETWORKS[""]] = (size((rest, job.state.params["projection"])), True)
-    counts[NETWORKS["Discriminator"]] = (size(job.state.d_params), True)
-    counts[NETWORKS["EmotionViT"]] = (size(experts.teacher_variables), False)
-    counts[NETWORKS["SyncNetExpert"]] = (size(experts.sync_variables), False)
-    counts[NETWORKS["VGG19"]] = (size(experts.vgg_variables), False)
-    counts[NETWORKS["LandmarkNet"]] = (size(experts.lips_variables), False)
+    params, experts = job.state.params, job.constants.experts
+    parts = params["reta"] | {"projection": params["projection"]}
+    kept = only_trained(config)(params)
+    kept = kept["reta"] | {"projection": kept["projection"]}
+    counts: dict[str, tuple[int, int]] = {}
+    for name, part in parts.items():
+        network = NETWORKS.get(name, NETWORKS[""])
+        every, trained = counts.get(network, (0, 0))
+        counts[network] = every + size(part), trained + size(kept[name])
+    adversary = size(job.state.d_params)
+    counts[NETWORKS["Discriminator"]] = adversary, adversary if _has_adversary(config) else 0
+    counts[NETWORKS["EmotionViT"]] = size(experts.teacher_variables), 0
+    counts[NETWORKS["SyncNetExpert"]] = size(experts.sync_variables), 0
+    counts[NETWORKS["VGG19"]] = size(experts.vgg_variables), 0
+    counts[NETWORKS["LandmarkNet"]] = size(experts.lips_variables), 0
     return counts
 
 

@@ -1,6 +1,5 @@
 """What training from its first step starts with: published or own weights, by the config."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
+from reta_jax.differences import differences, told
 from reta_jax.grow import grow
 from reta_jax.pretrained.adain import calibrate
 from reta_jax.pretrained.hub import resolve
@@ -74,6 +74,7 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
     params, values = load_weights(folder)
     provenance = values.get("provenance", [])
     if values.get("kind") == KIND:
+        _check_linear_path(values["model"], config)
         if not config.init_partial:
             check_params(params, abstract.params["reta"], config.init_from)
         for size in _doublings(values["model"], config.model):
@@ -102,11 +103,22 @@ def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
 
 def _otherwise(have: dict[str, Any], config: ConfigDict) -> str:
     """What no shape shows, like `emotion_span`, and what grows or starts anew."""
-    before, now = (json.loads(json.dumps(model)) for model in (have, config.model.to_dict()))
-    names = {name for name in now if name in before and before[name] != now[name]}
-    names -= {"audio_encoder", "tcn", "dtype"}
-    fields = (f"model.{name} is {now[name]}, there {before[name]}" for name in sorted(names))
-    return f"{config.init_from} was trained otherwise: {'; '.join(fields)}" if names else ""
+    left = ("model.audio_encoder.", "model.tcn.", "model.dtype")
+    found = differences({"model": have}, config)
+    changes = {field: found[field] for field in found if not field.startswith(left)}
+    return f"{config.init_from} was trained otherwise: {told(changes)}" if changes else ""
+
+
+def _check_linear_path(have: dict[str, Any], config: ConfigDict) -> None:
+    """A regression's path would be lost, or one of zeros be taken for a regression's."""
+    there, here = have["tcn"].get("linear", 0), config.model.tcn.linear
+    if there != here:
+        raise InputError(
+            f"init_from={config.init_from} has "
+            f"{f'a linear path of {there} frames' if there else 'no linear path'}, "
+            f"model.tcn.linear is {here}: set model.tcn.linear={there} (python -m "
+            "reta_jax.linear_path adds one to trained weights)"
+        )
 
 
 def _doublings(have: dict[str, Any], want: ConfigDict) -> Iterator[int]:

@@ -24,13 +24,13 @@ from rich.progress import track
 from data_pipeline.audio import to_float
 from data_pipeline.errors import InputError
 from data_pipeline.loader import repetitions
-from data_pipeline.records import list_clips, open_records
+from data_pipeline.records import list_clips, open_records, trained_people
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.metrics.mouth import opening
-from reta_jax.models.reta import RETA
+from reta_jax.models.reta import RETA, build_reta
 from reta_jax.pretrained.reta import Pretrained, load_reta, save_reta
 from reta_jax.render import controls_in_silence, scale_expression
-from reta_jax.weights import config_to_dict
+from reta_jax.weights import config_from_dict, config_to_dict
 from reta_jax.windows import audio_windows
 
 PENALTY = 6.0  # on the squared weights, of features with a variance of one
@@ -87,12 +87,12 @@ def add_linear_path(
     student["linear"] = {"kernel": strength * path.kernel}
     student["head"] = student["head"] | {"bias": student["head"]["bias"] + strength * path.bias}
     params = params | {"emotion_student": student}
-    if reta.motion_decoder is not None:
-        decoder = params["motion_decoder"]
-        shape = span, path.kernel.shape[1], reta.motion_decoder.outputs
-        params["motion_decoder"] = decoder | {"linear": {"kernel": np.zeros(shape, np.float32)}}
     values = config_to_dict(config)
     values["model"]["tcn"]["linear"] = span
+    decoder = build_reta(config_from_dict(values).model).motion_decoder
+    if decoder is not None and decoder.linear:  # D's is of zeros
+        kernel = np.zeros((span, path.kernel.shape[1], decoder.outputs), np.float32)
+        params["motion_decoder"] = params["motion_decoder"] | {"linear": {"kernel": kernel}}
     return params, values
 
 
@@ -181,7 +181,10 @@ def main(argv: list[str] | None = None) -> None:
         params, values = add_linear_path(
             model, arguments.data, arguments.span, arguments.strength, arguments.scale
         )
-        save_reta(arguments.out, params, values, values.pop("provenance", []))
+        heard = {"source": str(arguments.data), "people": trained_people([arguments.data])}
+        provenance = values.pop("provenance", [])
+        provenance += [heard] if heard not in provenance else []
+        save_reta(arguments.out, params, values, provenance)
     print(f"done: weights in {arguments.out}")
 
 

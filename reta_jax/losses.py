@@ -3,7 +3,7 @@
 Images are float [-1, 1], NHWC. Losses are computed in float32.
 """
 
-from typing import NamedTuple
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,8 @@ from reta_jax.ops.crop import crop_resize
 MOUTH = ((0.55, 0.2), (0.95, 0.8))  # corners (y, x) in a face's box
 TINTS = 10.0  # of the mouth, beside its L1
 
-
-class LossWeights(NamedTuple):
-    """lambda of Eq. 2 and 3. Defaults: D.2 and the last row of Table 10."""
-
-    l1: float = 2.0
-    perceptual: float = 1.0
-    motion: float = 1.0  # 0: w/o TVM
-    adversarial: float = 1.0
-    sync: float = 1.0  # 0: w/o L_syn
-    emotion: float = 2.0  # L_emo^{v-v} and L_emo^{v-a} share it
-    emotion_visual: bool = True  # False: w/o L_emo^{v-v}
-    emotion_audio: bool = True  # False: w/o L_emo^{v-a}
-    prior: float = 0.0  # of the coefficients; the paper has none
-    mouth: float = 0.0  # L1 of the mouth, where no sync expert is at hand; the paper has none
-    lips: float = 0.0  # shape of the lips, likewise
-    lips_cross: float = 0.0  # opening of the lips in the cross-synthesis of portraits and voices
+Relativistic = Literal["pairwise", "average"]
+RELATIVISTIC = get_args(Relativistic)
 
 
 def l1_loss(generated: Float[Array, "*s"], real: Float[Array, "*s"]) -> Float[Array, ""]:
@@ -113,12 +99,24 @@ def lip_opening_loss(
     return jnp.square(gaps(generated) - jax.lax.stop_gradient(gaps(real))).sum(-1).mean()
 
 
-def adversarial_loss(logits_first: Float[Array, " n"], logits_second: Float[Array, " n"]):
+def adversarial_loss(
+    logits_first: Float[Array, " n"],
+    logits_second: Float[Array, " n"],
+    relativistic: Relativistic = "pairwise",
+) -> Float[Array, ""]:
     """Eq. 4, pairwise relativistic: E softplus(D(first) - D(second)).
 
     The generator minimises it with (real, generated), the discriminator with (generated, real).
+
+    Args:
+      relativistic: "average" compares each logit with the mean of the other side's logits given:
+        half of E softplus(D(first) - E D(second)) + E softplus(E D(first) - D(second)).
     """
-    return jax.nn.softplus(_f32(logits_first) - _f32(logits_second)).mean()
+    first, second = _f32(logits_first), _f32(logits_second)
+    if relativistic == "pairwise":
+        return jax.nn.softplus(first - second).mean()
+    of_first = jax.nn.softplus(first - second.mean()).mean()
+    return (of_first + jax.nn.softplus(first.mean() - second).mean()) / 2
 
 
 def sync_loss(
@@ -129,7 +127,7 @@ def sync_loss(
 
 
 def emotion_visual_loss(
-    logits_real: Float[Array, "*n c"], logits_generated: Float[Array, "*n c"]
+    logits_generated: Float[Array, "*n c"], logits_real: Float[Array, "*n c"]
 ) -> Float[Array, ""]:
     """Eq. 6: KL(softmax(sg(z_gt)) || softmax(z_gen)), the teacher's view of both frames."""
     log_p = jax.nn.log_softmax(jax.lax.stop_gradient(_f32(logits_real)))

@@ -1,4 +1,4 @@
-"""Training in slices, on machines that are lent for minutes and keep nothing: what travels.
+"""Training in slices, on machines that you have for minutes at a time: what travels.
 
 Between two machines only a slice travels: a folder of small files from which training goes on.
 
@@ -30,6 +30,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from data_pipeline.errors import InputError
+from reta_jax.differences import FREE_FIELDS, differences, flat_fields, told
 from reta_jax.files import write_whole
 from reta_jax.initial import initial_weights
 from reta_jax.pretrained.load import RANDOM, load, load_morphable
@@ -40,15 +41,6 @@ from reta_jax.weights import config_from_dict, config_to_dict, flatten
 MANIFEST_FILE, METRICS_FILE, PREVIEW_FILE = "manifest.json", "metrics.jsonl", "preview.png"
 FORMAT = 1  # of the folder; raised when an older reader would misread a newer one
 MAX_FILE, MAX_SLICE = 16_000_000, 60_000_000  # bytes
-# Fields that say nothing of the numbers in a slice: they may be others in every slice. (Frozen
-# weights are told by their SHA-256; where they lie differs from machine to machine.)
-FREE_FIELDS = frozenset(
-    {"model.audio_encoder.weights"}
-    | {f"data.{name}" for name in ("dirs", "weights", "synthetic_identities",
-                                   "synthetic_clips_per_identity", "synthetic_seconds")}
-    | {f"train.{name}" for name in ("max_minutes", "log_every", "preview_every", "save_every",
-                                    "keep_checkpoints", "keep_every", "expected_devices", "remat")}
-)  # fmt: skip
 
 _DIFFERENCE = "ema_minus_params/"  # in place of ema/
 _BESIDE = 3_000_000  # bytes of a slice that are kept for metrics, preview and headers
@@ -363,20 +355,14 @@ def check_same_config(found: Slice, config: ConfigDict, changes: Sequence[str] =
     Args:
       changes: fields that are meant to be others from now on.
     """
-    was, now = (_fields(values) for values in (found.config, config_to_dict(config)))
-    unknown = sorted(set(changes) - now.keys())
+    unknown = sorted(set(changes) - flat_fields(config_to_dict(config)).keys())
     if unknown:
         raise InputError(f"--change names {unknown[0]}, which no field of the config is")
+    differing = differences(found.config, config)
     allowed = FREE_FIELDS | set(changes)
-    differing = [f for f in sorted(was.keys() | now.keys()) if was.get(f) != now.get(f)]
-    told = [
-        f"{field} was {was.get(field, 'not there')!r} and is {now.get(field, 'not there')!r}"
-        for field in differing
-        if field not in allowed
-    ]
-    if told:
+    if refused := {field: differing[field] for field in differing if field not in allowed}:
         raise InputError(
-            f"the slice of step {found.step} is of another config: {'; '.join(told)} (give the "
+            f"the slice of step {found.step} is of another config: {told(refused)} (give the "
             "same config, say --change FIELD if it is meant so, or name another --slice)"
         )
 
@@ -446,13 +432,3 @@ def _check_file(path: Path, facts: dict[str, Any]) -> None:
         )
     if hashlib.sha256(content).hexdigest() != facts["sha256"]:
         raise InputError(f"{path} is damaged: it does not fit its SHA-256; bring it again")
-
-
-def _fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= _fields(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array
 
 from reta_jax import losses
+from reta_jax.config import swaps_emotions
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.vgg19 import image_pyramid
 from reta_jax.images import to_float
@@ -95,7 +96,7 @@ def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial
         params, opt_state = descend(
             generator_tx, gradient, state.opt_state, state.params, total + metrics["grad_norm"]
         )
-        ema = optax.incremental_update(params["reta"], state.ema, 1.0 - ema_decay(state.step))
+        ema = moved_average(state.ema, trained(params)["reta"], ema_decay(state.step))
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
 
         if adversarial:
@@ -199,6 +200,15 @@ def descend(
     return jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, (params, opt_state))
 
 
+def moved_average(average: Any, params: Any, decay: Array) -> Any:
+    """The moving average after a step; where `params` has None, for what is frozen, as it was.
+
+    A frozen leaf is its own average, which rounding would move.
+    """
+    move = lambda old, new: old if new is None else decay * old + (1.0 - decay) * new
+    return jax.tree.map(move, average, params)
+
+
 def to_device_batch(raw: dict[str, Array]) -> Batch:
     return Batch(
         portrait=to_float(raw["portrait"]),
@@ -236,22 +246,8 @@ def render_batch(reta: RETA, params: Any, morphable: MorphableModel, batch: Batc
 
 def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Array:
     """Eq. 2: the weighted sum of the terms."""
-    weights = losses.LossWeights(**config.loss)
-    scale = {
-        "l1": weights.l1,
-        "perceptual": weights.perceptual,
-        "motion": weights.motion,
-        "adversarial": weights.adversarial,
-        "sync": weights.sync,
-        "emotion_visual": weights.emotion,
-        "emotion_audio": weights.emotion,
-        "emotion_cross": weights.emotion,
-        "prior": weights.prior,
-        "mouth": weights.mouth,
-        "lips": weights.lips,
-        "lips_cross": weights.lips_cross,
-    }
-    return sum(scale[name] * value for name, value in terms.items())
+    weight = lambda name: config.loss["emotion" if name.startswith("emotion_") else name]
+    return sum(weight(name) * value for name, value in terms.items())
 
 
 def generator_terms(
@@ -267,8 +263,7 @@ def generator_terms(
 
     Terms whose weight is zero are left out, with the networks that they alone need.
     """
-    weights = losses.LossWeights(**config.loss)
-    experts = constants.experts
+    weights, experts = config.loss, constants.experts
     if config.train.size:
         networks, batch = at_coarser_levels(networks, batch, config.train.size)
     rendered = render_batch(networks.reta, params["reta"], constants.morphable, batch)
@@ -286,6 +281,7 @@ def generator_terms(
         terms["adversarial"] = losses.adversarial_loss(
             discriminator.apply({"params": d_params}, _flat(real)),
             discriminator.apply({"params": d_params}, _flat(generated)),
+            weights.relativistic,
         )
     if weights.sync:
         terms["sync"] = losses.sync_loss(
@@ -323,30 +319,29 @@ def emotion_terms(
 
     Emotion changes slowly: the teacher may look at the first `emotion_frames` of a clip only.
     """
-    weights = losses.LossWeights(**config.loss)
     frames = min(config.train.emotion_frames, real.shape[1])
     real, generated, batch = real[:, :frames], generated[:, :frames], len(real)
     teach = forgetful(config, experts.teach)
     f_v, logits = experts.teach(_flat(real))
     logits = logits.reshape(batch, frames, -1)
     terms = {}
-    if weights.emotion_visual:
+    if config.loss.emotion_visual:
         _, logits_generated = teach(_flat(generated))
         terms["emotion_visual"] = losses.emotion_visual_loss(
-            logits, logits_generated.reshape(logits.shape)
+            logits_generated.reshape(logits.shape), logits
         )
-    if weights.emotion_audio:
+    if config.loss.emotion_audio:
         projected = networks.projection.apply(
             {"params": params["projection"]}, rendered.controls.emotion[:, :frames]
         )
         terms["emotion_audio"] = losses.emotion_audio_loss(
             projected, f_v.reshape(batch, frames, -1)
         )
-    if config.train.eds:
+    if swaps_emotions(config):
         crossed = cross_synthesis(networks.reta, params["reta"], rendered, frames)
         _, logits_cross = teach(_flat(crossed))
         terms["emotion_cross"] = losses.emotion_visual_loss(
-            jnp.roll(logits, 1, axis=0), logits_cross.reshape(batch, frames, -1)
+            logits_cross.reshape(batch, frames, -1), jnp.roll(logits, 1, axis=0)
         )
     return terms
 
@@ -421,7 +416,8 @@ def discriminator_terms(
     def judge(images: Array) -> Array:
         return networks.discriminator.apply({"params": d_params}, images)
 
-    terms = {"discriminator": losses.adversarial_loss(judge(fake), judge(real))}
+    loss = losses.adversarial_loss(judge(fake), judge(real), config.loss.relativistic)
+    terms = {"discriminator": loss}
     gamma, every = config.train.r1_gamma, config.train.r1_every
     if gamma:
 

@@ -1,7 +1,8 @@
 """Trains RETA: python -m reta_jax.train --config configs/synthetic.py [--workdir DIR].
 
 The same command with the same workdir goes on where it stopped, with the same next batch. Ctrl-C
-and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves with 2.
+and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves with 2. A loss that
+is no number leaves with 70: the last checkpoint is good, but the same command would diverge again.
 
 On several hosts the launcher gives the same command to every process; SLURM, Open MPI, JobSet and
 TPU pods are recognised, elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
@@ -18,6 +19,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,28 +30,27 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
-from data_pipeline.records import trained_people
+from data_pipeline.records import list_splits, trained_people
 from reta_jax import parallel
 from reta_jax.batches import open_batches
-from reta_jax.checkpoint import Checkpoints
-from reta_jax.commands import run_with_flags, set_up_xla
+from reta_jax.checkpoint import PROVENANCE_FILE, Checkpoints, read_provenance
+from reta_jax.checks import check_config
+from reta_jax.commands import DivergenceError, run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
 from reta_jax.files import write_whole
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
-from reta_jax.models.stylegan import resolutions
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import save_reta
-from reta_jax.preview import make_preview
+from reta_jax.preview import Preview, make_preview
 from reta_jax.state import Networks, TrainState, build_networks, create_state
-from reta_jax.step import GRADIENT_NORMS, REMAT, Constants, make_step
+from reta_jax.step import GRADIENT_NORMS, Constants, make_step
 from reta_jax.weights import config_to_dict
 from reta_jax.writers import Writer
 
-PROVENANCE_FILE = "provenance.json"
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, to be run again
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/synthetic.py.")
@@ -71,15 +72,7 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "First and last step to trace, e.g. 10:15."
 )
-PARTS = {
-    *("image_encoder", "audio_encoder", "generator", "motion_decoder", "motion_encoder"),
-    *("emotion_student", "fusion"),
-}  # of RETA, for train.only
 AGREE_EVERY = 10  # steps between which processes do not ask each other whether to stop
-
-
-class DivergenceError(RuntimeError):
-    """A loss is no longer a number."""
 
 
 def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -> bool:
@@ -97,7 +90,7 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
       DivergenceError: a loss became NaN or infinite; its name is in the message, and the folder
         where the step's batch is.
     """
-    check_config(config)
+    check_config(config, jax.device_count())
     parallel.first_then_others(lambda: make_synthetic_data(config))
     workdir.mkdir(parents=True, exist_ok=True)
     parallel.check_shared(workdir)
@@ -128,73 +121,6 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
         params, resolved = jax.device_get(state.ema), config_to_dict(config)
         save_reta(workdir / "weights", params, resolved, provenance)
     return finished
-
-
-def check_config(config: ConfigDict) -> None:
-    """Refuses settings that cannot work, with the numbers."""
-    devices, expected = jax.device_count(), config.train.expected_devices
-    batch, parts = config.train.batch_size, config.train.accumulate
-    if expected and devices != expected:
-        raise InputError(f"train.expected_devices={expected}, but the job has {devices} devices")
-    if batch % devices:
-        raise InputError(f"train.batch_size={batch} does not divide over {devices} devices")
-    if parts < 1 or (batch // devices) % parts:
-        raise InputError(
-            f"train.accumulate={parts} does not divide the {batch // devices} clips of a device "
-            f"(train.batch_size={batch} over {devices} devices)"
-        )
-    clips = batch // devices // parts
-    if config.train.eds and config.model.emotion and clips < 2:
-        raise InputError(
-            f"train.eds swaps emotions among the clips that a device computes at once and needs "
-            f"2 clips on each; train.batch_size={batch} gives {clips} ({devices} devices, "
-            f"train.accumulate={parts}): set train.eds=False or raise it"
-        )
-    if config.train.remat not in REMAT:
-        raise InputError(
-            f"train.remat is {config.train.remat!r}; use {', '.join(map(repr, REMAT))}"
-        )
-    if config.loss.sync and config.train.frames < 5:
-        raise InputError(f"loss.sync needs train.frames >= 5, not {config.train.frames}")
-    if config.train.size:
-        _check_coarser_levels(config)
-    if unknown := set(config.train.only) - PARTS:
-        raise InputError(
-            f"train.only names {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}"
-        )
-    if "audio_encoder" in config.train.only and not config.model.audio_encoder.trainable:
-        raise InputError(
-            "train.only names audio_encoder, which model.audio_encoder.trainable=False freezes"
-        )
-    if config.train.frames > config.model.window.chunk:
-        raise InputError(
-            f"train.frames={config.train.frames} exceeds model.window.chunk="
-            f"{config.model.window.chunk}"
-        )
-    if len(config.data.dirs) != len(config.data.weights):
-        raise InputError(
-            f"data.dirs names {len(config.data.dirs)} folders, data.weights has "
-            f"{len(config.data.weights)} numbers: give one each"
-        )
-    if config.train.decay and config.train.steps <= config.train.warmup_steps:
-        raise InputError(
-            f"train.steps={config.train.steps} ends within train.warmup_steps="
-            f"{config.train.warmup_steps}: nothing is left to decay (set train.decay=False)"
-        )
-
-
-def _check_coarser_levels(config: ConfigDict) -> None:
-    size, whole = config.train.size, config.model.size
-    if size not in resolutions(whole):
-        raise InputError(
-            f"train.size={size} is no level of G: use one of "
-            f"{', '.join(map(str, resolutions(whole)))}, or 0 for all"
-        )
-    if size < whole and (config.loss.motion or config.loss.adversarial):
-        raise InputError(
-            f"train.size={size}: the motion mask and the discriminator look at whole frames of "
-            f"{whole} px; set loss.motion and loss.adversarial to 0"
-        )
 
 
 def make_synthetic_data(config: ConfigDict) -> None:
@@ -239,11 +165,10 @@ def start(
 
 def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds to the run's record of weights and people behind it, and prints the licences."""
-    file = workdir / PROVENANCE_FILE
-    known = json.loads(file.read_text()) if file.is_file() else []
+    known = read_provenance(workdir)
     known += [record for record in records if record not in known]
     if jax.process_index() == 0:
-        write_whole(file, f"{json.dumps(known, indent=1)}\n".encode())
+        write_whole(workdir / PROVENANCE_FILE, f"{json.dumps(known, indent=1)}\n".encode())
         print_licences(known)
     return known
 
@@ -278,7 +203,7 @@ def loop(
         for adversarial in (False, True)
     }
     is_first = jax.process_index() == 0
-    preview = make_preview(config, networks.reta, constants.morphable) if is_first else None
+    preview = open_preview(config, networks, constants) if is_first else None
     progress = Progress(train.steps, train.batch_size, Hosts(workdir / "heartbeat"))
     deadline = time.monotonic() + 60 * train.max_minutes if train.max_minutes else math.inf
     step = int(state.step)
@@ -331,6 +256,20 @@ def loop(
         if pending is not None:
             settle(pending._replace(is_due=True))
     return state, step >= train.steps or not parallel.any_process(stop.requested)
+
+
+def open_preview(
+    config: ConfigDict, networks: Networks, constants: Constants
+) -> Callable[[Any], Preview] | None:
+    """Previews of people who are not trained on; None, and a sentence, where there are none."""
+    if any("test" in list_splits(dir) for dir in config.data.dirs):
+        return make_preview(config, networks.reta, constants.morphable)
+    print(
+        f"no previews: {', '.join(config.data.dirs)} has no test split, for its people are too few "
+        "(prepare tells them apart by --identity-from)",
+        flush=True,
+    )
+    return None
 
 
 def read(

@@ -1,4 +1,4 @@
-"""Trains RETA in slices: on borrowed GPUs from and to which only small files travel.
+"""Trains RETA in slices: on a GPU that you have for minutes at a time, and small files travel.
 
     python scripts/train_gpu.py --config configs/corpus.py --data data/slice --slice slices
 
@@ -26,7 +26,7 @@ STARTED = time.monotonic()  # Before the imports, which take seconds.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # A borrowed machine has nothing installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))  # A bare machine has nothing installed.
 
 import jax
 from absl import flags

@@ -252,9 +252,10 @@ def make_state(step: int) -> TrainState:
     )
 
 
-def open_checkpoints(workdir, keep=3) -> Checkpoints:
+def open_checkpoints(workdir, keep=3, **changes) -> Checkpoints:
     config = synthetic.get_config("smoke")
     config.train.keep_checkpoints = keep
+    config.update_from_flattened_dict(changes)
     return Checkpoints(workdir, config)
 
 
@@ -265,16 +266,21 @@ def save_steps(workdir, *steps, keep=3):
     checkpoints.close()
 
 
-def go_on(workdir) -> int:
-    """The step that a new start goes on from, checked to be that step's in all its parts."""
-    checkpoints = open_checkpoints(workdir)
-    step = checkpoints.latest_step
-    expected = make_state(step)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), expected
+def abstract(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    state, data_state = checkpoints.restore(abstract)
-    checkpoints.close()
+
+
+def go_on(workdir, **changes) -> int:
+    """The step that a new start goes on from, checked to be that step's in all its parts."""
+    checkpoints = open_checkpoints(workdir, **changes)
+    try:
+        step = checkpoints.latest_step
+        expected = make_state(step)
+        state, data_state = checkpoints.restore(abstract(expected))
+    finally:
+        checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert data_state == {"global_next_index": 10 * step}
     return step
@@ -298,6 +304,49 @@ def test_a_good_checkpoint_is_taken_without_a_word(run, capsys):
     ema, _ = latest_ema(run)
     np.testing.assert_array_equal(ema["kernel"], make_state(6).ema["kernel"])
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_goes_on_with_other_settings_and_says_which(run, capsys):
+    changes = {"train.learning_rate": 0.5, "tvm.kernel": 7, "model.tcn.dropout": 0.1}
+    assert go_on(run, **changes, **{"train.log_every": 9, "data.dirs": ("data/moved",)}) == 6
+    assert capsys.readouterr().out == (
+        "going on with other settings: model.tcn.dropout was 0.0 and is 0.1; train.learning_rate "
+        "was 0.002 and is 0.5; tvm.kernel was 1 and is 7\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "was"),
+    [
+        ("model.emotion_span", 7, 1),
+        ("model.tcn.features", 8, 64),
+        ("data.portrait", "clip", "'identity'"),
+    ],
+)
+def test_a_run_of_another_model_does_not_go_on(run, field, value, was):
+    with pytest.raises(
+        InputError, match=f"holds a run of another model: {field} was {was} and is {value!r}"
+    ):
+        go_on(run, **{field: value})
+    assert go_on(run) == 6
+
+
+def test_other_arrays_are_refused_by_what_was_set_otherwise(run):
+    state = make_state(6)
+    checkpoints = open_checkpoints(run, **{"train.only": ("generator",)})
+    try:
+        with pytest.raises(InputError, match="step 6 in .*not fit the config .train.only was "):
+            checkpoints.restore(abstract(state.replace(params={"kernel": state.params["kernel"]})))
+    finally:
+        checkpoints.close()
+
+
+def test_weights_of_a_run_come_with_what_is_behind_them(run):
+    assert latest_ema(run)[1]["provenance"] == []
+    records = [{"source": "edtalk"}, {"source": "data/mine", "people": ["anna"]}]
+    (run / "provenance.json").write_text(json.dumps(records))
+    _, config = latest_ema(run)
+    assert config["provenance"] == records and config["model"]["size"] == 32
 
 
 def test_checksums_are_of_every_file_of_the_contents(run):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import InputError
-from reta_jax.commands import sentences_for_errors
+from reta_jax.commands import DivergenceError, sentences_for_errors
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -32,6 +32,11 @@ def test_what_the_user_can_put_right_is_one_line_and_code_2(capsys, error, sente
     assert leave(error) == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"error: {sentence}\n")
+
+
+def test_training_that_diverged_is_one_line_and_code_70(capsys):
+    assert leave(DivergenceError("l1 is not finite at step 3")) == 70
+    assert capsys.readouterr() == ("", "error: l1 is not finite at step 3\n")
 
 
 def test_an_interruption_is_code_130_without_a_word(capsys):

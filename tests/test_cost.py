@@ -124,7 +124,17 @@ def test_work_knows_its_network_and_direction():
 def trained_parameters():
     config = small_config()
     counts = cost.parameter_counts(config, cost.abstract_job(config))
-    return sum(count for count, is_trained in counts.values() if is_trained)
+    return sum(trained for _, trained in counts.values())
+
+
+def test_what_train_only_leaves_out_is_frozen():
+    config = small_config()
+    config.train.only = ("generator",)
+    counts = cost.parameter_counts(config, cost.abstract_job(config))
+    moving = {network for network, (_, trained) in counts.items() if trained}
+    assert moving == {"G generator", "D discriminator"}
+    every, trained = counts["G generator"]
+    assert every == trained < sum(count for count, _ in counts.values())
 
 
 # Memory
@@ -169,7 +179,7 @@ def test_what_lies_there_between_steps():
     config = small_config()
     job = cost.abstract_job(config)
     counts = cost.parameter_counts(config, job)
-    trained = sum(count for count, is_trained in counts.values() if is_trained)
+    trained = sum(count for _, count in counts.values())
     parameters = sum(
         math.prod(x.shape) for x in jax.tree.leaves((job.state.params, job.state.d_params))
     )

@@ -2,15 +2,19 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from configs.synthetic import get_config
 from data_pipeline.prepare import prepare_synthetic
+from reta_jax.checkpoint import Checkpoints
 from reta_jax.linear_path import Heard, fit, main
+from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import build_reta
-from reta_jax.pretrained.reta import load_reta, save_reta
+from reta_jax.pretrained.reta import expected_params, load_reta, save_reta
 from reta_jax.render import Renderer
+from reta_jax.state import TrainState
 from reta_jax.weights import config_to_dict
 from tests.tiny import save_tiny_model
 
@@ -78,6 +82,34 @@ def test_a_model_is_given_its_path_once(plain, data, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "heard", data, tmp_path / "again")
     assert "a linear path already" in capsys.readouterr().err
+
+
+def test_who_is_behind_a_run_is_behind_its_path(plain, data, tmp_path):
+    """Of a workdir: its records, and the people whom the regression heard."""
+    model, run_folder = load_reta(plain), tmp_path / "run"
+    ema = jax.device_get(model.params)
+    state = TrainState(jax.numpy.int32(1), {}, {}, {}, {}, ema)
+    checkpoints = Checkpoints(run_folder, model.config)
+    checkpoints.save(state, {"global_next_index": 0})
+    checkpoints.close()
+    records = [{"source": "edtalk", "licence": "Apache-2.0", "commercial_use": True}]
+    (run_folder / "provenance.json").write_text(json.dumps(records))
+    run(run_folder, data, tmp_path / "heard", "--span", "3")
+    known = json.loads((tmp_path / "heard/config.json").read_text())["provenance"]
+    people = [f"synthetic_0_0000{i}" for i in range(2)]
+    assert known == [*records, {"source": str(data), "people": people}]
+    assert "weights of edtalk: Apache-2.0" in (tmp_path / "heard/README.md").read_text()
+
+
+def test_a_decoder_without_time_has_no_path(plain, data, tmp_path):
+    config = load_reta(plain).config
+    config.model.geometry = "framewise"
+    expected = expected_params(build_reta(config.model), builtin_morphable(64), config.model.size)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), expected)
+    save_reta(tmp_path / "framewise", params, config_to_dict(config), [])
+    run(tmp_path / "framewise", data, tmp_path / "heard", "--span", "3")
+    heard = load_reta(tmp_path / "heard").params
+    assert "linear" in heard["emotion_student"] and "linear" not in heard["motion_decoder"]
 
 
 def test_an_emotion_of_many_frames_has_no_mouth(plain, data, tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 from scipy.special import log_softmax
 
 from reta_jax import losses
+from reta_jax.config import paper
 
 
 class Normals:
@@ -107,6 +108,18 @@ def test_adversarial_is_pairwise_and_symmetric(rng):
     assert np.all(generator < 0) and np.all(discriminator > 0)
 
 
+def test_the_average_adversarial_compares_with_the_other_sides_mean(rng):
+    real, fake = rng(2, 5)
+    softplus = lambda x: np.log1p(np.exp(np.asarray(x)))
+    expected = softplus(real - fake.mean()).mean() + softplus(real.mean() - fake).mean()
+    average = lambda a, b: losses.adversarial_loss(a, b, "average")
+    np.testing.assert_allclose(average(real, fake), expected / 2, rtol=1e-6)
+    level = jnp.full(5, 0.3), jnp.full(5, -0.4)  # where all are alike, pairs say the same
+    np.testing.assert_allclose(average(*level), losses.adversarial_loss(*level), rtol=1e-6)
+    assert np.all(jax.grad(average, 0)(real, fake) > 0)
+    assert np.all(jax.grad(average, 1)(real, fake) < 0)
+
+
 def test_sync_is_one_minus_cosine(rng):
     v, s = rng(2, 4, 8)
     cosine = (v * s).sum(-1) / (np.linalg.norm(v, axis=-1) * np.linalg.norm(s, axis=-1))
@@ -118,9 +131,9 @@ def test_emotion_visual_is_the_divergence_from_the_true_frame(rng):
     real, generated = rng(2, 3, 4, 7)
     log_p, log_q = log_softmax(real, -1), log_softmax(generated, -1)
     expected = (np.exp(log_p) * (log_p - log_q)).sum(-1).mean()
-    np.testing.assert_allclose(losses.emotion_visual_loss(real, generated), expected, rtol=1e-5)
-    assert not np.any(jax.grad(losses.emotion_visual_loss, argnums=0)(real, generated))
-    assert np.any(jax.grad(losses.emotion_visual_loss, argnums=1)(real, generated))
+    np.testing.assert_allclose(losses.emotion_visual_loss(generated, real), expected, rtol=1e-5)
+    assert np.any(jax.grad(losses.emotion_visual_loss, argnums=0)(generated, real))
+    assert not np.any(jax.grad(losses.emotion_visual_loss, argnums=1)(generated, real))
 
 
 def test_emotion_audio_teaches_the_student_alone(rng):
@@ -151,6 +164,6 @@ def test_gradient_penalty_is_half_the_squared_norm(rng):
 
 
 def test_weights_are_those_of_the_paper():
-    weights = losses.LossWeights()
+    weights = paper().loss
     assert (weights.l1, weights.motion, weights.emotion) == (2.0, 1.0, 2.0)  # Table 10, last row
     assert (weights.perceptual, weights.adversarial, weights.sync) == (1.0, 1.0, 1.0)  # D.2

@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs.hdtf import get_config
-from reta_jax import losses, parallel, train
+from reta_jax import losses, parallel
+from reta_jax.checks import PARTS
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, load_experts, wanted_experts
 from reta_jax.models.morphable import builtin_morphable
@@ -27,6 +28,7 @@ from reta_jax.step import (
     emotion_terms,
     generator_terms,
     make_step,
+    moved_average,
     render_batch,
     to_device_batch,
     total_loss,
@@ -185,7 +187,7 @@ def test_every_trained_parameter_moves(history):
     states, _, _ = history
     names = {name for name in states[0] if name.startswith(".params")}
     parts = {name.split("'")[3] for name in names if name.startswith(".params['reta']")}
-    assert parts == train.PARTS - {"fusion"}, "train.only knows every part by its name"
+    assert parts == PARTS - {"fusion"}, "train.only knows every part by its name"
     rest = [same(states[0], state) & names for state in states[1:]]
     of = lambda *parts: {name for name in names if all(f"['{part}']" in name for part in parts)}
     assert len(of("motion_encoder")) == 12 and len(of("motion_encoder", "head")) == 2
@@ -206,6 +208,15 @@ def test_moving_average(history):
             params = after[name.replace(".ema", ".params['reta']")]
             expected = decay * before[name] + (1 - decay) * params
             np.testing.assert_allclose(after[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_of_what_is_frozen_is_not_moved_by_rounding():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+    decay = jnp.float32(0.3)
+    found = moved_average({"frozen": x, "trained": x}, {"frozen": None, "trained": x + 1}, decay)
+    np.testing.assert_array_equal(found["frozen"], x)
+    np.testing.assert_allclose(found["trained"], x + 0.7, atol=1e-6)
+    assert np.any(moved_average(x, x, decay) != x), "rounding does move it"
 
 
 def test_discriminator_moves_in_the_adversarial_step(history):
@@ -241,7 +252,7 @@ def test_frozen_audio_encoder_is_bit_identical_after_a_step(plain):
 def test_only_the_parts_named_move_and_a_tuned_encoder_is_none_of_them():
     config = smoke_config(only=("motion_decoder", "generator"))
     params = {
-        "reta": {part: {"w": jnp.ones(2)} for part in train.PARTS},
+        "reta": {part: {"w": jnp.ones(2)} for part in PARTS},
         "projection": {"kernel": jnp.ones(2)},
     }
     kept = only_trained(config)(params)

@@ -19,6 +19,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.checkpoint import latest_ema
+from reta_jax.checks import check_config
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.preview import Preview
 from reta_jax.state import create_state
@@ -363,6 +364,20 @@ def test_a_previews_figures_stand_in_the_one_line_of_its_step(
     assert b"held_out/psnr" in board.read_bytes()
 
 
+def test_where_nobody_is_kept_apart_there_are_no_previews(tmp_path, monkeypatch, capsys):
+    """One person's clips are all for training: the run says so, once, and ends as others do."""
+    prepare_synthetic(
+        tmp_path / "one", identities=1, clips_per_identity=2, seconds=1.0, size=32, workers=1
+    )
+    monkeypatch.setattr(train, "make_step", broken_at(100))
+    config = light_config(tmp_path / "one", steps=2, save_every=100, preview_every=1)
+    run = tmp_path / "run"
+    assert train.run(config, run)
+    assert capsys.readouterr().out.count(f"no previews: {tmp_path / 'one'} has no test split") == 1
+    assert [row["step"] for row in rows(run)] == [1, 2]
+    assert not any(name.startswith("held_out/") for row in rows(run) for name in row)
+
+
 # How it refuses.
 
 SYNTHETIC = f"--config={ROOT}/configs/synthetic.py:smoke"
@@ -441,14 +456,15 @@ def test_the_sync_expert_needs_five_frames():
     config = get_config("smoke")
     config.loss.sync, config.train.frames = 1.0, 4
     with pytest.raises(InputError, match="loss.sync needs train.frames >= 5, not 4"):
-        train.check_config(config)
+        check_config(config, devices=1)
 
 
 def test_a_frozen_encoder_cannot_be_what_is_trained():
     config = get_config("smoke")
+    config.model.audio_encoder.kind = "wav2vec2"
     config.model.audio_encoder.trainable, config.train.only = False, ("audio_encoder",)
     with pytest.raises(InputError, match="model.audio_encoder.trainable=False freezes"):
-        train.check_config(config)
+        check_config(config, devices=1)
 
 
 @pytest.mark.parametrize(
@@ -467,10 +483,22 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("train", {"remat": "all"}, "train.remat is 'all'; use 'none', 'experts', 'blocks'"),
         ("train", {"steps": 1, "warmup_steps": 1, "decay": True}, "train.steps=1 .*warmup_steps=1"),
         ("data", {"weights": (0.5, 0.5)}, "data.dirs.*data.weights"),
+        ("model", {"audio_encoder": {"trainable": False}}, "audio_encoder.trainable=True"),
+        ("loss", {"relativistic": "paired"}, "is 'paired'; use 'pairwise', 'average'"),
+        ("loss", {"lips_cross": 1.0}, "give loss.lips a weight too"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused_with_their_numbers(section, changes, sentence):
     config = get_config("smoke")
     config[section].update(changes)
     with pytest.raises(InputError, match=sentence):
-        train.check_config(config)
+        check_config(config, devices=1)
+
+
+def test_what_is_swapped_needs_two_clips_on_a_device_where_it_is_swapped():
+    config = get_config("smoke")
+    config.train.batch_size, config.loss.emotion = 1, 0.0
+    check_config(config, devices=1)  # without the emotion losses no step does EDS
+    config.loss.lips = config.loss.lips_cross = 1.0
+    with pytest.raises(InputError, match="loss.lips_cross swaps voices .* set loss.lips_cross=0"):
+        check_config(config, devices=1)

@@ -15,7 +15,8 @@ import scipy.ndimage
 
 from configs.hdtf import get_config
 from data_pipeline.errors import InputError
-from reta_jax import parallel, state, step, train
+from reta_jax import parallel, state, step
+from reta_jax.checks import check_config
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.models.morphable import builtin_morphable
@@ -242,7 +243,7 @@ def refuse(found):
         config = tiny_config(eds=True)
         config.train.batch_size = size
         try:
-            train.check_config(config)
+            check_config(config, DEVICES)
         except InputError as error:
             found[f"refused_{size}"] = str(error)
 

@@ -1,7 +1,9 @@
 """Our own models as folders to share, and what training starts from."""
 
 import functools
+import itertools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +11,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from configs import corpus
 from configs.synthetic import get_config
 from data_pipeline.errors import InputError
+from reta_jax.checks import check_config
 from reta_jax.grow import grow
 from reta_jax.initial import initial_weights
 from reta_jax.models.discriminator import Discriminator
 from reta_jax.models.morphable import builtin_morphable
-from reta_jax.models.reta import RETA
+from reta_jax.models.reta import RETA, build_reta
 from reta_jax.models.whisper import Whisper
 from reta_jax.pretrained import wav2vec2
-from reta_jax.pretrained.reta import load_reta, save_reta
-from reta_jax.state import build_networks, create_state
+from reta_jax.pretrained.reta import expected_params, load_reta, save_reta
+from reta_jax.state import TrainState, build_networks, create_state
 from reta_jax.weights import config_to_dict, flatten, load_weights, nest, save_weights
 from tests.pretrained.states import TINY_VOICE, voice_state, write_json
 from tests.tiny import save_tiny_model, tiny_model_config
@@ -254,8 +258,50 @@ def test_what_a_model_was_trained_with_otherwise_is_said(shared):
     found = initial_weights(config, abstract_state())
     before = tiny_config().model.emotion_span
     assert found.otherwise == (
-        f"{shared} was trained otherwise: model.emotion_span is 7, there {before}"
+        f"{shared} was trained otherwise: model.emotion_span was {before} and is 7"
     )
+
+
+@pytest.mark.parametrize(("frames", "sentence"), [
+    (0, "has a linear path of 3 frames, model.tcn.linear is 0: set model.tcn.linear=3"),
+    (5, "has a linear path of 3 frames, model.tcn.linear is 5: set model.tcn.linear=3"),
+])  # fmt: skip
+def test_a_regression_s_path_is_neither_lost_nor_made_up(shared, frames, sentence):
+    config = tiny_config(shared)
+    config.model.tcn.linear, config.init_partial = frames, True
+    with pytest.raises(InputError, match=f"init_from={shared} {sentence}"):
+        initial_weights(config, abstract_state())
+
+
+def stages_of_corpus():
+    """The configs of the three trainings that the docstring of configs/corpus.py chains."""
+    commands = corpus.__doc__.replace("\\\n", " ").splitlines()
+    for command in (line for line in commands if "reta_jax.train " in line):
+        (variant,) = re.findall(r"corpus\.py:?(\S*)", command)
+        config = corpus.get_config(variant)
+        given = dict(re.findall(r"--config\.(\S+)=(\S+)", command))
+        config.update_from_flattened_dict(
+            {name: int(value) if value.isdecimal() else value for name, value in given.items()}
+        )
+        yield config
+
+
+def test_the_stages_of_corpus_take_the_weights_of_the_one_before(tmp_path, monkeypatch):
+    """Each grows, and the last one has no linear path, so that reta_jax.linear_path adds one."""
+    monkeypatch.setattr("reta_jax.initial.load", None)  # Whisper comes with the stage before
+    for before, now in itertools.pairwise(stages_of_corpus()):
+        check_config(now, devices=1)
+        folder = tmp_path / str(before.model.size)
+        params = jax.tree.map(
+            lambda leaf: np.zeros(leaf.shape, np.float32),
+            expected_params(build_reta(before.model), builtin_morphable(64), before.model.size),
+        )
+        save_reta(folder, params, config_to_dict(before), [])
+        now.init_from = str(folder)
+        abstract = expected_params(build_reta(now.model), builtin_morphable(64), now.model.size)
+        found = initial_weights(now, TrainState(0, {"reta": abstract}, {}, {}, {}, {})).reta
+        assert f"level_{now.model.size}" in found["generator"]
+    assert build_reta(now.model).emotion_student.linear == 0
 
 
 def test_nothing_is_taken_from_scratch():
