@@ -11,6 +11,7 @@ figures of every line that was printed.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +29,8 @@ from ml_collections import ConfigDict, config_flags
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
-from data_pipeline.records import list_clips, trained_people
-from reta_jax.commands import run_with_flags, set_up_xla
+from data_pipeline.records import list_clips, open_records, trained_people
+from reta_jax.commands import DivergenceError, run_with_flags, set_up_xla
 from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
@@ -76,13 +77,17 @@ Task = Callable[[nn.Module, Any, dict[str, Array], bool], Outcome]
 def run(config: ConfigDict, out: Path) -> float:
     """Trains, judges on held-out identities, writes the weights; returns the held-out score.
 
-    Raises InputError if a judge would learn the people of the model that it is to judge, or
-    emotions where nobody has named them.
+    Raises:
+      InputError: a judge would learn the people of the model that it is to judge, or emotions or
+        landmarks where there are none.
+      DivergenceError: a loss is no longer a number; nothing is written.
     """
     people = trained_people(config.dirs)
     check_apart(people, config.apart_from)
     if config.task.startswith("emotion"):
         check_labelled(config.dirs)
+    if config.task in LANDMARK_TASKS:
+        check_landmarks(config.dirs)
     network, task = NETWORKS[config.kind](**config.fields), TASKS[config.task]
     variables = network.init(jax.random.key(config.seed), *example_inputs(config.kind))
     warmup = min(50, config.steps // 2)
@@ -132,6 +137,7 @@ def run(config: ConfigDict, out: Path) -> float:
         )
         if i % config.log_every == 0 or i == config.steps:
             now = held_out(config.judge_batches)
+            check_finite(i, float(value), float(now.loss))
             rate = i / (time.monotonic() - start)
             print(
                 f"{config.task} step {i}/{config.steps} | loss {float(value):.4f} score "
@@ -197,6 +203,26 @@ def check_labelled(dirs: Sequence[str]) -> None:
                     f"no clip in the {split} split of {dir} has an emotion's label: name data with "
                     "labels in config.dirs"
                 )
+
+
+def check_landmarks(dirs: Sequence[str]) -> None:
+    """Raises InputError if no clip of a split of one of `dirs` was prepared with landmarks."""
+    for dir in dirs:
+        for split in ("train", "test"):
+            if not any(record["landmarks"].any() for record in open_records(dir, split)):
+                raise InputError(
+                    f"no clip in the {split} split of {dir} has landmarks: prepare it with a face "
+                    "landmarker"
+                )
+
+
+def check_finite(step: int, loss: float, held_out_loss: float) -> None:
+    """Raises DivergenceError if a loss is no number."""
+    if not (math.isfinite(loss) and math.isfinite(held_out_loss)):
+        raise DivergenceError(
+            f"the loss is {loss} and {held_out_loss} on held-out people at step {step}: no weights "
+            "are written; lower the config's learning_rate"
+        )
 
 
 def joined(found: Sequence[Outcome]) -> Outcome:
@@ -313,23 +339,30 @@ def sync_moments(network, variables, batch, train) -> Outcome:
 
 
 def mouth_points(network, variables, batch, train) -> Outcome:
-    """Mean distance to the mouth's true points; score is the correlation of its opening."""
+    """Mean distance to the mouth's true points; score is the correlation of its opening.
+
+    Clips without landmarks, which are zeros, teach nothing and are not asked about.
+    """
     frames, box = batch["frames"][:, 0], batch["sync_box"]
     points = network.apply(variables, lower_face(frames, box, network.size))
-    truth = into_lower_face(batch["landmarks"][:, 0, MOUTH], box)
-    score = jnp.corrcoef(mouth_opening(points), mouth_opening(truth))[0, 1]
-    return Outcome(_mean_distance(points, truth), score, {})
+    landmarks = batch["landmarks"][:, 0]
+    truth, known = into_lower_face(landmarks[:, MOUTH], box), landmarks.any((1, 2))
+    score = _correlation(mouth_opening(points), mouth_opening(truth), known)
+    return Outcome(_mean_distance(points, truth, known), score, {}, examples=known.sum())
 
 
 def face_points(network, variables, batch, train) -> Outcome:
     """Mean distance to the face's true points; score is the correlation of the eyes' opening.
 
-    Eyes count four times: they are the smallest, and blinks are read off them.
+    Eyes count four times: they are the smallest, and blinks are read off them. Clips without
+    landmarks count nothing.
     """
     points, truth = network.apply(variables, batch["frames"][:, 0]), batch["landmarks"][:, 0]
-    eyes = slice(36, 48)
-    loss = _mean_distance(points, truth) + _mean_distance(points[:, eyes], truth[:, eyes])
-    return Outcome(loss, jnp.corrcoef(eye_opening(points), eye_opening(truth))[0, 1], {})
+    eyes, known = slice(36, 48), truth.any((1, 2))
+    loss = _mean_distance(points, truth, known)
+    loss += _mean_distance(points[:, eyes], truth[:, eyes], known)
+    score = _correlation(eye_opening(points), eye_opening(truth), known)
+    return Outcome(loss, score, {}, examples=known.sum())
 
 
 def same_person(network, variables, batch, train) -> Outcome:
@@ -356,10 +389,24 @@ TASKS: dict[str, Task] = {
     "face_net": face_points,
     "identity_net": same_person,
 }
+LANDMARK_TASKS = ("landmark_net", "face_net")
 
 
-def _mean_distance(points: Array, truth: Array) -> Array:
-    return jnp.sqrt(((points - truth) ** 2).sum(-1) + 1e-8).mean()
+def _mean_of_known(x: Array, known: Array) -> Array:
+    """Mean of the rows that are known; 0 if none is."""
+    return jnp.where(known, x, 0).sum() / jnp.maximum(known.sum(), 1)
+
+
+def _mean_distance(points: Array, truth: Array, known: Array) -> Array:
+    """Mean over points (b, k, 2) of the rows that are known (b,)."""
+    return _mean_of_known(jnp.sqrt(((points - truth) ** 2).sum(-1) + 1e-8).mean(1), known)
+
+
+def _correlation(a: Array, b: Array, known: Array) -> Array:
+    """Pearson's, of the rows that are known; 0 where one of both is flat."""
+    a, b = (x - _mean_of_known(x, known) for x in (a, b))
+    variances = _mean_of_known(a * a, known) * _mean_of_known(b * b, known)
+    return _mean_of_known(a * b, known) / jnp.sqrt(jnp.maximum(variances, 1e-20))
 
 
 def _apply(network, variables, train, *args, **kwargs):
@@ -374,8 +421,8 @@ def _classify(logits: Array, labels: Array) -> tuple[Array, Array]:
     """Cross-entropy and accuracy where the label is known, not below 0; both 0 if none is."""
     is_known = labels >= 0  # a label of -1 would be the last class
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    mean = lambda x: jnp.where(is_known, x, 0).sum() / jnp.maximum(is_known.sum(), 1)
-    return mean(losses), mean(logits.argmax(-1) == labels)
+    is_right = logits.argmax(-1) == labels
+    return _mean_of_known(losses, is_known), _mean_of_known(is_right, is_known)
 
 
 def _joined_outputs(found: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,4 +1,4 @@
-"""Trains RETA in slices: on a GPU that you have for minutes at a time, and small files travel.
+"""Trains RETA in slices, on a GPU that you have for minutes at a time; only small files travel.
 
     python scripts/train_gpu.py --config configs/corpus.py --data data/slice --slice slices
 

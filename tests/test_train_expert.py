@@ -11,6 +11,7 @@ from configs.judges.synthetic import TEACHERS, get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train_expert
+from reta_jax.commands import DivergenceError
 from reta_jax.metrics.judges import load_judges
 from reta_jax.train_expert import (
     TASKS,
@@ -18,10 +19,13 @@ from reta_jax.train_expert import (
     attacked,
     check_apart,
     check_labelled,
+    check_landmarks,
     diagnose,
     emotion_clips,
     emotion_frames,
+    face_points,
     joined,
+    mouth_points,
     run,
 )
 from reta_jax.weights import load_weights
@@ -138,6 +142,66 @@ def test_clips_without_a_label_teach_nothing(task, of_clips):
     other = diagnose("emotion_fan", 0.0, Outcome(0, 0, None, tuple(x[::2] for x in outputs)), 9)
     assert one == other
     assert diagnose("emotion_fan", 0.0, Outcome(0, 0, None, (logits, np.full(3, -1))), 9) == {}
+
+
+class Points:
+    """A network whose points are what they are."""
+
+    size = 16
+
+    def __init__(self, points):
+        self.points = jnp.asarray(points)
+
+    def apply(self, variables, frames):
+        return self.points
+
+
+@pytest.mark.parametrize(("task", "count"), [(face_points, 68), (mouth_points, 20)])
+def test_clips_without_landmarks_teach_nothing(task, count):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(size=(4, count, 2)).astype(np.float32)
+    landmarks = rng.uniform(size=(4, 1, 68, 2)).astype(np.float32)
+    landmarks[1] = 0
+    batch = {
+        "frames": jnp.zeros((4, 1, 32, 32, 3)),
+        "sync_box": jnp.tile(jnp.asarray([[0.1, 0.2, 0.9, 0.8]]), (4, 1)),
+        "landmarks": jnp.asarray(landmarks),
+    }
+    known = jax.tree.map(lambda x: x[np.array([0, 2, 3])], batch)
+    every, some = (
+        task(Points(x), {}, b, True) for x, b in ((points, batch), (points[[0, 2, 3]], known))
+    )
+    np.testing.assert_allclose([every.loss, every.score], [some.loss, some.score], rtol=1e-5)
+    assert (every.examples, some.examples) == (3, 3)
+    nobody = task(Points(points), {}, batch | {"landmarks": 0 * batch["landmarks"]}, True)
+    assert (nobody.loss, nobody.score, nobody.examples) == (0, 0, 0)
+
+
+def test_the_score_of_landmarks_is_pearsons_correlation():
+    a, b = np.random.default_rng(0).normal(size=(2, 9)).astype(np.float32)
+    known = np.arange(9) % 3 > 0
+    found = train_expert._correlation(jnp.asarray(a), jnp.asarray(b), jnp.asarray(known))
+    np.testing.assert_allclose(found, np.corrcoef(a[known], b[known])[0, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["face_net", "landmark_net"])
+def test_landmarks_that_nobody_found_are_refused(data, tmp_path, monkeypatch, task):
+    check_landmarks([str(data)])
+    blank = {"landmarks": np.zeros((25, 68, 2), np.float32)}
+    monkeypatch.setattr(train_expert, "open_records", lambda *_: [blank, blank])
+    config = small("face_net", data, tmp_path)
+    config.task = task
+    with pytest.raises(InputError, match="no clip in the train split of .* has landmarks: prepare"):
+        run(config, tmp_path / "judge")
+
+
+def test_a_judge_that_diverged_takes_no_place(data, tmp_path, monkeypatch):
+    (tmp_path / "judge").mkdir()
+    diverged = lambda network, variables, batch, train: Outcome(jnp.nan, jnp.zeros(()), {})
+    monkeypatch.setitem(TASKS, "face_net", diverged)
+    with pytest.raises(DivergenceError, match="the loss is nan and nan on held-out people at step"):
+        run(small("face_net", data, tmp_path), tmp_path / "judge")
+    assert not list((tmp_path / "judge").iterdir())
 
 
 def test_frames_are_attacked_within_their_radius():
