@@ -265,7 +265,7 @@ def test_features_are_those_that_the_colours_are_read_off(model, shown):
     frame = None
     for x in shown.inside[1].features:
         params = model.params["generator"][f"level_{x.shape[0]}"]["to_rgb"]
-        step = ToRGB(jnp.float32).apply({"params": params}, jnp.asarray(x[None]))
+        step = ToRGB().apply({"params": params}, jnp.asarray(x[None]))
         frame = step if frame is None else step + upsample(frame)
     portrait = to_float(jnp.asarray(shown.clip.portrait))[None]
     gain = np.asarray(gain_to_light(portrait, model.reta.light))[0]

@@ -9,6 +9,7 @@ from reta_jax.models.generator import (
     MASK_BIAS,
     Generator,
     StyledConv,
+    ToRGB,
     add_detail,
     prepare_for_inference,
 )
@@ -217,6 +218,19 @@ def test_bfloat16_keeps_flow_and_frames_in_float32(network, textures, codes):
     for ours, theirs in zip(jax.tree.leaves(half), jax.tree.leaves(output), strict=True):
         assert ours.dtype == jnp.float32
         assert jnp.abs(ours - theirs).mean() < 0.03 * theirs.std()
+
+
+def test_colours_are_not_rounded():
+    """Of bfloat16 features, too: 8 bits of them would be seen."""
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 64), jnp.bfloat16)
+    params = jax.eval_shape(ToRGB().init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda leaf: np.asarray(random_parameter(leaf)), params)
+    colours = np.float64(x) @ np.float64(params["conv"]["kernel"][0, 0]) / 8
+    colours += params["conv"]["bias"]
+    expected = np.sqrt(2) * np.where(colours > 0, colours, 0.2 * colours) + params["bias"]
+    found = ToRGB().apply({"params": params}, x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # The published networks. LIA, EDTalk and its lip-pose variant share keys and so the seeded weights
