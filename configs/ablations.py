@@ -49,6 +49,9 @@ WEIGHTS = {"weights_1_1_1": (1, 1, 1), "weights_2_2_2": (2, 2, 2), "weights_1_2_
 
 def get_config(row: str = "full") -> ConfigDict:
     row, _, size = row.partition(",")
+    names = [*ROWS, "base", *WEIGHTS]
+    if row not in names:
+        raise ValueError(f"there is no row {row!r}: name one of {', '.join(names)}")
     config = _full(int(size or SIZE))
     config.name = f"ablation_{row}"
     if row in WEIGHTS:

@@ -99,7 +99,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
             getattr(flags.FLAGS["config"].value, "name", None)
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _leave(str(error))
+        # Of a config file that fails, ml_collections has the whole traceback: what, is its end.
+        flag, mark, trace = str(error).partition("Traceback (most recent call last)")
+        _leave(flag + trace.rstrip().splitlines()[-1] if mark else flag)
 
 
 def _leave(sentence: str, code: int = EXIT_BAD_INPUT) -> None:

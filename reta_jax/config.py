@@ -70,7 +70,8 @@ def paper() -> ConfigDict:
             "max_minutes": 0.0,  # stop (and go on next time) after this long; 0 is no limit
             "learning_rate": 1e-3,  # D.2
             "d_learning_rate": 1e-3,
-            "betas": (0.0, 0.99),
+            # Of the optimiser the paper gives no more than the learning rate: the rest is ours.
+            "betas": (0.0, 0.99),  # of Adam, as StyleGAN2 has them
             "warmup_steps": 500,
             "decay": False,  # True: cosine to 5 % of the learning rate
             "clip_norm": 10.0,

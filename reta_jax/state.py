@@ -57,7 +57,7 @@ def build_networks(config: ml_collections.ConfigDict, teacher_width: int) -> Net
 def optimizers(
     config: ml_collections.ConfigDict,
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Adam for the generator's side and for the discriminator (D.2; the rest is not given)."""
+    """Adam for the generator's side and for the discriminator, at the learning rate of D.2."""
     train = config.train
 
     def adam(learning_rate: float) -> optax.GradientTransformation:

@@ -43,6 +43,11 @@ def test_a_row_differs_from_the_full_model_in_its_fields_alone(row):
     assert differing == expected
 
 
+def test_a_row_that_is_none_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="no row 'smoke': name one of full, no_gpl, .*weights_1_2"):
+        ablations.get_config("smoke")
+
+
 def test_the_full_row_has_every_loss_of_the_paper_but_the_adversarial():
     loss = ablations.get_config().loss
     off = {name for name, weight in loss.to_dict().items() if not weight}

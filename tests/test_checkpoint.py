@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from configs import hdtf, synthetic
+from configs import hdtf, mead, synthetic
 from data_pipeline.errors import InputError
 from reta_jax.checkpoint import Checkpoints, find_damage, latest_ema
 from reta_jax.config import paper
@@ -116,8 +116,14 @@ def test_whoever_may_read_new_folders_may_read_them(folder, tmp_path):
 
 @pytest.mark.parametrize(
     "config",
-    [paper(), hdtf.get_config(), synthetic.get_config(), synthetic.get_config("smoke")],
-    ids=["paper", "hdtf", "synthetic", "smoke"],
+    [
+        paper(),
+        hdtf.get_config(),
+        mead.get_config(),
+        synthetic.get_config(),
+        synthetic.get_config("smoke"),
+    ],
+    ids=["paper", "hdtf", "mead", "synthetic", "smoke"],
 )
 def test_config_comes_back_with_its_tuples(config):
     values = config_to_dict(config)

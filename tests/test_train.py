@@ -14,17 +14,20 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from configs import corpus, hdtf, lite, mead, synthetic
 from configs.synthetic import get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.checkpoint import latest_ema
 from reta_jax.checks import check_config
+from reta_jax.config import swaps_emotions
+from reta_jax.differences import differences
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.preview import Preview
 from reta_jax.state import create_state
 from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device_batch
-from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
+from reta_jax.weights import check_params, config_from_dict, config_to_dict, flatten, load_weights
 from tests.recorder import Recorder
 
 ROOT = Path(__file__).parents[1]
@@ -386,6 +389,10 @@ BAD_ARGUMENTS = {
     "field": ([SYNTHETIC, "--config.train.step=3"], "step"),
     "type": ([SYNTHETIC, "--config.train.steps=many"], "many"),
     "config_file": (["--config=configs/nowhere.py"], "configs/nowhere.py"),
+    "variant": (
+        [f"--config={ROOT}/configs/ablations.py:smoke"],
+        "Error whilst parsing config file: ValueError: there is no row 'smoke': name one of full",
+    ),
     "flag": ([SYNTHETIC, "--stepz=3"], "stepz"),
     "argument": ([SYNTHETIC, "more"], "unexpected argument 'more'"),
     "steps": ([SYNTHETIC, "--profile_steps=15:10"], "--profile_steps is '15:10': give the first"),
@@ -450,6 +457,22 @@ def test_bad_values_are_refused(data, tmp_path, section, changes, sentence):
     with pytest.raises(InputError, match=sentence):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run/weights").exists()
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+@pytest.mark.parametrize("experiment", [corpus, hdtf, lite, mead, synthetic])
+def test_experiments_are_accepted(experiment, variant):
+    config = experiment.get_config(variant)
+    check_config(config, devices=1)
+    assert config.name.endswith("_smoke") == bool(variant)
+
+
+def test_mead_is_hdtf_with_people_who_feel():
+    """The model, the losses and the schedule are one recipe's."""
+    paper = hdtf.get_config()
+    changes = differences(config_to_dict(paper), mead.get_config())
+    assert changes.keys() == {"name", "data.dirs", "data.weights", "data.portrait"}
+    assert swaps_emotions(paper) and paper.data.pair_for_eds
 
 
 def test_the_sync_expert_needs_five_frames():
