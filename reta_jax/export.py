@@ -225,6 +225,7 @@ class ExportedRenderer(ChunkRenderer):
 
     def __init__(self, weights: Any, size: int, window: AudioWindow, encode: Any, render: Any):
         self.weights, self.size, self.window = weights, size, window
+        self.closes_in_silence = "silence" in weights
         self._encode, self._render = encode, render
 
     @classmethod

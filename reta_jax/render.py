@@ -11,6 +11,7 @@ memory does not grow with it. Where nobody speaks, the mouth fades to what it is
 """
 
 import argparse
+import copy
 import functools
 import sys
 from pathlib import Path
@@ -54,7 +55,9 @@ def controls_in_silence(reta: RETA, params: Any, morphable: MorphableModel) -> C
     """What the model does while nobody speaks: one row, (1, 1, d).
 
     That is the mean over a chunk of a quiet room's noise: the sound of no recording is zero, and
-    what networks make of that is no rest (docs/decisions.md).
+    what networks make of that is no rest (docs/decisions.md). One that brings its window to one
+    loudness, as wav2vec 2.0 does, hears that noise as loud as a voice: so it does every room where
+    nobody speaks for a whole window.
     """
     room = ROOM * jax.random.normal(jax.random.key(0), (1, reta.window.samples))
     controls = _encode_chunk(reta, params, morphable, room, reta.window.chunk)
@@ -171,8 +174,8 @@ class Renderer(ChunkRenderer):
         """Loads a folder of weights, a training run's latest checkpoint, or a hub repository.
 
         Args:
-          dtype: of the networks' arithmetic, in place of the one they were trained with; flow,
-            normalisation and frames are float32 in any case.
+          dtype: of the networks' arithmetic, in place of the one they were trained with; E_I, flow,
+            normalisation and colours are float32 in any case.
           expression_scale: how far mouth and expression go from their rest, 1 as trained.
 
         Raises:
@@ -186,6 +189,10 @@ class Renderer(ChunkRenderer):
             rest = controls_in_silence(model.reta, params, model.morphable)
             params = scale_expression(params, rest, expression_scale)
         return cls(model.reta, params, model.morphable, size, close_in_silence)
+
+    @property
+    def closes_in_silence(self) -> bool:
+        return self.silence is not None
 
     def prepare(self, on_cpu: bool) -> Any:
         """The parameters as they render fastest, on CPUs or elsewhere."""
@@ -206,8 +213,8 @@ class Renderer(ChunkRenderer):
     def with_chunk(self, chunk: int) -> "Renderer":
         """The same model with fewer frames a window: less delay live, more work for the voice.
 
-        The window keeps its length. The frames that are left of the chunk are its last ones, which
-        in training, too, had the look-ahead alone before them.
+        The window keeps its length, and the mouth its rest. The frames that are left of the chunk
+        are its last ones, which in training, too, had the look-ahead alone before them.
 
         Raises:
           InputError: no frame, or more than the model was trained with.
@@ -216,8 +223,9 @@ class Renderer(ChunkRenderer):
         if not 1 <= chunk <= window.chunk:
             raise InputError(f"a chunk of {chunk} frames: this model renders 1 to {window.chunk}")
         window = window._replace(past=window.past + window.chunk - chunk, chunk=chunk)
-        reta = self.reta.clone(window=window)
-        return Renderer(reta, self.params, self.morphable, self.size, self.silence is not None)
+        shorter = copy.copy(self)
+        shorter.reta, shorter.window = self.reta.clone(window=window), window
+        return shorter
 
     def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> Identity:
         return encode_portrait(self.reta, self.prepared, portraits)
@@ -281,10 +289,12 @@ def render_file(
 ) -> int:
     """Renders a portrait file and a voice file to an mp4; returns the number of frames."""
     waveform = load_audio(audio)
-    if is_silent(waveform, QUIET):
+    if is_silent(waveform):
+        raise InputError(f"{audio} is silent: give a recording with a voice in it")
+    if renderer.closes_in_silence and is_silent(waveform, QUIET):
         raise InputError(
-            f"{audio} is silent, or quieter than {QUIET:g} dB, where the mouth stays at rest: give "
-            "a recording with a voice in it, or a louder copy"
+            f"{audio} is quieter than {QUIET:g} dB, where the mouth stays at rest: give a louder "
+            "copy, or --no-close-in-silence"
         )
     detector = None if face_landmarker is None else FaceLandmarker(face_landmarker)
     portrait, note = portrait_crop(read_image(image), renderer.size, crop, detector)
@@ -324,7 +334,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--crop",
         choices=("auto", "none"),
         default="auto",
-        help="auto finds the face and crops to it; none takes the image as it is",
+        help="auto finds the face and crops to it; none takes the image's middle square, resized",
     )
     parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
     add_choices(parser)

@@ -45,11 +45,13 @@ def audio_windows(
 class ChunkRenderer:
     """What renders voices chunk by chunk: portraits are encoded once, then windows of sound.
 
-    size: of the frames in pixels; window: of the sound that `render_windows` takes.
+    size: of the frames in pixels; window: of the sound that `render_windows` takes;
+    closes_in_silence: the mouth fades to its rest where nobody speaks.
     """
 
     size: int
     window: AudioWindow
+    closes_in_silence: bool
 
     def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> Any:
         """What portraits say, f_STY and f_TEX: a tree of arrays with a row each."""

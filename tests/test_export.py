@@ -64,6 +64,7 @@ def change_config(folder: Path, **values) -> None:
 
 def test_frames_are_the_models_own(folder, renderer):
     exported = ExportedRenderer.load(folder)
+    assert exported.closes_in_silence == renderer.closes_in_silence
     for portrait in PORTRAITS[:2]:
         frames = exported.render(portrait, VOICE)
         assert frames.shape == (18, 32, 32, 3) and frames.std() > 1

@@ -86,6 +86,15 @@ def test_a_shorter_chunk_is_live_and_offline_the_same(renderer, portrait):
         renderer.with_chunk(11)
 
 
+def test_a_shorter_chunk_has_the_same_rest(renderer, portrait):
+    """The window of a chunk's last frame is that of a chunk of one."""
+    silence = np.zeros(10 * FRAME, np.float32)
+    frames = [
+        r.render(portrait, silence)[9].astype(int) for r in (renderer, renderer.with_chunk(1))
+    ]
+    np.testing.assert_allclose(*frames, atol=1)
+
+
 def test_utterances_know_nothing_of_each_other(renderer, portrait):
     first, second = speech(13 * FRAME), speech(15 * FRAME, pitch=120)
     streamer = Streamer(renderer, portrait)

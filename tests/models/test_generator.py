@@ -224,13 +224,13 @@ def test_colours_are_not_rounded():
     """Of bfloat16 features, too: 8 bits of them would be seen."""
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 64), jnp.bfloat16)
     params = jax.eval_shape(ToRGB().init, jax.random.key(0), x)["params"]
-    params = jax.tree.map(lambda leaf: np.asarray(random_parameter(leaf)), params)
-    colours = np.float64(x) @ np.float64(params["conv"]["kernel"][0, 0]) / 8
-    colours += params["conv"]["bias"]
-    expected = np.sqrt(2) * np.where(colours > 0, colours, 0.2 * colours) + params["bias"]
+    params = jax.tree.map(random_parameter, params)
+    kernel, bias = (np.float64(params["conv"][name]) for name in ("kernel", "bias"))
+    colours = np.float64(x) @ kernel[0, 0] / 8 + bias
+    colours = np.sqrt(2) * np.where(colours > 0, colours, 0.2 * colours)
     found = ToRGB().apply({"params": params}, x)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, colours + np.float64(params["bias"]), atol=1e-5)
 
 
 # The published networks. LIA, EDTalk and its lip-pose variant share keys and so the seeded weights
