@@ -122,7 +122,7 @@ def _model() -> ConfigDict:
             "emotion_span": 25,  # frames whose mean is f_E: syllables are left to f_M
             "use_style": True,  # False is "w/o f_STY" of Table 4
             "p_exp_dim": 64,
-            "p_exp_limit": 1.0,  # 1 is a full expression of the built-in model; 3 (std) for BFM
+            "p_exp_limit": 1.0,  # a full expression is 1; of BFM, in deviations, 3
             "uv_resolution": 64,
             "morphable": "builtin",  # or the folder of an imported 3DMM (reta_jax.pretrained)
             # Dropout and noise, in standard deviations of f_A, in training only.
@@ -137,7 +137,7 @@ def _model() -> ConfigDict:
             "window": {"past": 50, "chunk": 10, "look_ahead": 2},  # video frames
             "audio_encoder": {
                 "kind": "wav2vec2",  # or "whisper", or "mel", which has no published weights
-                "trainable": False,
+                "trainable": False,  # True tunes all but wav2vec 2.0's convolutions
                 "weights": "facebook/wav2vec2-base-960h",
                 "wav2vec2": {
                     "conv_features": (512,) * 7,

@@ -13,6 +13,7 @@ from reta_jax.pretrained.hub import cached_folder, is_hub_id
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.sources import SOURCES, import_source
 
+IMAGE_NETWORKS = ("edtalk", "lia")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -49,6 +50,17 @@ def read_portraits(folder: Path | None, size: int = 256) -> list | None:
     return [portrait_crop(read_image(path), size, "none")[0] for path in files]
 
 
+def check_used(arguments: argparse.Namespace) -> None:
+    """Raises InputError for an option that would change nothing of this source."""
+    if arguments.modulation and arguments.source not in IMAGE_NETWORKS:
+        raise InputError(
+            f"--modulation is of {' and '.join(IMAGE_NETWORKS)}: leave it out for "
+            f"{arguments.source}"
+        )
+    if arguments.portraits and arguments.modulation != "adain":
+        raise InputError("--portraits are what --modulation adain is measured on: give both")
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.pretrained", description="Published weights for reta_jax."
@@ -60,7 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     importing.add_argument("file", type=Path, help="the published file, or folder")
     importing.add_argument("--out", type=Path, help="folder to write; default weights/SOURCE")
     importing.add_argument(
-        "--modulation", choices=("modconv", "adain"), default="modconv",
+        "--modulation", choices=("modconv", "adain"),
         help="of edtalk and lia: exactly the published arithmetic (default; a run that wants AdaIN "
         "calibrates it at its start), or the paper's AdaIN, calibrated now",
     )  # fmt: skip
@@ -77,12 +89,13 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.action == "list":
             show_list()
             return
+        check_used(arguments)
         out = arguments.out or default_folder(arguments.source)
         config = import_source(
             arguments.source,
             arguments.file,
             out,
-            modulation=arguments.modulation,
+            modulation=arguments.modulation or "modconv",
             portraits=read_portraits(arguments.portraits),
         )
         print_licences(config["provenance"])

@@ -17,6 +17,7 @@ from reta_jax.pretrained.source import Source, Weights
 MODES = 64
 DECIMETRE = 10.0  # centimetres; the prepared file's unit
 MICROMETRES = 1e5  # of the raw model, to a decimetre
+LIMIT = 3.0  # standard deviations, which a mode's coefficient counts: up to here it is a face
 LIP_RADIUS = 1.0  # centimetres around a mouth landmark
 MOUTH = slice(48, 68)
 RAW_FILES = (
@@ -54,7 +55,8 @@ def read(path: Path) -> Weights:
         "uv": cylinder_map(mean).astype(np.float32),
         "lip_vertices": _near(mean, mean[keypoints[MOUTH]], LIP_RADIUS).astype(np.int32),
     }
-    return Weights("morphable", arrays, {"names": [f"exp{i}" for i in range(MODES)]})
+    names = [f"exp{i}" for i in range(MODES)]
+    return Weights("morphable", arrays, {"names": names, "limit": LIMIT})
 
 
 def cylinder_map(points: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
@@ -12,6 +13,7 @@ from reta_jax.pretrained.sources import SOURCES, read_source
 from reta_jax.weights import PARAMS_FILE, as_float32, load_weights
 
 RANDOM, BUILTIN = "random", "builtin"
+FULL_EXPRESSION = 1.0  # coefficient of a full expression, where a 3DMM does not say another
 # Kinds of network that the hub publishes in transformers' layout.
 HUB_SOURCES = {
     source.name: source for source in (wav2vec2.SOURCE, whisper.SOURCE, emotion_vit.SOURCE)
@@ -61,9 +63,11 @@ def load_morphable(model: ConfigDict) -> tuple[MorphableModel, list[dict[str, An
         morphable = builtin_morphable(model.uv_resolution)
     else:
         found = load("morphable", model.morphable)
-        names = tuple(found.config["fields"]["names"])
+        fields = found.config["fields"]
+        names = tuple(fields["names"])
         morphable = build_morphable(**found.variables, names=names, resolution=model.uv_resolution)
         records = found.provenance
+        _check_limit(model, fields.get("limit", FULL_EXPRESSION))
     modes = morphable.expression.shape[-1]
     if model.geometry == "3dmm" and modes != model.p_exp_dim:
         raise InputError(
@@ -71,6 +75,15 @@ def load_morphable(model: ConfigDict) -> tuple[MorphableModel, list[dict[str, An
             f"not {model.p_exp_dim}"
         )
     return morphable, records
+
+
+def _check_limit(model: ConfigDict, limit: float) -> None:
+    """Warns of coefficients that cannot come to where the 3DMM's expressions are full."""
+    if model.geometry == "3dmm" and model.p_exp_limit < limit:
+        logging.warning(
+            "model.p_exp_limit=%g holds the expressions of %s below full ones: set it to %g",
+            *(model.p_exp_limit, model.morphable, limit),
+        )
 
 
 def _how_to_get(kind: str) -> str:

@@ -12,7 +12,7 @@ from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, build_reta
 from reta_jax.pretrained.hub import resolve
 from reta_jax.pretrained.licences import licence_lines
-from reta_jax.pretrained.load import load_morphable
+from reta_jax.pretrained.load import BUILTIN, load_morphable
 from reta_jax.weights import (
     CARD_FILE,
     PARAMS_FILE,
@@ -120,6 +120,7 @@ def model_card(config: dict[str, Any], count: int) -> str:
             'frames = Renderer.from_pretrained("THIS FOLDER").render(portrait, waveform)',
             "```",
             "",
+            *_morphable_lines(model["morphable"]),
             "Licences of the weights that it was made with:",
             "",
             *(f"- {line}" for line in licences or ["none: trained from scratch"]),
@@ -129,3 +130,15 @@ def model_card(config: dict[str, Any], count: int) -> str:
             "",
         ]
     )
+
+
+def _morphable_lines(morphable: str) -> list[str]:
+    """What has to be fetched beside this folder; nothing for the built-in 3DMM."""
+    if morphable == BUILTIN:
+        return []
+    return [
+        f"Its 3DMM is not in this folder: it is read from `{morphable}`, as seen from where a",
+        f"command is started. `python -m reta_jax.pretrained import SOURCE FILE --out {morphable}`",
+        "puts it there (`list` says where it is published).",
+        "",
+    ]

@@ -6,7 +6,7 @@ import scipy.io
 
 from data_pipeline.errors import InputError
 from reta_jax.config import paper
-from reta_jax.pretrained import bfm, ict_facekit
+from reta_jax.pretrained import bfm, ict_facekit, load
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.sources import SOURCES, import_source, provenance, read_source
 from tests.pretrained.states import NEUTRAL, SMILE, prepared_bfm, write_ict, write_raw_bfm
@@ -162,3 +162,19 @@ def test_an_imported_model_becomes_the_bridge(tmp_path):
     config.p_exp_dim = 64
     with pytest.raises(InputError, match=r"has 2 expressions; set model\.p_exp_dim=2, not 64"):
         load_morphable(config)
+
+
+def test_a_limit_below_full_expressions_is_said(prepared, tmp_path, monkeypatch):
+    """BFM's modes are standard deviations: of most faces one is little."""
+    import_source("bfm", prepared, tmp_path / "bfm")
+    import_source("ict_facekit", write_ict(tmp_path / "FaceXModel"), tmp_path / "ict")
+    said = []
+    monkeypatch.setattr(load.logging, "warning", lambda text, *about: said.append(text % about))
+    for name, modes, limit in (("bfm", 64, 3.0), ("ict", 2, 1.0), ("bfm", 64, 1.0)):
+        config = paper().model
+        config.update({"morphable": str(tmp_path / name), "uv_resolution": 16})
+        config.update({"p_exp_dim": modes, "p_exp_limit": limit})
+        assert not said
+        load_morphable(config)
+    (sentence,) = said
+    assert "p_exp_limit=1" in sentence and sentence.endswith("set it to 3")

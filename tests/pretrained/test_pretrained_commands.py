@@ -146,7 +146,14 @@ def test_failures_are_a_sentence_and_exit_code_2(fails, tmp_path):
     assert error.startswith("error: vox.pt as syncnet_v2: ") and error.count("\n") == 1
     assert "88 missing: netcnnlip.0.weight" in error
     assert "does not exist" in fails("lia", "nowhere.pt")
-    assert "no pictures in faces" in fails("lia", "vox.pt", "--portraits", "faces")
+    portraits = "--portraits", "faces"
+    assert "no pictures in faces" in fails("lia", "vox.pt", "--modulation", "adain", *portraits)
+    for modulation in ((), ("--modulation", "modconv")):
+        error = fails("lia", "vox.pt", *modulation, *portraits)
+        assert error.startswith("error: --portraits are what --modulation adain is measured on")
+    for modulation in ("adain", "modconv"):
+        error = fails("vgg19", "vox.pt", "--modulation", modulation)
+        assert error == "error: --modulation is of edtalk and lia: leave it out for vgg19\n"
     assert "invalid choice: 'flame'" in fails("flame", "vox.pt")
     assert "invalid choice: 'style'" in fails("lia", "vox.pt", "--modulation", "style")
     assert not (tmp_path / "weights").exists()

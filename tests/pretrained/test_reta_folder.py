@@ -115,8 +115,12 @@ def test_the_card_names_licences_and_use(folder, contents):
         "consent",
     ):
         assert what in card
+    assert "3DMM" not in card
+    config = config | {"model": config["model"] | {"morphable": "weights/bfm"}}
     save_reta(folder, params, config, [])
-    assert "none: trained from scratch" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "none: trained from scratch" in card
+    assert "read from `weights/bfm`" in card and "import SOURCE FILE --out weights/bfm`" in card
 
 
 def without(params, path):
