@@ -103,6 +103,8 @@ class EncoderLayer(nn.Module):
 class Wav2Vec2(nn.Module):
     """Voice to contextual features f_A, two per 25 fps frame (E_A of Figure 1).
 
+    The feature encoder stays as it was published: no gradient reaches it.
+
     Fields:
       conv_features, conv_kernels, conv_strides: the feature encoder, one number per layer.
       width, layers, heads, mlp_dim: the transformer.
@@ -139,6 +141,7 @@ class Wav2Vec2(nn.Module):
             self.dtype,
             name="feature_encoder",
         )(x)
+        x = jax.lax.stop_gradient(x)  # frozen also where the rest is tuned, as usual
         x = LayerNorm(dtype=self.dtype, name="feature_norm")(x)
         x = nn.Dense(self.width, dtype=self.dtype, name="feature_projection")(x)
         mask_vector = self.param("mask_vector", nn.initializers.uniform(1.0), (self.width,))
