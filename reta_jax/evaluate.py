@@ -312,7 +312,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="python -m reta_jax.evaluate", description="Judges a model on held-out identities."
     )
     what = parser.add_argument_group("what is judged")
-    what.add_argument("--checkpoint", type=Path, help="weights or workdir; default: those shipped")
+    what.add_argument(
+        "--checkpoint", type=Path, help="weights or workdir; default: weights/synthetic/reta"
+    )
     what.add_argument("--data", type=Path, help="folder of prepared records to render and judge")
     what.add_argument("--videos", type=Path, help="folder of generated videos to judge as they are")
     what.add_argument("--reference", type=Path, help="folder of the real videos of these names")
@@ -323,7 +325,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--split", help="default: the protocol's")
     how.add_argument("--limit", type=int, help="judge the first N clips only")
     judges = parser.add_argument_group("judges")
-    judges.add_argument("--judges", type=Path, help="folder of our own; default: those shipped")
+    judges.add_argument("--judges", type=Path, help="folder of our own; default: weights/synthetic")
     judges.add_argument("--emotion", type=Path, help="Emotion-FAN weights instead of the folder's")
     judges.add_argument(
         "--labels", type=Path, help="CSV of id, emotion, identity: where videos' paths do not say"

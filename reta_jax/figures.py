@@ -514,7 +514,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.figures", description="The paper's figures of any model."
     )
-    parser.add_argument("--checkpoint", type=Path, default=SYNTHETIC_WEIGHTS)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=SYNTHETIC_WEIGHTS,
+        help="weights or workdir; default: weights/synthetic/reta",
+    )
     parser.add_argument("--data", type=Path, help="folder of prepared records to render")
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, default=16, help="look at the first N clips only")

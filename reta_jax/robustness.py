@@ -280,7 +280,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.robustness", description="What disturbed inputs cost."
     )
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=SHIPPED_WEIGHTS,
+        help="weights or workdir; default: weights/corpus/reta",
+    )
     parser.add_argument("--data", type=Path, required=True, help="prepared records")
     parser.add_argument("--split", default="test")
     parser.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")

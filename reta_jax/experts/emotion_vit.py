@@ -1,4 +1,4 @@
-"""The emotion teacher T: a ViT that names the emotion of a face (Section 3, f_V of Eq. 6).
+"""The emotion teacher T: a ViT that names the emotion of a face (Section 3; its logits in Eq. 6).
 
 The defaults are `trpakov/vit-face-expression` (ViT-B/16, seven classes).
 """

@@ -26,7 +26,7 @@ class Experts(flax.struct.PyTreeNode):
     lips: nn.Module | None = flax.struct.field(pytree_node=False)  # LandmarkNet
 
     def teach(self, images: Array) -> tuple[Array, Array]:
-        """f_V (n, d) and emotion logits (n, 7) of images (n, h, w, 3)."""
+        """f_V (n, d) and emotion logits (n, classes) of images (n, h, w, 3)."""
         return self.teacher.apply(self.teacher_variables, images)
 
     def perceive(self, images: Array) -> tuple[Array, ...]:

@@ -5,17 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def adain(
-    x: Float[Array, "b h w c"],
-    alpha: Float[Array, "b c"],
-    beta: Float[Array, "b c"],
-    eps: float = 1e-5,
-) -> Float[Array, "b h w c"]:
-    """alpha * (x - mean) / std + beta, mean and std over height and width (Eq. 1)."""
-    scale, shift = adain_affine(x, alpha, beta, eps)
-    return modulate(x, scale, shift)
-
-
 def adain_affine(
     x: Float[Array, "b h w c"],
     alpha: Float[Array, "b c"],
@@ -24,7 +13,8 @@ def adain_affine(
 ) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
     """Eq. 1 as `scale * x + shift`, so that a 1x1 convolution can take it into its weights.
 
-    Statistics are float32, with the biased variance about the mean (two passes).
+    It is alpha * (x - mean) / std + beta, with mean and std over height and width. Statistics are
+    float32, with the biased variance about the mean (two passes).
     """
     x = x.astype(jnp.float32)
     mean = x.mean((1, 2), keepdims=True)

@@ -2,13 +2,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.ops.adain import adain, demodulation, kernel_energy, modulate
+from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modulate
 from reta_jax.ops.conv import conv
 
 
 def arrays(*shapes):
     rng = np.random.default_rng(0)
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def adain(x, alpha, beta):
+    return modulate(x, *adain_affine(x, alpha, beta))
 
 
 @pytest.mark.parametrize("offset", [0.0, 300.0])
