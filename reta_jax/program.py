@@ -253,8 +253,10 @@ class _Play:
                 self.read(self.of(value), time + 1)
             for value in operation.outputs:
                 self.write(value, time + 1, scope)
-            inside = max(map(self.inside, _bodies(operation.equation)), default=0)
-            self.extra.append((time + 1, inside))
+            bodies = list(map(self.inside, _bodies(operation.equation)))
+            turns = operation.equation.params["length"] if name == "scan" else 1
+            self.extra.append((time + 1, max((body.temporary for body in bodies), default=0)))
+            self.traffic += turns * max((body.traffic for body in bodies), default=0)
         elif name in REDUCTIONS:
             for value in operation.inputs:
                 self.read(self.of(value), time + 1)
@@ -276,8 +278,8 @@ class _Play:
                 inner = self.names.get(operation.inputs[0], operation.inputs[0])
                 self.unpadded[operation.outputs[0]] = inner
 
-    def inside(self, body: Any) -> int:
-        return memory(flatten(body, self.program.platform), self.fuses_padding).temporary
+    def inside(self, body: Any) -> Memory:
+        return memory(flatten(body, self.program.platform), self.fuses_padding)
 
     def of(self, value: int) -> frozenset[int]:
         """The arrays that a value is computed from."""

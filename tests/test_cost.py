@@ -156,6 +156,22 @@ def test_a_chain_forgets_and_its_gradient_remembers():
     assert layers * size < kept < (2 * layers + 4) * size
 
 
+def test_what_a_loop_writes_and_reads_counts_at_every_turn():
+    """Of accumulated micro-batches: as much as if they stood one after another."""
+
+    def chain(x, w, turns):
+        for _ in range(turns):
+            x = jax.nn.relu(x @ w)
+        return x
+
+    def loop(x, w):
+        return jax.lax.scan(lambda x, _: (chain(x, w, 5), None), x, None, length=20)[0]
+
+    shapes = (64, 64), (64, 64)
+    straight = memory(program_of(lambda x, w: chain(x, w, 100), *shapes)).traffic
+    assert memory(program_of(loop, *shapes)).traffic == pytest.approx(straight, rel=0.1)
+
+
 def test_memory_is_that_of_a_compiled_network():
     """A small network's gradient, 10 MB of it, against XLA's plan for a CPU."""
 
