@@ -1,17 +1,18 @@
 #!/bin/sh
 # Trains on this machine: launch/local.sh --config configs/hdtf.py --workdir runs/hdtf
 # PROCESSES=2 starts so many processes that share the work; DRY_RUN=1 only prints.
+# SIGTERM goes on to the training, which saves and leaves; the script waits for it.
 set -eu
 PROCESSES=${PROCESSES:-1}
 PYTHON=${PYTHON:-python}
 PORT=${PORT:-12355}
 
-start() {
-    if [ -n "${DRY_RUN:-}" ]; then echo "$@"; else "$@"; fi
+become() {
+    if [ -n "${DRY_RUN:-}" ]; then echo "$@"; else exec "$@"; fi
 }
 
 if [ "$PROCESSES" = 1 ]; then
-    start "$PYTHON" -m reta_jax.train "$@"
+    become "$PYTHON" -m reta_jax.train "$@"
     exit
 fi
 
@@ -19,11 +20,15 @@ pids=
 trap 'kill -TERM $pids 2>/dev/null || true' INT TERM
 index=0
 while [ "$index" -lt "$PROCESSES" ]; do
-    start "$PYTHON" -m reta_jax.train "$@" --coordinator "localhost:$PORT" \
+    become "$PYTHON" -m reta_jax.train "$@" --coordinator "localhost:$PORT" \
         --num_processes "$PROCESSES" --process_id "$index" &
     pids="$pids $!"
     index=$((index + 1))
 done
 code=0
-for pid in $pids; do wait "$pid" || code=$?; done
+for pid in $pids; do
+    wait "$pid" || code=$?
+    # A signal ends the wait before the process.
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || code=$?; done
+done
 exit "$code"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import jsonschema
@@ -20,6 +21,7 @@ import yaml
 from absl import flags
 
 from reta_jax import train
+from reta_jax.commands import EXIT_BAD_INPUT, EXIT_DIVERGED
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
@@ -37,18 +39,15 @@ def tool(name: str, *arguments: str) -> None:
 
 
 def dry_run(script: Path, *arguments: str, **variables: str) -> list[str]:
-    shell = "bash" if script.suffix == ".sbatch" else "sh"
     environment = os.environ | {"DRY_RUN": "1", "PYTHON": "python"} | variables
-    done = subprocess.run(
-        [shell, str(script), *arguments], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([script, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(LAUNCH)))
 def test_scripts_parse(script):
-    shell = "bash" if script.suffix == ".sbatch" else "sh"
+    shell = script.read_text().splitlines()[0].removeprefix("#!")
     done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert os.access(script, os.X_OK)
@@ -67,6 +66,54 @@ def test_scripts_parse(script):
 def test_training_launchers_pass_their_arguments_on(script, variables):
     (line,) = dry_run(LAUNCH / script, *ARGUMENTS, **variables)
     assert line.endswith("-m reta_jax.train " + " ".join(ARGUMENTS))
+
+
+@pytest.mark.parametrize(
+    "script, variables",
+    [
+        ("tpu/pod.sh", {"TPU": "a", "ZONE": "b"}),
+        ("gke/xpk.sh", {"CLUSTER": "a", "TYPE": "b", "IMAGE": "c"}),
+    ],
+)
+def test_arguments_come_through_the_shell_that_reads_them_again(script, variables, tmp_path):
+    """The engine's stand-in has a shell run the last of its own arguments, as hosts do."""
+    for name in ("gcloud", "xpk"):
+        (tmp_path / name).write_text('#!/bin/bash\nexec sh -c "${@: -1}"\n')
+    for name in ("python", "reta_jax/.venv/bin/python"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    for file in tmp_path.rglob("*"):
+        file.chmod(0o755)
+    arguments = [*ARGUMENTS, "--config.data.dirs=('/shared/a b', \"$HOME\")"]
+    done = subprocess.run(
+        [LAUNCH / script, *arguments],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | variables,
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["-m", "reta_jax.train", *arguments], done.stderr
+
+
+SAVING = """#!/bin/sh
+# In place of the training: saves for a while when it is told to leave.
+trap 'sleep 0.3; echo saved >>saved; exit 75' TERM
+echo >>started
+for _ in $(seq 600); do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stopped_local_training_saves_before_the_script_ends(processes, tmp_path):
+    (tmp_path / "python").write_text(SAVING)
+    (tmp_path / "python").chmod(0o755)
+    environment = os.environ | {"PYTHON": "./python", "PROCESSES": str(processes)}
+    count = lambda name: len((tmp_path / name).read_bytes()) if (tmp_path / name).exists() else 0
+    with subprocess.Popen([LAUNCH / "local.sh"], env=environment, cwd=tmp_path) as script:
+        deadline = time.monotonic() + 30
+        while count("started") < processes and time.monotonic() < deadline:
+            time.sleep(0.02)
+        script.terminate()
+        assert script.wait(30) == 75
+        assert (tmp_path / "saved").read_text() == "saved\n" * processes
 
 
 def test_local_processes_are_numbered():
@@ -166,10 +213,10 @@ def test_a_saved_slurm_job_is_queued_again(tmp_path):
 
 @pytest.mark.parametrize("name", ["kubernetes/jobset.yaml", "skypilot/train.yaml"])
 def test_flags_in_yaml_exist(name):
-    file = LAUNCH / name
-    used = set(re.findall(r"--(coordinator|num_processes|process_id|workdir)\b", file.read_text()))
+    command = (LAUNCH / name).read_text().rpartition("reta_jax.train")[2]
+    used = set(re.findall(r"--(\w+)[= ]", command))
     defined = {flag.name for flag in flags.FLAGS.flags_by_module_dict()[train.__name__]}
-    assert len(used) == 4 and used <= defined
+    assert {"config", "workdir", "coordinator", "num_processes", "process_id"} <= used <= defined
 
 
 def closed(**properties) -> dict:
@@ -208,7 +255,20 @@ JOBSET = closed(
         network=closed(enableDNSHostnames=FLAG, subdomain=NAME, publishNotReadyAddresses=FLAG),
         successPolicy=ANY, startupPolicy=ANY, coordinator=ANY, suspend=FLAG, managedBy=TEXT,
         failurePolicy=closed(
-            maxRestarts=COUNT, rules=ANY, restartStrategy={"enum": ["Recreate", "BlockingRecreate"]}
+            maxRestarts=COUNT, restartStrategy={"enum": ["Recreate", "BlockingRecreate"]},
+            rules={
+                "type": "array",
+                "items": closed(
+                    name=NAME, targetReplicatedJobs={"type": "array", "items": NAME},
+                    _action={"enum": [
+                        "FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts",
+                    ]},
+                    onJobFailureReasons={"type": "array", "items": {"enum": [
+                        "BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes",
+                        "MaxFailedIndexesExceeded", "PodFailurePolicy",
+                    ]}},
+                ),
+            },
         ),
         ttlSecondsAfterFinished=COUNT,
     ),
@@ -282,11 +342,30 @@ def test_the_jobset_agrees_with_itself():
     assert arguments["coordinator"].split(":")[0] == f"{name}-{replicated['name']}-0-0.{name}"
     devices = hosts * container["resources"]["limits"]["nvidia.com/gpu"]
     assert int(arguments["config.train.expected_devices"]) == devices
+    assert (LAUNCH.parent / arguments["config"].removeprefix("/app/")).is_file()
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["workingDir"] in mounts  # below which data, weights and workdir are
     volumes = {volume["name"] for volume in job["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     # A pod that leaves with 75 fails its job at once, and the set is made anew.
     assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
+
+
+def test_the_jobset_ends_where_the_same_would_come_again():
+    """After bad input and after a loss that is no number, and not after a stop."""
+    jobset = load("kubernetes/jobset.yaml")
+    job = job_of(jobset)["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [EXIT_BAD_INPUT, EXIT_DIVERGED],
+    }
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
 
 
 def test_the_skypilot_task_has_fields_that_exist():

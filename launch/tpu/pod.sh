@@ -1,9 +1,11 @@
-#!/bin/sh
+#!/bin/bash
 # TPU=name ZONE=us-central2-b launch/tpu/pod.sh --config configs/hdtf.py --workdir /shared/runs/hdtf
 # Runs the command on every worker of a Cloud TPU slice, in a clone of the project at ~/reta_jax
 # whose set-up is `make .venv/.installed` and `pip install -e .[tpu]`. DRY_RUN=1 only prints.
 set -eu
 : "${TPU:?name of the TPU}" "${ZONE:?its zone}"
-set -- gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all \
-    --command "cd reta_jax && .venv/bin/python -m reta_jax.train $*"
-if [ -n "${DRY_RUN:-}" ]; then echo "$@"; else exec "$@"; fi
+# Another shell reads the command: each argument is quoted for it.
+printf -v train ' %q' .venv/bin/python -m reta_jax.train "$@"
+command=(gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all
+    --command "cd reta_jax &&$train")
+if [[ -n "${DRY_RUN:-}" ]]; then echo "${command[@]}"; else exec "${command[@]}"; fi
