@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import corpus, hdtf
 from configs.synthetic import get_config
@@ -34,24 +33,6 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     prepare_synthetic(folder, identities=4, clips_per_identity=2, seconds=1.0, size=32, workers=1)
     return folder
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiles every program once for this file: here and in the trainers."""
-    options = {
-        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
-        or str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 1.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield options["jax_compilation_cache_dir"]
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def light_config(data="data/nowhere", **changes):
@@ -238,7 +219,7 @@ def distance(ours, theirs, start, field):
 
 
 @pytest.mark.slow
-def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, cache, tmp_path, drawn):
+def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, tmp_path, drawn):
     """Four steps, a slice, four steps, against eight; exact slices are equal bit by bit."""
     config = functools.partial(light_config, data)
     straight = drawn(config(steps=8), tmp_path / "straight")
@@ -264,12 +245,10 @@ def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, cache, tmp_p
         assert steps((onward / "metrics.jsonl").read_bytes()) == list(range(1, 9))
 
 
-def command(*arguments, cwd, cache):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
+def command(*arguments, cwd):
     line = [sys.executable, f"{ROOT}/scripts/train_gpu.py", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(line, cwd=cwd, env=environment, text=True, **pipes)
+    return subprocess.Popen(line, cwd=cwd, text=True, **pipes)
 
 
 def arguments(data, *more):
@@ -287,10 +266,8 @@ def arguments(data, *more):
 
 
 @pytest.mark.slow
-def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, cache, tmp_path):
-    going = command(
-        *arguments(data, "--config.train.steps=2", "--minutes=10"), cwd=tmp_path, cache=cache
-    )
+def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, tmp_path):
+    going = command(*arguments(data, "--config.train.steps=2", "--minutes=10"), cwd=tmp_path)
     output, errors = going.communicate(timeout=500)
     assert going.returncode == 0, errors[-3000:]
     assert "slices/slice-001: step 2 of 2" in output
@@ -302,7 +279,6 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, cache, tmp
     going = command(
         *arguments(data, *endless, "--change=train.steps", "--minutes=10"),
         cwd=tmp_path,
-        cache=cache,
     )
     for line in going.stdout:
         if line.startswith("step 4/"):
@@ -318,7 +294,7 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, cache, tmp
     assert (second.preview_step, second.preview) == (2, first.preview)
     assert names(tmp_path / "slices")[:2] == ["manifest.json", "slice-002"]
 
-    exporting = command("--slice=slices", "--export=model", cwd=tmp_path, cache=cache)
+    exporting = command("--slice=slices", "--export=model", cwd=tmp_path)
     output, errors = exporting.communicate(timeout=300)
     assert exporting.returncode == 0 and "model in model" in output, errors[-3000:]
     model = load_reta(tmp_path / "model")

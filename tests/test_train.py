@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import corpus, hdtf, lite, mead, synthetic
 from configs.synthetic import get_config
@@ -46,24 +45,6 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiles every program once for this file: here and in the commands."""
-    options = {
-        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
-        or str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 1.0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield options["jax_compilation_cache_dir"]
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 def smoke_config(data, **changes):
     """The smoke run without a decaying learning rate, which would depend on train.steps."""
     config = get_config("smoke")
@@ -80,21 +61,15 @@ def light_config(data, **changes):
     return config
 
 
-def command(*arguments, cwd, cache=""):
+def command(*arguments, cwd):
     """A command of this repository, ready to run in any folder."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment |= {
-        "JAX_COMPILATION_CACHE_DIR": cache,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-    }
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "reta_jax.train", *map(str, arguments)]
     return {"args": line, "cwd": cwd, "env": environment, "text": True}
 
 
-def run_command(*arguments, cwd, cache="", timeout=500):
-    return subprocess.run(
-        **command(*arguments, cwd=cwd, cache=cache), capture_output=True, timeout=timeout
-    )
+def run_command(*arguments, cwd, timeout=500):
+    return subprocess.run(**command(*arguments, cwd=cwd), capture_output=True, timeout=timeout)
 
 
 def rows(workdir):
@@ -109,14 +84,13 @@ def saved_steps(workdir):
 
 
 @pytest.mark.slow
-def test_smoke_command_leaves_weights_metrics_pictures_and_checkpoints(data, cache, tmp_path):
+def test_smoke_command_leaves_weights_metrics_pictures_and_checkpoints(data, tmp_path):
     done = run_command(
         f"--config={ROOT}/configs/synthetic.py:smoke",
         f"--config.data.dirs=('{data}',)",
         "--config.train.decay=False",
         f"--workdir={tmp_path}/run",
         cwd=tmp_path,
-        cache=cache,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     workdir = tmp_path / "run"
@@ -151,13 +125,12 @@ def test_smoke_command_leaves_weights_metrics_pictures_and_checkpoints(data, cac
 
 
 @pytest.mark.slow
-def test_hdtf_smoke_runs_in_any_folder_on_data_of_its_own(cache, tmp_path):
+def test_hdtf_smoke_runs_in_any_folder_on_data_of_its_own(tmp_path):
     done = run_command(
         f"--config={ROOT}/configs/hdtf.py:smoke",
         *(f"--config.loss.{name}=0.0" for name in ALL_BUT_L1),
         "--config.train.steps=1",
         cwd=tmp_path,
-        cache=cache,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "data/smoke/records").is_dir()
@@ -181,7 +154,7 @@ def latest_state(workdir):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_two_steps_and_two_more_are_four(data, cache, tmp_path, drawn):
+def test_two_steps_and_two_more_are_four(data, tmp_path, drawn):
     config = functools.partial(light_config, data, preview_every=100, save_every=100)
     config = functools.partial(config, batch_size=2, adversarial_start=100)
     straight = drawn(config(steps=4), tmp_path / "straight")
@@ -202,7 +175,7 @@ def test_two_steps_and_two_more_are_four(data, cache, tmp_path, drawn):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_goes_on(data, cache, tmp_path):
+def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
     arguments = [
         f"--config={ROOT}/configs/synthetic.py:smoke",
         f"--config.data.dirs=('{data}',)",
@@ -215,7 +188,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, cache, tmp_path):
     ]
     endless = [*arguments, "--config.train.steps=1000000"]
     with subprocess.Popen(
-        **command(*endless, cwd=tmp_path, cache=cache),
+        **command(*endless, cwd=tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as running:
@@ -231,9 +204,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, cache, tmp_path):
     assert not (tmp_path / "run/weights").exists()
     assert rows(tmp_path / "run")[-1]["step"] == stopped_at
 
-    done = run_command(
-        *arguments, f"--config.train.steps={stopped_at + 1}", cwd=tmp_path, cache=cache
-    )
+    done = run_command(*arguments, f"--config.train.steps={stopped_at + 1}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"going on from step {stopped_at} of" in done.stdout
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, stopped_at + 2))
@@ -303,7 +274,7 @@ def test_a_loss_that_is_no_number_is_named_and_never_saved(data, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_what_is_left_of_a_broken_step_breaks_again(data, cache, tmp_path):
+def test_what_is_left_of_a_broken_step_breaks_again(data, tmp_path):
     """A learning rate beyond all measure: the parameters of step 2 give no picture."""
     config = light_config(data, steps=6, batch_size=2, save_every=100, preview_every=100)
     config.train.update({"learning_rate": 1e30, "warmup_steps": 0, "adversarial_start": 100})

@@ -57,8 +57,8 @@ def start(config, workdir: Path) -> int:
     try:
         import jax
 
-        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(workdir.parent / "cache")
-        jax.config.update("jax_compilation_cache_dir", cache)
+        # Of its own: what is killed while it writes leaves half an entry.
+        jax.config.update("jax_compilation_cache_dir", str(workdir.parent / "cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         train.run(config, workdir)
     except BaseException:

@@ -42,9 +42,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launch(data, tmp_path_factory):
+def launch(data):
     """Starts a run in a process; all of them compile each program once."""
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("cache"))
     command = [sys.executable, "-m", "reta_jax.train", "--config=configs/synthetic.py:smoke"]
 
     def start(workdir: Path, devices: int, *extra: str, **changes) -> subprocess.Popen:
@@ -53,7 +52,6 @@ def launch(data, tmp_path_factory):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
-            "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": "--xla_backend_optimization_level=0",  # most of the time is compilation
         }
