@@ -83,7 +83,7 @@ class SyncJudge:
         """Embeddings of lips and voice at every frame but the last five. As a call."""
         count = count_windows(frames, waveform)
         places = [()] * len(frames) if boxes is None else face_places(frames, boxes)
-        face = functools.cache(lambda i: crop_face(frames[i], *places[i]))
+        face = functools.lru_cache(BLOCK + WINDOW)(lambda i: crop_face(frames[i], *places[i]))
         lips = lambda i: np.stack([face(i + k) for k in range(WINDOW)])
         columns = mfcc(to_int16(waveform)).astype(np.float32)
         voices = np.lib.stride_tricks.sliding_window_view(columns, MFCC_COLUMNS, axis=1)
