@@ -31,7 +31,7 @@ from reta_jax.train_expert import (
 from reta_jax.weights import load_weights
 
 SMALL = {
-    "identity_net": {"size": 32, "width": 8, "features": 8},
+    "identity_net": {"size": 64, "width": 8, "features": 8},
     "face_net": {"size": 32, "width": 8, "landmarks": 68},
     "sync_expert": {"channel_multiplier": 1 / 16},
     "syncnet_v2": {"channel_multiplier": 1 / 32},

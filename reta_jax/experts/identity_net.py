@@ -19,7 +19,10 @@ FACE = (0.1, 0.22, 0.9, 0.78)  # y0, x0, y1, x1 of an EMOCA crop: a background i
 class IdentityNet(nn.Module):
     """Pictures to unit vectors: down to size/16, then one layer over all that is left.
 
-    `width` is a multiple of 8.
+    `size` is 64 or more, `width` a multiple of 8.
+
+    Raises:
+      ValueError: fewer pixels, of which the last layer would see nothing.
     """
 
     size: int = 64
@@ -30,6 +33,8 @@ class IdentityNet(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b {self.features}"]:
         """EMOCA crops, RGB in [-1, 1] of any size, to float32."""
+        if self.size < 64:
+            raise ValueError(f"IdentityNet(size={self.size}): 64 pixels or more are needed")
         boxes = jnp.broadcast_to(jnp.asarray(FACE), (images.shape[0], 4))
         x = crop_resize(images, boxes, self.size).astype(self.dtype)
         for level in range(4):
