@@ -1,9 +1,9 @@
 """Files that appear whole or not at all, and what is in them."""
 
 import hashlib
-import os
 from pathlib import Path
 
+from data_pipeline import files
 from data_pipeline.errors import InputError
 
 
@@ -17,12 +17,9 @@ def make_folder(path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all; raises InputError if it cannot be written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
+        files.write_whole(path, lambda file: file.write(data))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
