@@ -10,8 +10,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # all of them: JAX writes an entry in place, and another process might read half of it.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="reta_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-# Compilation is most of the time; XLA_FLAGS= tests what LLVM makes of the programs at its best.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
