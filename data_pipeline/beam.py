@@ -18,13 +18,14 @@ from types import ModuleType
 
 from data_pipeline import prepare
 from data_pipeline.errors import InputError
+from data_pipeline.jobs import Job, run_job
 from data_pipeline.manifest import Journal, Row, read_journal
 from data_pipeline.records import list_examples
 
 _FOLDER = "beam"  # in .parts: the rows of each job, until the pipeline has ended
 
 
-def run_all(jobs: Sequence[prepare.Job], parts: Path, flags: Sequence[str]) -> Iterator[list[Row]]:
+def run_all(jobs: Sequence[Job], parts: Path, flags: Sequence[str]) -> Iterator[list[Row]]:
     """Yields the rows of every job when a pipeline with these flags has run them all.
 
     Raises:
@@ -52,20 +53,20 @@ def run_all(jobs: Sequence[prepare.Job], parts: Path, flags: Sequence[str]) -> I
         yield _rows_of(job, parts)
 
 
-def list_waiting(jobs: Sequence[prepare.Job], parts: Path) -> list[prepare.Job]:
+def list_waiting(jobs: Sequence[Job], parts: Path) -> list[Job]:
     """The jobs that an interrupted pipeline has not done, or whose sources changed since."""
     clips = list_examples(parts).keys()
     return [job for job in jobs if not prepare.is_done(job, _rows_of(job, parts), clips)]
 
 
-def run_and_keep(job: prepare.Job, parts: Path) -> None:
+def run_and_keep(job: Job, parts: Path) -> None:
     """Runs a job and keeps its rows in a file, which appears when its clips are there."""
     folder = parts / _FOLDER / job.clip
     folder.mkdir(parents=True, exist_ok=True)
-    Journal(folder).append(prepare.run_job(job, parts))
+    Journal(folder).append(run_job(job, parts))
 
 
-def _rows_of(job: prepare.Job, parts: Path) -> list[Row]:
+def _rows_of(job: Job, parts: Path) -> list[Row]:
     return read_journal(parts / _FOLDER / job.clip).get(job.clip, [])
 
 

@@ -15,19 +15,13 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol, get_args
+from typing import Any, NamedTuple, get_args
 
 from rich.console import Console
 from rich.progress import (
@@ -40,19 +34,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from data_pipeline.clips import CropMode, Outcome, VideoJob
+from data_pipeline.clips import CropMode, VideoJob
 from data_pipeline.datasets import folder, hdtf, mead, splits, vfhq
 from data_pipeline.datasets.boxes import in_boxes
 from data_pipeline.datasets.raw import write_missing
-from data_pipeline.emotions import EMOTIONS
-from data_pipeline.errors import InputError, MissingError
+from data_pipeline.errors import InputError
 from data_pipeline.estimate import estimate
 from data_pipeline.face import check_landmarker, landmarker_model
+from data_pipeline.jobs import Job, is_looked_into, run_in_processes, run_job, size_of
 from data_pipeline.lock import alone_in
 from data_pipeline.manifest import (
     Journal,
     Row,
-    Scores,
     by_job,
     read_journal,
     read_manifest,
@@ -64,7 +57,6 @@ from data_pipeline.records import (
     list_examples,
     load_example,
     recover_records,
-    save_example,
     split_of_clips,
     write_records,
 )
@@ -76,17 +68,6 @@ from data_pipeline.settings import (
     write_settings,
 )
 from data_pipeline.shards import parse_shard
-
-
-class Job(Protocol):
-    """A source to be made into clips, in another process: it must be picklable."""
-
-    clip: str  # unique in the data set
-    identity: str
-    source: str  # file it comes from, or empty
-
-    def run(self) -> Iterable[Outcome]:
-        """Yields the clips `clip`, or `clip`#000, #001 …; raises InputError to refuse all."""
 
 
 class Summary(NamedTuple):
@@ -227,22 +208,12 @@ def is_done(job: Job, rows: Sequence[Row], kept: Set[str]) -> bool:
     if getattr(job, "missing", ""):
         return True  # Its files were there once, and may be gone.
     first = rows[0]
-    if first.identity != job.identity or bool(first.sha256) != _is_looked_into(job):
+    if first.identity != job.identity or bool(first.sha256) != is_looked_into(job):
         return False
     try:
-        return first.bytes == _size(job)
+        return first.bytes == size_of(job)
     except OSError:
         return True  # What was made of it is better than nothing.
-
-
-def _is_looked_into(job: Job) -> bool:
-    """Whether what becomes of a job depends on its file."""
-    return bool(job.source) and not getattr(job, "refused", "") and not getattr(job, "missing", "")
-
-
-def _size(job: Job) -> int:
-    """Bytes of a job's files; raises OSError where they cannot be had."""
-    return sum(map(os.path.getsize, filter(None, (job.source, getattr(job, "audio", "")))))
 
 
 def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[list[Row]]:
@@ -259,143 +230,11 @@ def _run_all(jobs: Sequence[Job], parts: Path, workers: int) -> Iterator[list[Ro
     refused = 0
     with Progress(*columns, console=Console(stderr=True), disable=not jobs) as progress:
         task = progress.add_task("preparing", total=len(jobs))
-        for rows in map(run, jobs) if workers == 1 else _run_in_processes(run, jobs, workers):
+        for rows in map(run, jobs) if workers == 1 else run_in_processes(run, jobs, workers):
             refused += _state(rows) != "accepted"
             told = f"preparing ({refused} refused)" if refused else "preparing"
             progress.update(task, advance=1, description=told)
             yield rows
-
-
-def _run_in_processes(
-    run: Callable[[Job], list[Row]], jobs: Sequence[Job], workers: int
-) -> Iterator[list[Row]]:
-    """As `map`, in no order; a job that takes its process down has failed, the others go on."""
-    waiting = list(reversed(jobs))
-    while waiting:
-        running: dict[Future, Job] = {}
-        suspects = []
-        with _pool(workers) as pool:
-            try:
-                while waiting or running:
-                    while waiting and len(running) < workers:
-                        running[pool.submit(run, waiting[-1])] = waiting[-1]
-                        waiting.pop()  # Only now: a pool that broke meanwhile takes nothing.
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        rows = future.result()
-                        del running[future]
-                        yield rows
-            except BrokenProcessPool:
-                suspects = list(running.values())
-        for job in suspects:
-            with _pool(1) as pool:
-                try:
-                    yield pool.submit(run, job).result()
-                except BrokenProcessPool:
-                    # Not refused: it may be the machine's fault, and another day's run take it.
-                    yield [_whole_row(job, "failed", _CRASHED)]
-
-
-_CRASHED = (
-    "its process died, also when it ran alone: the file breaks the decoder, or memory ran out"
-)
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, which are ended at once where this one is interrupted."""
-    # Spawned: a fork of a process with threads (decoders, MediaPipe) may hang.
-    others = multiprocessing.active_children()
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    ) as pool:
-        try:
-            yield pool
-        except BrokenProcessPool:
-            raise
-        except BaseException:
-            for process in multiprocessing.active_children():
-                if process not in others:
-                    process.kill()  # Nothing is half written: clips come under their names whole.
-            raise
-
-
-def _start_worker() -> None:
-    """Leaves Ctrl-C and the like to the parent, and ends with it even if that is killed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> NoReturn:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def run_job(job: Job, parts: Path) -> list[Row]:
-    """Makes a job's clips into files in `parts`; whatever is wrong with its source is a row."""
-    try:
-        sha256 = _sha256_of(job.source) if _is_looked_into(job) else ""
-        refused = _whole_row(job, "refused", "", _size(job), sha256)
-    except OSError as error:
-        reason = f"{error.filename or job.source} cannot be read ({error.strerror})"
-        return [_whole_row(job, "failed", reason)]
-    outcomes = iter(job.run())
-    rows = []
-    while True:
-        try:
-            outcome = next(outcomes, None)
-        except MissingError as error:
-            return [refused._replace(state="missing", reason=_one_line(error))]
-        except InputError as error:
-            return [refused._replace(reason=_one_line(error))]
-        except Exception as error:
-            return [_whole_row(job, "failed", f"{type(error).__name__}: {error}")]
-        if outcome is None:
-            return rows or [refused._replace(reason="there is nothing in it")]
-        row = refused._replace(**{name: getattr(outcome, name) for name in _PLACE})
-        if outcome.example is not None:
-            save_example(parts / f"{outcome.clip}.npz", outcome.example)
-            emotion = int(outcome.example["emotion"])
-            name = EMOTIONS[emotion] if emotion >= 0 else ""
-            row = row._replace(state="accepted", emotion=name)
-        rows.append(row)
-
-
-_PLACE = ("clip", "start", "end", "scores", "reason")  # An outcome's fields that a row has too.
-
-
-def _whole_row(job: Job, state: str, reason: str, bytes: int = 0, sha256: str = "") -> Row:
-    """The row of a source of which there is no clip."""
-    return Row(
-        clip=job.clip,
-        job=job.clip,
-        identity=job.identity,
-        emotion="",
-        source=job.source,
-        bytes=bytes,
-        sha256=sha256,
-        start=None,
-        end=None,
-        scores=Scores(),
-        state=state,
-        reason=_one_line(reason),
-    )
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
-
-
-def _sha256_of(source: str) -> str:
-    found = os.stat(source)
-    return _sha256(source, found.st_size, found.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)  # Many clips may be of one long video.
-def _sha256(source: str, size: int, changed: int) -> str:
-    with open(source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_parser(program: str) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline import jobs as making
 from data_pipeline import prepare as room
 from data_pipeline.clips import Outcome
 from data_pipeline.datasets import synthetic
@@ -364,7 +365,7 @@ def test_a_crash_costs_its_source_which_the_next_run_tries_again(crashing_jobs, 
     (tmp_path / "go").touch()
     summary = run(crashing_jobs, tmp_path / "out", workers=2)
     assert summary == room.Summary(accepted=5, refused=0, failed=1, clips=5)
-    assert manifest_of(tmp_path / "out")["c"].reason == room._CRASHED
+    assert manifest_of(tmp_path / "out")["c"].reason == making.CRASHED
     assert [job.clip for job in room.list_pending(crashing_jobs, tmp_path / "out")] == ["c"]
 
 
@@ -372,7 +373,7 @@ def test_a_crash_while_rows_are_written_loses_no_source(crashing_jobs, tmp_path)
     (tmp_path / "parts").mkdir()
     run_job = functools.partial(room.run_job, parts=tmp_path / "parts")
     others = multiprocessing.active_children()
-    rows = room._run_in_processes(run_job, crashing_jobs[1:], workers=2)
+    rows = making.run_in_processes(run_job, crashing_jobs[1:], workers=2)
     ended = [row.clip for row in next(rows)]
     assert ended == ["b"]
     (tmp_path / "go").touch()
@@ -399,18 +400,18 @@ def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equall
 
 
 def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tmp_path, monkeypatch):
-    keep = room.save_example
+    keep = making.save_example
 
     def full(path, made):
         if path.stem == "b":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         keep(path, made)
 
-    monkeypatch.setattr(room, "save_example", full)
+    monkeypatch.setattr(making, "save_example", full)
     jobs = [FakeJob("a"), FakeJob("b"), FakeJob("c")]
     with pytest.raises(InputError, match=r"cannot write .*No space left.* has room"):
         run(jobs, tmp_path)
-    monkeypatch.setattr(room, "save_example", keep)
+    monkeypatch.setattr(making, "save_example", keep)
     run(jobs, tmp_path)
     assert RAN == {"a": 1, "b": 2, "c": 1}
     assert names(tmp_path) == ["a", "b", "c"]
