@@ -172,9 +172,7 @@ def contestants(
     textures = [draw(1, r, r, channels(r, multiplier)) for r in resolutions(size)]
     style_dim = int(512 * multiplier)
     early, late = draw(1, 1, style_dim), draw(1, 1, style_dim)
-    generator = functools.partial(
-        Generator, size, style_dim, multiplier, split_res=SPLIT_RES, polyphase=True
-    )
+    generator = functools.partial(Generator, size, style_dim, multiplier, split_res=SPLIT_RES)
     ours = generator(modulation="modconv")
     params = jax.jit(ours.init)(jax.random.key(0, impl="rbg"), textures, early, late)["params"]
     # Flows of a few pixels, so that the warp has something to do.
@@ -186,7 +184,7 @@ def contestants(
     found: dict[str, tuple[Callable[[], Any], bool]] = {}
 
     def add_ours(name: str, module: Generator, params: Any) -> None:
-        params = prepare_for_inference(params, module.dtype, on_cpu=True)
+        params = prepare_for_inference(module, params, "cpu")
         inputs = jax.device_put((textures, early, late))
         run = jax.jit(lambda p, *x: module.apply({"params": p}, *x).frames[0, 0])
         found[name] = functools.partial(run, params, *inputs), True

@@ -37,7 +37,7 @@ from data_pipeline.errors import InputError
 from reta_jax import __version__
 from reta_jax.commands import PORTABLE_CACHE, sentences_for_errors, set_up_xla
 from reta_jax.files import write_whole
-from reta_jax.ops.platforms import one_form
+from reta_jax.ops.platforms import forms_of
 from reta_jax.weights import (
     CONFIG_FILE,
     PARAMS_FILE,
@@ -73,7 +73,7 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
     Raises:
       InputError: it cannot be written there.
     """
-    weights = _weights(renderer, on_cpu=set(platforms) == {"cpu"})
+    weights = _weights(renderer, platforms[0] if len(platforms) == 1 else None)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
     (batch,) = jax_export.symbolic_shape("batch")
     files = {
@@ -100,10 +100,10 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
         raise InputError(
             "ONNX needs the converter: pip install 'reta-jax[onnx]' (Python 3.12 or newer)"
         ) from error
-    weights, files = _weights(renderer, on_cpu=False), {}
+    weights, files = _weights(renderer, None), {}
     for name, program in _programs(renderer, weights, 1).items():
         function = functools.partial(program.function, weights)
-        with one_form():
+        with forms_of("simple"):
             model = to_onnx(function, program.arrays, model_name=Path(name).stem)
         files[f"{Path(name).stem}.{ONNX}"] = model.SerializeToString()
     about = json.dumps(_about(renderer, ONNX, files), indent=1)
@@ -148,10 +148,10 @@ def _use_cache(settings: dict[str, Any]) -> None:
     compilation_cache.reset_cache()  # it remembers its folder
 
 
-def _weights(renderer: "Renderer", on_cpu: bool) -> dict[str, Any]:
+def _weights(renderer: "Renderer", platform: str | None) -> dict[str, Any]:
     """All that decides what a renderer makes, as arguments of its programs."""
     weights: dict[str, Any] = {
-        "params": renderer.prepare(on_cpu),
+        "params": renderer.prepare(platform),
         "uv_expression": renderer.morphable.uv_expression,
     }
     if renderer.silence is not None:

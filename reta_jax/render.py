@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
+from jax.export import default_export_platform
 from jaxtyping import Array, Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -160,7 +161,7 @@ class Renderer(ChunkRenderer):
     ):
         self.reta, self.params, self.morphable = reta, params, morphable
         self.size, self.window = size, reta.window
-        self.prepared = self.prepare(on_cpu=jax.default_backend() == "cpu")
+        self.prepared = self.prepare(default_export_platform())
         self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
 
     @classmethod
@@ -194,8 +195,8 @@ class Renderer(ChunkRenderer):
     def closes_in_silence(self) -> bool:
         return self.silence is not None
 
-    def prepare(self, on_cpu: bool) -> Any:
-        """The parameters as they render fastest, on CPUs or elsewhere."""
+    def prepare(self, platform: str | None) -> Any:
+        """The parameters as they render fastest on "cpu", "cuda", "tpu"; None: on any of them."""
         params, reta = self.params, self.reta
         networks = {
             "audio_encoder": reta.audio_encoder.network,
@@ -203,7 +204,7 @@ class Renderer(ChunkRenderer):
             "motion_encoder": reta.motion_encoder,
             "emotion_student": reta.emotion_student,
         }
-        generator = prepare_for_inference(params["generator"], reta.generator.dtype, on_cpu)
+        generator = prepare_for_inference(reta.generator, params["generator"], platform)
         prepared = params | {"generator": generator}
         for name, network in networks.items():
             if network is not None:

@@ -29,21 +29,38 @@ from reta_jax.models.stylegan import (
     EqualConv,
     EqualDense,
     channels,
+    exact_dense,
     leaky_relu,
     resolutions,
-    scaled_dense,
+)
+from reta_jax.models.styles import (
+    Style,
+    StyledLayer,
+    at,
+    bring_together,
+    kernel_gain,
+    styles_of,
 )
 from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modulate
 from reta_jax.ops.blur import blur, upsample
-from reta_jax.ops.conv import Phases, conv, kernel_phases, up_conv, up_conv_polyphase
+from reta_jax.ops.conv import (
+    Phases,
+    conv,
+    kernel_phases,
+    mix_channels,
+    transposed_kernel,
+    up_conv,
+    up_conv_phases,
+    up_conv_transposed,
+)
 from reta_jax.ops.warp import grid_sample, identity_grid, inherited_grid
-from reta_jax.ops.winograd import LARGE, TILE, WIDE, winograd_conv, winograd_kernel
+from reta_jax.ops.winograd import LARGE, WIDE, winograd_conv, winograd_kernel
 
 # Training from scratch starts with sigmoid(2) = 88 % of the warped texture: enough to be judged and
 # to train the flow, while the control features below still receive gradient. Finer levels add to
 # the upsampled map, so the coarsest alone carries it. Imported weights bring their own.
 MASK_BIAS = 2.0
-ENERGY = "energy"  # among prepared parameters: that of a kernel
+STYLES = "styles"  # among prepared parameters: what the styles of all layers follow from
 
 Modulation = Literal["adain", "modconv"]
 RGBFrom = Literal["warped", "blended"]
@@ -70,8 +87,6 @@ class Generator(nn.Module):
       published ones.
     detail_from: from this level on, the portrait's detail is all that colours add
       (`add_detail`); 0: no level.
-    polyphase: the up-convolution's form, with equal results: in four phases, or as one dilated
-      convolution. Four phases are faster on CPU.
     remat: a level is computed again for its gradient instead of being kept.
     """
 
@@ -83,7 +98,6 @@ class Generator(nn.Module):
     rgb_from: RGBFrom = "warped"
     grid_size: int = 0
     detail_from: int = 0
-    polyphase: bool = False
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -109,24 +123,28 @@ class Generator(nn.Module):
         width = channels(4, self.channel_multiplier)
         constant = self.param("constant", UNIT_NORMAL, (4, 4, width))
         x = jnp.broadcast_to(constant.astype(self.dtype), (b * t, *constant.shape))
-        x = StyledConv(width, self.modulation, dtype=self.dtype, name="conv")(x, early)
+        styles = self.styles(early, late)
+        first = styles["conv",] if styles else early
+        x = StyledConv(width, self.modulation, dtype=self.dtype, name="conv")(x, first)
         frames = raw = None
         maps = []
         level_type = nn.remat(Level) if self.remat else Level
         for resolution, texture in zip(levels, textures, strict=True):
+            name = f"level_{resolution}"
             level = level_type(
                 features=channels(resolution, self.channel_multiplier),
                 modulation=self.modulation,
                 rgb_from=self.rgb_from,
                 grid_size=min(resolution, self.grid_size or resolution),
                 only_detail=0 < self.detail_from <= resolution,
-                polyphase=self.polyphase,
                 mask_bias=MASK_BIAS if raw is None else 0.0,
                 dtype=self.dtype,
-                name=f"level_{resolution}",
+                name=name,
             )
-            code = early if resolution < self.split_res else late
-            x, frames, raw = level(x, code, texture, frames, raw)
+            told = early if self.is_early(resolution) else late
+            if styles:
+                told = {path[1]: style for path, style in styles.items() if path[0] == name}
+            x, frames, raw = level(x, told, texture, frames, raw)
             maps.append(raw.reshape(b, t, *raw.shape[1:]))
         return GeneratorOutput(
             frames=frames.reshape(b, t, *frames.shape[1:]),
@@ -134,6 +152,28 @@ class Generator(nn.Module):
             masks=tuple(mask_of(raw) for raw in maps),
             raw=tuple(maps),
         )
+
+    def is_early(self, resolution: int) -> bool:
+        return resolution < self.split_res
+
+    def styled_layers(self) -> list[StyledLayer]:
+        """All modulated layers, in the order of their calls."""
+        width = channels(4, self.channel_multiplier)
+        layers = [StyledLayer(("conv",), "early", 4, width, width)]
+        for resolution in resolutions(self.size):
+            inputs, width = width, channels(resolution, self.channel_multiplier)
+            code = "early" if self.is_early(resolution) else "late"
+            for name, i, o in (
+                ("up", inputs, width), ("conv", width, width), ("to_flow", width, None),
+            ):  # fmt: skip
+                layers.append(StyledLayer((f"level_{resolution}", name), code, resolution, i, o))
+        return layers
+
+    def styles(self, early: Array, late: Array) -> dict[tuple[str, ...], Style]:
+        """Of all layers, where `prepare_for_inference` brought together what they follow from."""
+        if not self.has_variable("params", STYLES):
+            return {}
+        return styles_of(self.styled_layers(), self.get_variable("params", STYLES), early, late)
 
 
 def add_detail(
@@ -173,7 +213,6 @@ class Level(nn.Module):
     rgb_from: RGBFrom
     grid_size: int
     only_detail: bool
-    polyphase: bool
     mask_bias: float
     dtype: DTypeLike
 
@@ -181,16 +220,17 @@ class Level(nn.Module):
     def __call__(
         self,
         x: Float[Array, "n g g i"],
-        code: Float[Array, "n d"],
+        code: Float[Array, "n d"] | dict[str, Style],
         texture: Float[Array, "b h h {self.features}"],
         frames: Float[Array, "n g g 3"] | None,
         raw: Float[Array, "n g g 3"] | None,
     ) -> tuple[Float[Array, "n h h {self.features}"], Float[Array, "n h h 3"], Array]:
-        up = "polyphase" if self.polyphase else "dilated"
-        x = StyledConv(self.features, self.modulation, up, self.dtype, name="up")(x, code)
-        x = StyledConv(self.features, self.modulation, dtype=self.dtype, name="conv")(x, code)
+        told = lambda name: code[name] if isinstance(code, dict) else code
+        conv = functools.partial(StyledConv, self.features, self.modulation, dtype=self.dtype)
+        x = conv(up=True, name="up")(x, told("up"))
+        x = conv(name="conv")(x, told("conv"))
 
-        step = ToRaw(self.modulation, self.mask_bias, name="to_flow")(x, code)
+        step = ToRaw(self.modulation, self.mask_bias, name="to_flow")(x, told("to_flow"))
         raw = step if raw is None else step + upsample(raw)
         # A detail is the portrait's colours, as they are.
         dtype = jnp.float32 if self.only_detail else self.dtype
@@ -227,15 +267,21 @@ class ControlStyle(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w c"], code: Float[Array, "n d"]
+        self, x: Float[Array, "n h w c"], code: Float[Array, "n d"] | Style
     ) -> tuple[Float[Array, "n c"], Float[Array, "n c"], Float[Array, "n c"] | None]:
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        alpha = EqualDense(x.shape[-1], bias_init=ones, name="alpha")(code)
-        if self.modulation == "modconv":
+        is_style = isinstance(code, Style)
+        alpha, beta = code[:2] if is_style else self.affine(code, x.shape[-1])
+        if beta is None:
             return alpha, alpha, None
-        beta = EqualDense(x.shape[-1], kernel_init=zeros, name="beta")(code)
-        spread = self.param("spread", ones, (x.shape[-1],))
+        spread = self.param("spread", nn.initializers.ones, (x.shape[-1],))
         return alpha, *adain_affine(x, spread[None] * alpha, beta)
+
+    def affine(self, code: Array, width: int) -> tuple[Array, Array | None]:
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        alpha = EqualDense(width, bias_init=ones, name="alpha")(code)
+        if self.modulation == "modconv":
+            return alpha, None
+        return alpha, EqualDense(width, kernel_init=zeros, name="beta")(code)
 
 
 class StyledConv(nn.Module):
@@ -246,83 +292,91 @@ class StyledConv(nn.Module):
 
     features: int
     modulation: Modulation
-    up: Literal["", "dilated", "polyphase"] = ""
+    up: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"]
+        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"] | Style
     ) -> Float[Array, "n _ _ {self.features}"]:
         alpha, scale, shift = ControlStyle(self.modulation, name="style")(x, code)
-        kernel, energy = self.weights(x.shape[-1])
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        gain = (9 * x.shape[-1]) ** -0.5
-        norm = demodulation(energy, alpha * gain) * gain
-
-        x = modulate(x, scale, shift)
-        if self.up == "dilated":
-            x = up_conv(x, kernel)
-        elif self.up == "polyphase":
-            x = up_conv_polyphase(x, kernel)
-        elif kernel.shape[0] == TILE:
-            x = winograd_conv(x, kernel)
+        if isinstance(code, Style):
+            convolve, kernel, norm = *self.prepared(), code.norm
         else:
-            x = conv(x, kernel, pad=(1, 1))
+            gain = kernel_gain(x.shape[-1])
+            kernel = self.param("kernel", UNIT_NORMAL, (3, 3, x.shape[-1], self.features))
+            norm = demodulation(kernel_energy(kernel), alpha * gain) * gain
+            convolve, kernel = (UP_CONVS if self.up else CONVS)["kernel"], kernel.astype(self.dtype)
+        x = convolve(modulate(x, scale, shift), kernel)
         return leaky_relu(modulate(x, norm, bias[None]))
 
-    def weights(self, inputs: int) -> tuple[jax.Array | Phases, jax.Array]:
-        """The kernel as this form of convolution takes it, and its energy."""
-        if self.has_variable("params", ENERGY):
-            kernel, energy = (self.get_variable("params", name) for name in ("kernel", ENERGY))
-            return Phases(**kernel) if self.up == "polyphase" else kernel, energy
-        kernel = self.param("kernel", UNIT_NORMAL, (3, 3, inputs, self.features))
-        energy, kernel = kernel_energy(kernel), kernel.astype(self.dtype)
-        return kernel_phases(kernel) if self.up == "polyphase" else kernel, energy
+    def prepared(self) -> tuple[Callable[[Array, Any], Array], Any]:
+        """The form of the convolution that the kernel was prepared for, and the kernel."""
+        forms = UP_CONVS if self.up else CONVS
+        name = next(name for name in forms if self.has_variable("params", name))
+        return forms[name], self.get_variable("params", name)
+
+
+# Forms of equal results, by the name that a kernel for them has among the parameters.
+CONVS = {
+    "kernel": functools.partial(conv, pad=(1, 1)),
+    "winograd": winograd_conv,
+    "outputs_first": lambda x, kernel: conv(x, kernel.transpose(1, 2, 3, 0), pad=(1, 1)),
+}
+UP_CONVS = {
+    "kernel": up_conv,
+    "phases": lambda x, kernel: up_conv_phases(x, Phases(**kernel)),
+    "transposed": up_conv_transposed,
+}
 
 
 def prepare_for_inference(
-    params: dict[str, Any], dtype: DTypeLike, on_cpu: bool = False
+    generator: Generator, params: dict[str, Any], platform: str | None = None
 ) -> dict[str, Any]:
-    """A polyphase generator's parameters with what follows from them alone computed once.
+    """A generator's parameters with what follows from them alone computed once.
 
     At batch 1 every frame would compute it anew. What is prepared stays so.
 
     Args:
-      dtype: the generator's.
-      on_cpu: the forms are a CPU's: large convolutions in float32 become Winograd's.
+      platform: whose forms kernels take: "cpu" (large convolutions in float32 are Winograd's),
+        "cuda" (as cuDNN wants them, so that none is turned at every call); else those of all.
     """
-
-    def styled(part: dict[str, Any], form: Callable[[jax.Array], Any]) -> dict[str, Any]:
-        part = with_style(part)
-        if ENERGY in part:
-            return part
-        kernel = jnp.asarray(part["kernel"])
-        return part | {"kernel": form(kernel.astype(dtype)), ENERGY: kernel_energy(kernel)}
-
-    def phases(kernel: jax.Array) -> dict[str, jax.Array]:
-        return kernel_phases(kernel)._asdict()
-
-    def in_plane(kernel: jax.Array, side: int) -> jax.Array:
-        pays = kernel.dtype == jnp.float32 and kernel.shape[2] >= WIDE and side >= LARGE
-        return winograd_kernel(kernel) if on_cpu and pays else kernel
-
-    def with_style(part: dict[str, Any]) -> dict[str, Any]:
-        style = {
-            name: scaled_dense(layer) if name in ("alpha", "beta") else layer
-            for name, layer in part["style"].items()
-        }
-        return part | {"style": style}
-
-    prepared = params | {"conv": styled(params["conv"], lambda kernel: kernel)}
-    for name, level in params.items():
-        if name.startswith("level_"):
-            side = int(name.removeprefix("level_"))
-            prepared[name] = level | {
-                "up": styled(level["up"], phases),
-                "conv": styled(level["conv"], functools.partial(in_plane, side=side)),
-                "to_flow": with_style(level["to_flow"]),
-            }
+    if STYLES in params:
+        return params
+    layers = generator.styled_layers()
+    prepared = params | {STYLES: bring_together(layers, params)}
+    for layer in layers:
+        part = _prepare_layer(layer, at(params, layer.path), generator.dtype, platform)
+        prepared = _with(prepared, layer.path, part)
     return prepared
+
+
+def _prepare_layer(
+    layer: StyledLayer, part: dict[str, Any], dtype: DTypeLike, platform: str | None
+) -> dict[str, Any]:
+    """Without its style's layers, which are brought together, and with its kernel's form."""
+    own = part | {"style": {k: v for k, v in part["style"].items() if k == "spread"}}
+    if layer.outputs is None:
+        return own
+    kernel = jnp.asarray(own.pop("kernel")).astype(dtype)
+    is_up = layer.path[-1] == "up"
+    pays = kernel.dtype == jnp.float32 and layer.inputs >= WIDE and layer.side >= LARGE
+    if platform == "cpu" and is_up:
+        return own | {"phases": kernel_phases(kernel)._asdict()}
+    if platform == "cpu" and pays:
+        return own | {"winograd": winograd_kernel(kernel)}
+    if platform == "cuda" and is_up:
+        return own | {"transposed": transposed_kernel(kernel)}
+    if platform == "cuda":
+        return own | {"outputs_first": kernel.transpose(3, 0, 1, 2)}
+    return own | {"kernel": kernel}
+
+
+def _with(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
+    if not path:
+        return leaf
+    return tree | {path[0]: _with(tree[path[0]], path[1:], leaf)}
 
 
 class ToRaw(nn.Module):
@@ -336,16 +390,15 @@ class ToRaw(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"]
+        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"] | Style
     ) -> Float[Array, "n h w 3"]:
         _, scale, shift = ControlStyle(self.modulation, name="style")(x, code)
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], 3))
         bias = self.param("bias", lambda _: jnp.array([0.0, 0.0, self.mask_bias]))
         kernel = kernel * x.shape[-1] ** -0.5
         # Three outputs: it is cheaper to modulate the kernel than the map.
-        product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-        raw = product("nhwi,nio->nhwo", x.astype(jnp.float32), scale[..., None] * kernel[None])
-        offset = bias[None] if shift is None else bias[None] + product("ni,io->no", shift, kernel)
+        raw = mix_channels(x, scale[..., None] * kernel[None])
+        offset = bias[None] if shift is None else exact_dense(shift, kernel, bias)
         return raw + offset[:, None, None]
 
 
@@ -357,5 +410,5 @@ class ToRGB(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w 3"]:
-        x = EqualConv(3, 1, name="conv")(x)
+        x = EqualConv(3, 1, exact=True, name="conv")(x)
         return x + self.param("bias", nn.initializers.zeros, (3,))[None, None, None]

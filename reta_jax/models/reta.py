@@ -245,7 +245,6 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
             rgb_from=config.rgb_from,
             grid_size=config.get("grid_size", 0),  # older weights have neither
             detail_from=config.get("detail_from", 0),
-            polyphase=True,  # faster in both directions (docs/decisions.md)
             **image,
         ),
         motion_decoder=motion_decoder,

@@ -11,10 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from reta_jax.ops.blur import blur
-from reta_jax.ops.conv import conv
+from reta_jax.ops.conv import conv, mix_channels
 
 UNIT_NORMAL = nn.initializers.normal(1.0)
-SCALED = "scaled_kernel"  # of a linear layer: among prepared parameters
 
 
 def channels(resolution: int, multiplier: float = 1.0) -> int:
@@ -35,10 +34,7 @@ def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
 
 
 class EqualDense(nn.Module):
-    """Linear layer, always float32, on GPUs and TPUs, too: its inputs are codes, not maps.
-
-    A kernel under the name SCALED, of `scaled_dense`, is taken as it is.
-    """
+    """Linear layer, always float32, on GPUs and TPUs, too: its inputs are codes, not maps."""
 
     features: int
     kernel_init: Initializer = UNIT_NORMAL
@@ -46,36 +42,34 @@ class EqualDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b {self.features}"]:
-        kernel = self.scaled_kernel(x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,))
-        x = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
-        return x + bias[None]
-
-    def scaled_kernel(self, inputs: int) -> Float[Array, "{inputs} {self.features}"]:
-        if self.has_variable("params", SCALED):
-            return self.get_variable("params", SCALED)
-        return _scaled(self.param("kernel", self.kernel_init, (inputs, self.features)))
+        return exact_dense(x, scaled(kernel), bias)
 
 
-def scaled_dense(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Parameters of an EqualDense with its kernel scaled once, which every call else does anew."""
-    if SCALED in params:
-        return params
-    return {SCALED: _scaled(params["kernel"]), "bias": params["bias"]}
+def exact_dense(
+    x: Float[Array, "b i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"]
+) -> Float[Array, "b o"]:
+    product = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+    return product + bias[None]
 
 
-def _scaled(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
+def scaled(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
     return kernel * kernel.shape[0] ** -0.5
 
 
 class EqualConv(nn.Module):
-    """Convolution; with `activate` also bias and leaky ReLU."""
+    """Convolution; with `activate` also bias and leaky ReLU.
+
+    exact: of one pixel, in float32 whatever the type of the map, which is read as it is.
+    """
 
     features: int
     window: int
     stride: int = 1
     pad: int = 0
     activate: bool = True
+    exact: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -83,12 +77,11 @@ class EqualConv(nn.Module):
         shape = (self.window, self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", UNIT_NORMAL, shape)
         scale = (self.window**2 * x.shape[-1]) ** -0.5
-        x = conv(
-            x.astype(self.dtype),
-            (kernel * scale).astype(self.dtype),
-            self.stride,
-            (self.pad, self.pad),
-        )
+        kernel = (kernel * scale).astype(self.dtype)
+        if self.exact:
+            x = mix_channels(x, kernel[0, 0])
+        else:
+            x = conv(x.astype(self.dtype), kernel, self.stride, (self.pad, self.pad))
         if not self.activate:
             return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

@@ -99,6 +99,31 @@ def _cpu_form(kernel: Array, stride: int) -> Callable:
     return _by_taps if stride == 1 and (is_pointwise or is_wide_bfloat16) else _whole_in_float32
 
 
+def mix_channels(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "... i o"]
+) -> Float[Array, "n h w o"]:
+    """A pixel's product with a float32 matrix, (i, o) or (n, i, o), exact whatever the type of x.
+
+    A map in bfloat16 is multiplied as it is, by the two halves of each weight: written out in
+    float32 for a few outputs, it would be most of what a level moves. To 2^-17 of the weight.
+    """
+    equation = "nhwi,nio->nhwo" if kernel.ndim == 3 else "nhwi,io->nhwo"
+    product = functools.partial(jnp.einsum, equation, preferred_element_type=jnp.float32)
+
+    def whole(x: Array, kernel: Array) -> Array:
+        return product(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+
+    def by_halves(x: Array, kernel: Array) -> Array:
+        high = kernel.astype(x.dtype)
+        low = (kernel - high.astype(jnp.float32)).astype(x.dtype)
+        both = product(x, jnp.concatenate([high, low], -1))
+        return both[..., : kernel.shape[-1]] + both[..., kernel.shape[-1] :]
+
+    if x.dtype != jnp.bfloat16:
+        return whole(x, kernel)
+    return by_platform(x, kernel, default=by_halves, cpu=whole)
+
+
 def _conv_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
     return _conv(x, kernel, stride), (x, kernel)
 
@@ -173,17 +198,59 @@ def _vary_with(kernel: Array, x: Array) -> Array:
     return jax.lax.pcast(kernel, axes, to="varying") if axes else kernel
 
 
-@jax.custom_vjp
 def up_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b _ _ o"]:
     """Doubles the size: zeros between the pixels, 3x3 convolution to 2h + 1, blur to 2h.
 
-    This is StyleGAN2's transposed convolution with the kernel turned by 180 degrees. It is
-    differentiated in its equal form below: the kernel's gradient of a dilated convolution is seven
-    times slower on CPU, where XLA has no fast path for it.
+    This is StyleGAN2's transposed convolution with the kernel turned by 180 degrees.
+    """
+    return _up_conv(x, _vary_with(kernel, x))
+
+
+@jax.custom_vjp
+def _up_conv(x: Array, kernel: Array) -> Array:
+    return by_platform(x, kernel, default=_by_phases, cuda=_by_transposition)
+
+
+def _up_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _up_conv(x, kernel), (x, kernel)
+
+
+def _up_conv_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    def of(form: Callable) -> Callable:
+        return lambda x, kernel, cotangent: jax.vjp(form, x, kernel)[1](cotangent)
+
+    forms = {"default": of(_by_phases), "cuda": of(_by_transposition)}
+    return by_platform(*residuals, cotangent, **forms)
+
+
+_up_conv.defvjp(_up_conv_forward, _up_conv_backward)
+
+
+def _by_phases(x: Array, kernel: Array) -> Array:
+    return up_conv_phases(x, kernel_phases(kernel))
+
+
+def _by_transposition(x: Array, kernel: Array) -> Array:
+    # The barrier keeps the compiler from taking back the turn by which it knows a transposition.
+    return up_conv_transposed(x, jax.lax.optimization_barrier(transposed_kernel(kernel)))
+
+
+def transposed_kernel(kernel: Float[Array, "3 3 i o"]) -> Float[Array, "i 3 3 o"]:
+    """The kernel of the strided convolution whose transpose an up-convolution is."""
+    return jax.lax.rev(kernel, (0, 1)).transpose(2, 0, 1, 3)
+
+
+def up_conv_transposed(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "i 3 3 o"]
+) -> Float[Array, "b _ _ o"]:
+    """`up_conv` by the gradient of a strided convolution, which cuDNN has a kernel for.
+
+    Args:
+      kernel: of `transposed_kernel`.
     """
     x = jax.lax.conv_general_dilated(
         x,
-        kernel,
+        jax.lax.rev(kernel.transpose(1, 2, 0, 3), (0, 1)),
         window_strides=(1, 1),
         padding=((2, 2), (2, 2)),
         lhs_dilation=(2, 2),
@@ -206,7 +273,7 @@ def kernel_phases(kernel: Float[Array, "3 3 i o"]) -> Phases:
     return Phases(*(kernel[row::2, column::2] for row in (0, 1) for column in (0, 1)))
 
 
-def up_conv_polyphase(x: Float[Array, "b h w i"], phases: Phases) -> Float[Array, "b _ _ o"]:
+def up_conv_phases(x: Float[Array, "b h w i"], phases: Phases) -> Float[Array, "b _ _ o"]:
     """Equal to `up_conv`, without multiplying by the zeros.
 
     The blur, too, works on the four phases, which are interleaved once at the end.
@@ -221,18 +288,6 @@ def up_conv_polyphase(x: Float[Array, "b h w i"], phases: Phases) -> Float[Array
     top, bottom = (_blur_phases(a, b, 2) for a, b in zip(left, right, strict=True))
     rows = [jnp.stack(pair, axis=3) for pair in (top, bottom)]
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1).astype(x.dtype)
-
-
-def _up_conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return up_conv(x, kernel), (x, kernel)
-
-
-def _up_conv_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    form = lambda x, kernel: up_conv_polyphase(x, kernel_phases(kernel))
-    return jax.vjp(form, *residuals)[1](cotangent)
-
-
-up_conv.defvjp(_up_conv_forward, _up_conv_backward)
 
 
 def _blur_phases(even: Array, odd: Array, axis: int) -> tuple[Array, Array]:

@@ -11,21 +11,23 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-_one_form = contextvars.ContextVar("one_form", default=False)
+_asked: contextvars.ContextVar[str | None] = contextvars.ContextVar("asked", default=None)
 
 
 @contextlib.contextmanager
-def one_form() -> Iterator[None]:
-    """What is traced inside takes the `simple` forms, for converters that know no choice.
+def forms_of(name: str) -> Iterator[None]:
+    """What is traced inside takes the forms of this name, whatever it is compiled for.
 
-    JAX keeps what it has traced and does not know of this, so it has to forget, twice.
+    That is "cpu", "cuda" or "tpu", whose forms any machine can compute, or "simple", for converters
+    that know no choice. JAX keeps what it has traced and does not know of this, so it has to
+    forget, twice.
     """
     jax.clear_caches()
-    token = _one_form.set(True)
+    token = _asked.set(name)
     try:
         yield
     finally:
-        _one_form.reset(token)
+        _asked.reset(token)
         jax.clear_caches()
 
 
@@ -39,9 +41,10 @@ def by_platform(
 
     Args:
       default: for platforms that have none of their own.
-      simple: of plain operations alone, for `one_form`; the default one if None.
+      simple: of plain operations alone; the default one if None.
       forms: by platform: "cpu", "cuda", "tpu".
     """
-    if _one_form.get():
-        return (simple or default)(*arrays)
-    return jax.lax.platform_dependent(*arrays, default=default, **forms)
+    asked = _asked.get()
+    if asked is None:
+        return jax.lax.platform_dependent(*arrays, default=default, **forms)
+    return (forms | {"simple": simple or default}).get(asked, default)(*arrays)

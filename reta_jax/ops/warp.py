@@ -75,23 +75,30 @@ class _Windows(NamedTuple):
     """
 
     corner: jax.Array  # (n, 2) row and column of the first pixel
-    rows: jax.Array  # (n, 2) weight of each row
-    columns: jax.Array  # (n, 2) weight of each column
-    row_slopes: jax.Array  # (n, 2) change of the weight of each row per unit of the grid
-    column_slopes: jax.Array  # (n, 2) likewise
+    rows: tuple[jax.Array, jax.Array]  # (n,) weight of each row
+    columns: tuple[jax.Array, jax.Array]  # (n,) weight of each column
+    row_slopes: tuple[jax.Array, jax.Array]  # (n,) change of a row's weight per unit of the grid
+    column_slopes: tuple[jax.Array, jax.Array]  # (n,) likewise
 
 
 def _windows(points: Array, h: int, w: int) -> _Windows:
-    size = jnp.array([[h, w]])
-    position = ((points[:, ::-1] + 1) * size - 1) / 2
-    # Clipped as integers: any coordinate, NaN too, gives a window that exists.
-    corner = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, size - 2)
-    beyond = position[..., None] - (corner[..., None] + jnp.arange(2)[None, None])  # (n, 2, 2)
-    before = (beyond >= -1) & (beyond < 0)
-    after = (beyond >= 0) & (beyond < 1)
-    weights = jnp.where(before, 1 + beyond, jnp.where(after, 1 - beyond, 0))
-    slopes = (before.astype(jnp.float32) - after) * size[..., None] / 2
-    return _Windows(corner, weights[:, 0], weights[:, 1], slopes[:, 0], slopes[:, 1])
+    row, rows, row_slopes = _pair(points[:, 1], h)
+    column, columns, column_slopes = _pair(points[:, 0], w)
+    return _Windows(jnp.stack([row, column], -1), rows, columns, row_slopes, column_slopes)
+
+
+def _pair(x: Float[Array, " n"], size: int) -> tuple[Array, tuple, tuple]:
+    """The first of two neighbours on an axis, their weights, and the slopes of those."""
+    position = ((x + 1) * size - 1) / 2
+    # Clipped as an integer: any coordinate, NaN too, gives a window that exists.
+    first = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, size - 2)
+    weights, slopes = [], []
+    for pixel in (first, first + 1):
+        beyond = position - pixel
+        before, after = (beyond >= -1) & (beyond < 0), (beyond >= 0) & (beyond < 1)
+        weights.append(jnp.where(before, 1 + beyond, jnp.where(after, 1 - beyond, 0)))
+        slopes.append((before.astype(jnp.float32) - after) * size / 2)
+    return first, tuple(weights), tuple(slopes)
 
 
 @jax.custom_vjp
@@ -130,7 +137,7 @@ class Form(NamedTuple):
 def _mix(windows: _Windows, pixels: Float[Array, "n 2 2 c"]) -> Float[Array, "n c"]:
     """Weighs the four pixels of each point."""
     return sum(
-        (windows.rows[:, i] * windows.columns[:, j])[:, None] * pixels[:, i, j]
+        (windows.rows[i] * windows.columns[j])[:, None] * pixels[:, i, j]
         for i in (0, 1)
         for j in (0, 1)
     )
@@ -138,9 +145,13 @@ def _mix(windows: _Windows, pixels: Float[Array, "n 2 2 c"]) -> Float[Array, "n 
 
 def _slope(windows: _Windows, along: Float[Array, "n 2 2"]) -> Float[Array, "n 2"]:
     """Cotangent of the points, from each pixel's product with the cotangent of the sample."""
-    d_y = jnp.sum(along * (windows.row_slopes[:, :, None] * windows.columns[:, None]), (1, 2))
-    d_x = jnp.sum(along * (windows.rows[:, :, None] * windows.column_slopes[:, None]), (1, 2))
+    d_y = jnp.sum(along * _outer(windows.row_slopes, windows.columns), (1, 2))
+    d_x = jnp.sum(along * _outer(windows.rows, windows.column_slopes), (1, 2))
     return jnp.stack([d_x, d_y], -1)
+
+
+def _outer(rows: tuple[Array, Array], columns: tuple[Array, Array]) -> Float[Array, "n 2 2"]:
+    return jnp.stack(rows, -1)[:, :, None] * jnp.stack(columns, -1)[:, None]
 
 
 # Windows
@@ -166,8 +177,7 @@ def _windows_backward(features: Array, points: Array, cotangent: Array) -> tuple
     windows = _windows(points, h, w)
     cotangent = cotangent.astype(jnp.float32)
 
-    shares = (windows.rows[:, :, None] * windows.columns[:, None])[..., None]
-    shares = shares * cotangent[:, None, None]
+    shares = _outer(windows.rows, windows.columns)[..., None] * cotangent[:, None, None]
     zeros = jnp.zeros((h, w, c), jnp.float32)
     d_features = jax.lax.scatter_add(zeros, windows.corner, shares, SCATTER, mode=IN_BOUNDS)
 
@@ -206,7 +216,7 @@ def _rows_backward(features: Array, points: Array, cotangent: Array) -> tuple[Ar
     pixels = jnp.zeros((h * w, c), jnp.float32)
     for i, row in enumerate(_places(windows, w)):
         for j, place in enumerate(row):
-            share = (windows.rows[:, i] * windows.columns[:, j])[:, None] * cotangent
+            share = (windows.rows[i] * windows.columns[j])[:, None] * cotangent
             pixels = pixels.at[place].add(share, mode="promise_in_bounds")
     d_features = pixels.reshape(features.shape).astype(features.dtype)
     along = jnp.einsum("nijc,nc->nij", _take_rows(features, windows), cotangent)
@@ -219,12 +229,12 @@ ROWS = Form(_rows_forward, _rows_backward)
 # Dense: a weight for every pixel
 
 
-def _spread(corner: Array, weights: Float[Array, "n 2"], size: int) -> Float[Array, "n {size}"]:
+def _spread(corner: Array, weights: tuple[Array, Array], size: int) -> Float[Array, "n {size}"]:
     """The two weights of an axis at their places among all its pixels."""
     place = corner[:, None]
     pixels = jnp.arange(size)[None]
-    return jnp.where(pixels == place, weights[:, :1], 0) + jnp.where(
-        pixels == place + 1, weights[:, 1:], 0
+    return jnp.where(pixels == place, weights[0][:, None], 0) + jnp.where(
+        pixels == place + 1, weights[1][:, None], 0
     )
 
 

@@ -73,7 +73,7 @@ def measure(
         seen = {}
 
         def look(call, arguments, keywords, context):
-            if isinstance(context.module, ControlStyle):
+            if isinstance(context.module, ControlStyle) and context.method_name == "__call__":
                 x = arguments[0].astype(jnp.float32)
                 spread = jnp.sqrt(x.var((1, 2)) + EPS).mean(0)
                 seen["/".join(context.module.path)] = x.mean((0, 1, 2)), spread

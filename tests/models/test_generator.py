@@ -15,6 +15,7 @@ from reta_jax.models.generator import (
 )
 from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.ops.blur import blur
+from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained import lia
 from tests.golden.fill import golden, state_dict, uniform
 
@@ -80,11 +81,15 @@ def test_frames_equal_single_frames(network, textures, codes):
             np.testing.assert_allclose(many[:, frame], one[:, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_both_up_convolutions_give_the_same_frames(network, textures, codes):
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_forms_of_other_platforms_give_the_same_frames(network, textures, codes, platform):
     model, params, output = network
-    polyphase = jax.jit(model.clone(polyphase=True).apply)(params, textures, *codes)
-    for ours, theirs in zip(jax.tree.leaves(polyphase), jax.tree.leaves(output), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
+    prepared = {"params": prepare_for_inference(model, params["params"], platform)}
+    for values in (params, prepared):
+        with forms_of(platform):
+            there = jax.jit(model.apply)(values, textures, *codes)
+        for ours, theirs in zip(jax.tree.leaves(there), jax.tree.leaves(output), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
 
 
 def test_gradients_reach_everything(network, textures, codes):
@@ -126,32 +131,34 @@ def test_starts_with_no_flow_and_mostly_texture(textures, codes):
     assert output.masks[-1].mean() > 0.8
 
 
+@pytest.mark.parametrize("platform", ["cpu", None])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_prepared_parameters_give_the_same_frames(network, textures, codes, dtype):
+def test_prepared_parameters_give_the_same_frames(network, textures, codes, dtype, platform):
     model, params, _ = network
-    model = model.clone(polyphase=True, dtype=dtype)
-    prepared = prepare_for_inference(params["params"], dtype)
+    model = model.clone(dtype=dtype)
+    prepared = prepare_for_inference(model, params["params"], platform)
     outputs = [
         jax.jit(model.apply)({"params": p}, textures, *codes) for p in (params["params"], prepared)
     ]
     for plain, ours in zip(*map(jax.tree.leaves, outputs), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
-    again = prepare_for_inference(prepared, dtype)
+    again = prepare_for_inference(model, prepared, platform)
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, prepared, again))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_large_convolutions_are_winograds_on_a_cpu_in_float32(dtype):
-    model = Generator(size=16, style_dim=8, channel_multiplier=0.25, polyphase=True, dtype=dtype)
+    model = Generator(size=16, style_dim=8, channel_multiplier=0.25, dtype=dtype)
     random = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(random.normal(size=shape), jnp.float32)
     inputs = tuple(draw(1, n, n, 128) for n in (8, 16)), draw(1, 2, 8), draw(1, 2, 8)
     params = jax.tree.map(random_parameter, jax.eval_shape(model.init, jax.random.key(0), *inputs))
-    elsewhere, on_cpu = (prepare_for_inference(params["params"], dtype, x) for x in (False, True))
-    is_float32 = dtype == jnp.float32
+    elsewhere, on_cpu = (
+        prepare_for_inference(model, params["params"], platform) for platform in (None, "cpu")
+    )
     for kept in (elsewhere["level_16"], on_cpu["level_8"]):
         assert kept["conv"]["kernel"].shape == (3, 3, 128, 128)
-    assert (on_cpu["level_16"]["conv"]["kernel"].shape == (4, 4, 128, 128)) == is_float32
+    assert ("winograd" in on_cpu["level_16"]["conv"]) == (dtype == jnp.float32)
     frames = [model.apply({"params": p}, *inputs).frames for p in (elsewhere, on_cpu)]
     np.testing.assert_allclose(*frames, rtol=1e-4, atol=1e-4)
 

@@ -4,6 +4,7 @@ import pytest
 from scipy.ndimage import correlate
 
 from reta_jax.ops.blur import blur, upsample
+from reta_jax.ops.platforms import forms_of
 
 KERNEL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
 
@@ -25,13 +26,19 @@ def padded(x, before, after):
 
 @pytest.mark.parametrize("pad", [(1, 1), (2, 2), (2, 1), (0, 0)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_blur(image, pad, stride):
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_blur(image, pad, stride, platform):
     expected = 4 * filtered(padded(image, *pad))[:, ::stride, ::stride]
-    np.testing.assert_allclose(blur(image, pad, gain=4.0, stride=stride), expected, atol=1e-5)
+    with forms_of(platform):
+        found = blur(image, pad, gain=4.0, stride=stride)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_upsample(image):
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_upsample(image, platform):
     """Zeros after every pixel, padding (2, 1), filter of gain 4."""
     dilated = np.zeros((2, 12, 16, 3), np.float32)
     dilated[:, ::2, ::2] = image
-    np.testing.assert_allclose(upsample(image), 4 * filtered(padded(dilated, 2, 1)), atol=1e-5)
+    with forms_of(platform):
+        found = upsample(image)
+    np.testing.assert_allclose(found, 4 * filtered(padded(dilated, 2, 1)), atol=1e-5)

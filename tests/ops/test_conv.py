@@ -13,9 +13,13 @@ from reta_jax.ops.conv import (
     TAPS_FROM,
     conv,
     kernel_phases,
+    mix_channels,
+    transposed_kernel,
     up_conv,
-    up_conv_polyphase,
+    up_conv_phases,
+    up_conv_transposed,
 )
+from reta_jax.ops.platforms import forms_of
 
 TAPS = jnp.array([1.0, 3.0, 3.0, 1.0])
 
@@ -89,11 +93,15 @@ def test_bfloat16_on_cpu_is_summed_in_float32(inputs, stride):
     assert ("convolution(" in program) == (inputs < TAPS_FROM or stride > 1)
 
 
-def polyphase(x, kernel):
-    return up_conv_polyphase(x, kernel_phases(kernel))
+def in_phases(x, kernel):
+    return up_conv_phases(x, kernel_phases(kernel))
 
 
-@pytest.mark.parametrize("form", [up_conv, polyphase])
+def transposed(x, kernel):
+    return up_conv_transposed(x, transposed_kernel(kernel))
+
+
+@pytest.mark.parametrize("form", [up_conv, in_phases, transposed])
 def test_up_conv_is_a_transposed_convolution_and_a_blur(image, kernel, form):
     b, h, w, _ = image.shape
     turned = kernel[::-1, ::-1]
@@ -130,6 +138,25 @@ def test_up_conv_gradients(image, kernel):
         return loss(image, kernel)
 
     expected = gradients(reference)
-    for form in (up_conv, polyphase):
-        for ours, theirs in zip(gradients(form), expected, strict=True):
+    for platform in ("cpu", "cuda"):
+        with forms_of(platform):
+            found = gradients(up_conv)
+        for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=5e-5)
+
+
+@pytest.mark.parametrize("kernels", [(), (2,)])
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_channels_are_mixed_in_float32_whatever_the_map(kernels, platform):
+    """A kernel's two halves in bfloat16 have 16 of its 24 bits."""
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(2, 5, 5, 64)), jnp.bfloat16)
+    kernel = jnp.asarray(random.normal(size=(*kernels, 64, 3)), jnp.float32)
+    equation = "nhwi,nio->nhwo" if kernels else "nhwi,io->nhwo"
+    exact = np.einsum(equation, *map(np.float64, (x, kernel)))
+    with forms_of(platform):
+        found = jax.jit(mix_channels)(x, kernel)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, atol=2e-4)
+    rounded = kernel.astype(jnp.bfloat16).astype(jnp.float32)
+    assert np.abs(mix_channels(x, rounded) - exact).max() > 5e-3

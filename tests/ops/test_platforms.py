@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from reta_jax.ops.conv import conv
-from reta_jax.ops.platforms import by_platform, one_form
+from reta_jax.ops.platforms import by_platform, forms_of
 from reta_jax.ops.warp import grid_sample
 
 CHOICE = "platform_index"  # JAX's name for what chooses
@@ -20,17 +20,17 @@ def warp(x):
 
 
 @pytest.mark.parametrize("function", [convolve, warp])
-def test_one_form_has_no_choice_also_of_what_was_traced_before(function):
+def test_asked_forms_are_no_choice_also_of_what_was_traced_before(function):
     x = jnp.ones((1, 8, 8, 4))
     trace = lambda: str(jax.make_jaxpr(function)(x))
     assert CHOICE in trace()
-    with one_form():
+    with forms_of("simple"):
         assert CHOICE not in trace()
     assert CHOICE in trace()
 
 
-def test_one_form_takes_the_simple_form():
+def test_the_form_that_is_asked_for_is_taken():
     choose = lambda: by_platform(jnp.zeros(()), default=lambda x: x, simple=lambda x: x + 1)
     assert choose() == 0
-    with one_form():
+    with forms_of("simple"):
         assert choose() == 1
