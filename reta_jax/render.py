@@ -34,6 +34,7 @@ from reta_jax.images import to_float, to_uint8
 from reta_jax.models.generator import GeneratorOutput, prepare_for_inference
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
+from reta_jax.models.voice import prepare_voice
 from reta_jax.ops.voice_activity import QUIET, voice_activity
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.windows import ChunkRenderer
@@ -208,7 +209,7 @@ class Renderer(ChunkRenderer):
         prepared = params | {"generator": generator}
         for name, network in networks.items():
             if network is not None:
-                prepared[name] = _with_kernels(params[name], network.dtype)
+                prepared[name] = prepare_voice(params[name], network.dtype)
         return prepared
 
     def with_chunk(self, chunk: int) -> "Renderer":
@@ -237,20 +238,6 @@ class Renderer(ChunkRenderer):
         return render_chunk(
             self.reta, self.prepared, self.morphable, identities, audio, self.silence
         )
-
-
-def _with_kernels(params: Any, dtype: Any) -> Any:
-    """Kernels in the type that dense layers and convolutions would make of them at every call.
-
-    Those of codes and coefficients, the networks' last layers, are float32.
-    """
-
-    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        names = [key.key for key in path]
-        is_cast = names[-1] == "kernel" and not {"head", "linear"} & set(names)
-        return leaf.astype(dtype) if is_cast else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def load_renderer(

@@ -33,7 +33,7 @@ class VGG19(nn.Module):
         taps = []
         for stage, (features, convolutions) in enumerate(STAGES, start=1):
             if stage > 1:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = max_of_four(x)
             for i in range(1, convolutions + 1):
                 name = f"conv{stage}_{i}"
                 width = int(features * self.channel_multiplier)
@@ -41,6 +41,17 @@ class VGG19(nn.Module):
                 if i == 1:
                     taps.append(x)
         return tuple(taps)
+
+
+def max_of_four(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
+    """Max-pool of 2x2 with a stride of two; a last odd row or column is left out.
+
+    `nn.max_pool` looks for the largest again in its gradient, pixel by pixel: 18 times as long on
+    CPU, four times the traffic on a GPU. Where several are largest they share the gradient.
+    """
+    h, w = (n // 2 * 2 for n in x.shape[1:3])
+    left, right = (jnp.maximum(x[:, 0:h:2, j:w:2], x[:, 1:h:2, j:w:2]) for j in (0, 1))
+    return jnp.maximum(left, right)
 
 
 def image_pyramid(

@@ -1,12 +1,23 @@
 """Self-attention and the layer around it, shared by the audio encoders and the emotion ViT."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+PROJECTIONS = ("query", "key", "value")
+JOINED = "joined"  # among prepared parameters: the three projections as one layer
+
+
+def join_projections(attention: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a `SelfAttention` with one product in place of three."""
+    parts = [attention[name] for name in PROJECTIONS]
+    joined = {name: jnp.concatenate([part[name] for part in parts], -1) for name in parts[0]}
+    return {JOINED: joined} | {k: v for k, v in attention.items() if k not in PROJECTIONS}
 
 
 class SelfAttention(nn.Module):
@@ -18,12 +29,13 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n width"]) -> Float[Array, "b n width"]:
         batch, length, width = x.shape
-
-        def project(name: str) -> Array:
-            y = nn.Dense(width, dtype=self.dtype, name=name)(x)
-            return y.reshape(batch, length, self.heads, width // self.heads)
-
-        mixed = jax.nn.dot_product_attention(project("query"), project("key"), project("value"))
+        dense = partial(nn.Dense, dtype=self.dtype)
+        if self.has_variable("params", JOINED):
+            parts = jnp.split(dense(3 * width, name=JOINED)(x), 3, axis=-1)
+        else:
+            parts = [dense(width, name=name)(x) for name in PROJECTIONS]
+        heads = (part.reshape(batch, length, self.heads, width // self.heads) for part in parts)
+        mixed = jax.nn.dot_product_attention(*heads)
         return nn.Dense(width, dtype=self.dtype, name="out")(mixed.reshape(x.shape))
 
 

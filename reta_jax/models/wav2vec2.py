@@ -65,22 +65,32 @@ class PositionalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t width"]) -> Float[Array, "b t width"]:
-        width = x.shape[-1]
-        v_shape = (self.kernel, width // self.groups, width)
-        v = self.param("v", nn.initializers.lecun_normal(), v_shape)
-        v_norm = jnp.linalg.norm(v, axis=(1, 2), keepdims=True)
-        # As a weight norm starts: the gain g is the norm that v begins with.
-        g = self.param("g", lambda _: v_norm)
-        bias = self.param("bias", nn.initializers.zeros, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            (g * v / v_norm).astype(self.dtype),
+            self.weights(x.shape[-1]).astype(self.dtype),
             window_strides=(1,),
             padding=[(self.kernel // 2, (self.kernel - 1) // 2)],
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=self.groups,
         )
         return nn.gelu(y + bias.astype(self.dtype)[None, None], approximate=False)
+
+    def weights(self, width: int) -> Float[Array, "k i o"]:
+        if self.has_variable("params", "kernel"):  # prepared
+            return self.get_variable("params", "kernel")
+        shape = (self.kernel, width // self.groups, width)
+        v = self.param("v", nn.initializers.lecun_normal(), shape)
+        # As a weight norm starts: the gain g is the norm that v begins with.
+        return normed_kernel(v, self.param("g", lambda _: tap_norms(v)))
+
+
+def normed_kernel(v: Float[Array, "k i o"], g: Float[Array, "k 1 1"]) -> Float[Array, "k i o"]:
+    return g * v / tap_norms(v)
+
+
+def tap_norms(v: Float[Array, "k i o"]) -> Float[Array, "k 1 1"]:
+    return jnp.linalg.norm(v, axis=(1, 2), keepdims=True)
 
 
 class EncoderLayer(nn.Module):

@@ -5,6 +5,7 @@ time of a depthwise convolution. A GPU would write the map between them: it take
 in one pass, which the compiler joins with what comes before and after.
 """
 
+import functools
 import itertools
 
 import jax
@@ -16,11 +17,39 @@ from reta_jax.ops.platforms import by_platform
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def blur(
     x: Float[Array, "b h w c"], pad: tuple[int, int], gain: float = 1.0, stride: int = 1
 ) -> Float[Array, "b _ _ c"]:
     """Puts `pad` zeros before and after on both axes, filters, keeps every `stride`-th pixel."""
-    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    return _filter(jnp.pad(x, ((0, 0), pad, pad, (0, 0))), gain, stride)
+
+
+def _blur_forward(
+    x: Array, pad: tuple[int, int], gain: float, stride: int
+) -> tuple[Array, tuple[int, int]]:
+    return blur(x, pad, gain, stride), x.shape[1:3]
+
+
+def _blur_backward(
+    pad: tuple[int, int], gain: float, stride: int, sides: tuple[int, int], cotangent: Array
+) -> tuple[Array]:
+    """The filter is its own mirror image: what it has spread, it gathers."""
+
+    def spread(side: int, count: int) -> tuple[int, int, int]:
+        before = 3 - pad[0]
+        return before, side + 3 - before - (stride * (count - 1) + 1), stride - 1
+
+    places = (*map(spread, sides, cotangent.shape[1:3]),)
+    zero = jnp.zeros((), cotangent.dtype)
+    return (_filter(jax.lax.pad(cotangent, zero, ((0, 0, 0), *places, (0, 0, 0))), gain, 1),)
+
+
+blur.defvjp(_blur_forward, _blur_backward)
+
+
+def _filter(x: Array, gain: float, stride: int) -> Array:
+    """Of all pixels that have four on each axis."""
     taps = [tap * gain**0.5 for tap in TAPS]
 
     def shifted(x: Array, tap: int, axis: int) -> Array:
@@ -42,12 +71,20 @@ def blur(
     return by_platform(x, default=in_two_passes, cuda=at_once)
 
 
+@jax.custom_vjp
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
     """Doubles the size: zeros between the pixels, padding (2, 1), filter of gain 4.
 
     Beyond the border is zero, so the edge is darker.
     """
     return by_platform(x, default=_double_by_axis, cuda=_double_at_once)
+
+
+def _upsample_backward(_: None, cotangent: Array) -> tuple[Array]:
+    return (blur(cotangent, (1, 1), 4.0, 2),)
+
+
+upsample.defvjp(lambda x: (upsample(x), None), _upsample_backward)
 
 
 def _double_by_axis(x: Array) -> Array:

@@ -248,15 +248,33 @@ def up_conv_transposed(
     Args:
       kernel: of `transposed_kernel`.
     """
-    x = jax.lax.conv_general_dilated(
+    return blur(_transposed(x, kernel.transpose(1, 2, 3, 0)), pad=(1, 1), gain=4.0)
+
+
+@jax.custom_vjp
+def _transposed(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 o i"]) -> Array:
+    """The gradient of a convolution with a stride of two with respect to its input.
+
+    JAX's own derivative of this is right, but the compiler does not know the kernel's gradient in
+    it for one of a strided convolution, and turns maps around.
+    """
+    return jax.lax.conv_general_dilated(
         x,
-        jax.lax.rev(kernel.transpose(1, 2, 0, 3), (0, 1)),
+        jax.lax.rev(kernel, (0, 1)).transpose(0, 1, 3, 2),
         window_strides=(1, 1),
         padding=((2, 2), (2, 2)),
         lhs_dilation=(2, 2),
         dimension_numbers=DIMENSIONS,
     )
-    return blur(x, pad=(1, 1), gain=4.0)
+
+
+def _transposed_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    d_x, of_kernel = jax.vjp(lambda kernel: _whole(cotangent, kernel, 2), kernel)
+    return d_x, *of_kernel(x)
+
+
+_transposed.defvjp(lambda x, kernel: (_transposed(x, kernel), (x, kernel)), _transposed_backward)
 
 
 class Phases(NamedTuple):

@@ -1,11 +1,12 @@
 """VGG-19 taps and the image pyramid against the published perceptual loss."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.experts.vgg19 import VGG19, image_pyramid, shrink
+from reta_jax.experts.vgg19 import VGG19, image_pyramid, max_of_four, shrink
 from reta_jax.pretrained import vgg19
 from tests.golden.fill import golden, state_dict, uniform
 from tests.weights import random_variables
@@ -39,6 +40,15 @@ def test_sizes_that_do_not_divide_are_rounded_up():
     pyramid = image_pyramid(jnp.ones((1, 50, 33, 3)))
     assert [x.shape[1:3] for x in pyramid] == [(50, 33), (25, 17), (13, 9), (7, 5)]
     np.testing.assert_allclose(pyramid[1][0, 5:-5, 5:-5], 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
+def test_the_largest_of_four_is_a_max_pool_with_its_gradient(size):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
+    pool = lambda x: nn.max_pool(x, (2, 2), (2, 2))
+    np.testing.assert_array_equal(max_of_four(x), pool(x))
+    ours, expected = (jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (max_of_four, pool))
+    np.testing.assert_array_equal(ours, expected)
 
 
 def test_narrow_network_and_bfloat16():

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,3 +43,28 @@ def test_upsample(image, platform):
     with forms_of(platform):
         found = upsample(image)
     np.testing.assert_allclose(found, 4 * filtered(padded(dilated, 2, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: blur(x, (1, 1), 4.0, 1),
+        lambda x: blur(x, (2, 1)),
+        lambda x: blur(x, (0, 0), 1.0, 2),
+        lambda x: blur(x, (1, 1), 1.0, 2),
+        lambda x: blur(x, (2, 2), 1.0, 2),
+        upsample,
+    ],
+)
+def test_gradients_are_the_transposed_matrix(function, platform):
+    """Of an odd height, where a stride leaves a row out."""
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(1, 7, 8, 2)), jnp.float32)
+    with forms_of(platform):
+        y, gradient = jax.vjp(function, x)
+        cotangent = jnp.asarray(random.normal(size=y.shape), jnp.float32)
+        (found,) = gradient(cotangent)
+        columns = jax.vmap(function)(jnp.eye(x.size).reshape(-1, *x.shape))
+    expected = np.einsum("nbhwc,bhwc->n", columns, cotangent)
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-5)
