@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
+from jax.sharding import SingleDeviceSharding
 from jax.stages import Compiled
 from jaxtyping import Array, Float
 from rich.console import Console
@@ -31,10 +32,12 @@ from rich.table import Table
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter
+from reta_jax.absent import GPUS, compiler_options, devices_of
 from reta_jax.commands import CACHE_VARIABLE, keep_freed_memory, sentences_for_errors
 from reta_jax.config import paper
 from reta_jax.export import COMPILED, export, keep_compiled
 from reta_jax.images import to_uint8
+from reta_jax.kernels import print_kernels
 from reta_jax.models.morphable import position_map
 from reta_jax.models.reta import RETA, Controls, build_reta
 from reta_jax.pretrained.load import load_morphable
@@ -167,6 +170,26 @@ def whole_program(renderer: Renderer, batch: int) -> Compiled:
     portraits, voices = inputs(renderer, batch)
     identity = jax.eval_shape(lambda p, x: encode_portrait(reta, p, x), params, portraits)
     return jax.jit(_whole(renderer)).lower(params, identity, voices).compile()
+
+
+def whole_program_there(renderer: Renderer, batch: int, gpu: str) -> Compiled:
+    """`whole_program` for a GPU of `absent.GPUS` that is not here.
+
+    Raises:
+      InputError: there is no compiler for it here.
+    """
+    placed = SingleDeviceSharding(*devices_of(gpu))
+
+    def there(x: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed)
+
+    reta, params = renderer.reta, renderer.prepare("cuda")
+    portraits, voices = inputs(renderer, batch)
+    identity = jax.eval_shape(lambda p, x: encode_portrait(reta, p, x), params, portraits)
+    arguments = params, renderer.morphable, identity, jnp.asarray(voices), renderer.silence
+    render = jax.jit(lambda *arguments: render_chunk(reta, *arguments))
+    lowered = render.lower(*jax.tree.map(there, arguments))
+    return lowered.compile(compiler_options=compiler_options(gpu))
 
 
 def _whole(renderer: Renderer) -> Callable[[Any, Any, Array], Array]:
@@ -545,6 +568,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="push talks of that length through a server of --batch streams, too",
     )
     parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument(
+        "--compile",
+        choices=GPUS,
+        help="count the kernels of the whole program, compiled for a GPU that is not here, instead",
+    )
     return parser.parse_args(argv)
 
 
@@ -569,6 +597,11 @@ def main(argv: list[str] | None = None) -> None:
         )
         if arguments.chunk is not None:
             renderer = renderer.with_chunk(arguments.chunk)
+        if arguments.compile:
+            program = whole_program_there(renderer, arguments.batch, arguments.compile)
+            frames = arguments.batch * renderer.window.chunk
+            print_kernels(program, GPUS[arguments.compile], frames)
+            return
         names = [] if ALL in arguments.stage else arguments.stage
         repeats = arguments.repeats or REPEATS.get(jax.default_backend(), 100)
         report = benchmark(renderer, arguments.batch, repeats, names)

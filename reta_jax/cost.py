@@ -1,6 +1,6 @@
 """What training will take, before a device is touched.
 
-    python -m reta_jax.train --config configs/hdtf.py --dry-run [--devices 8] [--compile v5e:2x2]
+    python -m reta_jax.train --config configs/hdtf.py --dry-run [--devices 8] [--compile H100]
 
 Parameters, memory and work of one step are read off the step's own program, traced with abstract
 arrays (reta_jax/program.py); time, money and many devices are arithmetic on published rates. What
@@ -9,7 +9,6 @@ is assumed says so. docs/scaling.md has the formulas, the sources, and how far t
 
 import functools
 import math
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,17 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.stages import Compiled
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.errors import InputError
 from reta_jax import parallel
+from reta_jax.absent import GPUS, compiler_options, devices_of, is_slice
 from reta_jax.checks import check_config
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
+from reta_jax.kernels import NETWORKS, network_of, print_kernels
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
 from reta_jax.state import TrainState, build_networks, create_state, only_trained
@@ -41,7 +42,7 @@ _DEVICES = flags.DEFINE_integer(
 _MFU = flags.DEFINE_float("mfu", 0.25, "Dry run: share of the peak rate that a step reaches.")
 _PRICE = flags.DEFINE_list("price", [], "Dry run: $ an hour and device, e.g. H100=2.5,v5e=0.9.")
 _COMPILE = flags.DEFINE_string(
-    "compile", None, "Dry run: compile the step too, for 'cpu' or a TPU slice such as v5e:2x2."
+    "compile", None, "Dry run: compile the step too, for 'cpu', H100, a slice such as v5e:2x2."
 )
 
 GIGA = 1e9
@@ -71,14 +72,6 @@ ACCELERATORS = (
     Accelerator("v6e", 918, 918, 32, 1640, 2.70, 256, 400, 12.5),
 )
 PAPER = ("A100", 8, 20.0)  # devices and hours of the paper (appendix F)
-NETWORKS = {  # by the name that stands in the scope of an operation; the first that fits
-    "VGG19": "VGG-19", "EmotionViT": "teacher T", "SyncNetExpert": "sync expert",
-    "LandmarkNet": "lip expert",
-    "Discriminator": "D discriminator", "image_encoder": "E_I image encoder",
-    "audio_encoder": "E_A audio encoder", "motion_decoder": "D motion decoder",
-    "motion_encoder": "E_M motion encoder", "emotion_student": "S emotion student",
-    "generator": "G generator", "": "all else",
-}  # fmt: skip
 # Of figures that no device at hand could give: docs/scaling.md says what speaks for them.
 LOADER_CLIPS = 216.0  # clips a second at 256 px, measured on LOADER_CORES cores (docs/data.md)
 LOADER_CORES = 2
@@ -179,40 +172,21 @@ def mesh_of(devices: Sequence[Any]) -> Mesh:
     return Mesh(np.array(devices), (parallel.AXIS,), axis_types=(AxisType.Auto,))
 
 
-def network_of(scope: str) -> str:
-    return next(name for key, name in NETWORKS.items() if key in scope)
-
-
-class Compiled(NamedTuple):
-    """What a compiler says of the step, a device; None where it does not."""
+class CompiledStep(NamedTuple):
+    """What a compiler made of the step, for one device."""
 
     target: str
-    arguments: int
-    temporary: int
-    flops: float | None
-    traffic: float | None
+    program: Compiled
     seconds: float  # that compiling took
 
 
-def compile_step(config: ConfigDict, target: str, clips: int) -> Compiled:
-    """Compiles the step of `clips` clips a device, for "cpu" or for a TPU slice that is not there.
+def compile_step(config: ConfigDict, target: str, clips: int) -> CompiledStep:
+    """Compiles the step of `clips` clips a device, for a target of `absent.devices_of`.
 
     Raises:
-      InputError: libtpu is not installed, it knows no such slice, or the step does not fit.
+      InputError: there is no compiler for it here, or the step does not fit.
     """
-    if target == "cpu":
-        devices = jax.devices("cpu")[:1]
-    else:
-        if jax.default_backend() != "tpu":  # libtpu would look for a cloud to ask
-            os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        try:
-            devices = topologies.get_topology_desc(platform="tpu", topology_name=target).devices
-        except Exception as error:  # of the plugin's loader, of many types
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"--compile={target}: {reason} (it takes pip install 'reta-jax[tpu]' and a slice "
-                f"such as v5e:2x2)"
-            ) from error
+    devices = devices_of(target)
     mesh = mesh_of(devices)
     config = config.copy_and_resolve_references()
     config.train.batch_size = clips * len(devices)
@@ -225,15 +199,11 @@ def compile_step(config: ConfigDict, target: str, clips: int) -> Compiled:
     lowered = parallel.data_parallel(job.step, mesh).lower(*arguments)
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=compiler_options(target))
     except jax.errors.JaxRuntimeError as error:
         sentences = [line for line in str(error).splitlines() if "hbm" in line.lower()]
         raise InputError(f"--compile={target}: {(sentences or [str(error)])[0]}") from error
-    sizes, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    return Compiled(
-        target, sizes.argument_size_in_bytes, sizes.temp_size_in_bytes,
-        cost.get("flops"), cost.get("bytes accessed"), time.perf_counter() - start,
-    )  # fmt: skip
+    return CompiledStep(target, compiled, time.perf_counter() - start)
 
 
 # Arithmetic
@@ -321,8 +291,7 @@ def dry_run(config: ConfigDict) -> None:
     accelerators = priced(_PRICE.value)
     clips = config.train.batch_size // devices
     job = abstract_job(config)
-    is_for_tpu = (_COMPILE.value or "cpu") != "cpu"
-    step = analyse(job, devices, "tpu" if is_for_tpu else "cuda")
+    step = analyse(job, devices, "tpu" if is_slice(_COMPILE.value or "cpu") else "cuda")
     console = Console(width=110)
     console.print(
         f"{config.name}: {config.model.size} px, {config.model.dtype}, {config.train.batch_size} "
@@ -335,7 +304,10 @@ def dry_run(config: ConfigDict) -> None:
     for device in accelerators:
         console.print(scaling_table(step, clips, device, _MFU.value))
     if _COMPILE.value:
-        console.print(compiled_lines(compile_step(config, _COMPILE.value, clips), step))
+        compiled = compile_step(config, _COMPILE.value, clips)
+        console.print(compiled_lines(compiled, step))
+        if gpu := GPUS.get(_COMPILE.value):
+            print_kernels(compiled.program, gpu, clips * config.train.frames)
 
 
 def priced(changes: list[str]) -> tuple[Accelerator, ...]:
@@ -475,17 +447,19 @@ def scaling_table(step: Step, clips: int, device: Accelerator, mfu: float) -> Ta
     return table
 
 
-def compiled_lines(compiled: Compiled, step: Step) -> str:
+def compiled_lines(compiled: CompiledStep, step: Step) -> str:
     """The compiler's figures beside the estimates."""
-    off = step.memory.temporary / compiled.temporary - 1
+    sizes, cost = compiled.program.memory_analysis(), compiled.program.cost_analysis() or {}
+    arguments, temporary = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes
+    off = step.memory.temporary / temporary - 1
     text = (
         f"compiled for {compiled.target} in {compiled.seconds:.0f} s: arguments "
-        f"{compiled.arguments / GIGA:.2f} GB, temporary {compiled.temporary / GIGA:.2f} GB "
+        f"{arguments / GIGA:.2f} GB, temporary {temporary / GIGA:.2f} GB "
         f"(estimated {step.memory.temporary / GIGA:.2f}, {100 * off:+.0f} %)"
     )
-    if compiled.flops:
+    if cost.get("flops"):
         text += (
-            f", {compiled.flops / GIGA:,.0f} GFLOP with everything that is no product "
+            f", {cost['flops'] / GIGA:,.0f} GFLOP with everything that is no product "
             f"(counted {step.total() / GIGA:,.0f})"
         )
     return text
