@@ -31,7 +31,10 @@ ITEM_BYTES = {
 }  # fmt: skip
 ARRAY = re.compile(rf"\b({'|'.join(ITEM_BYTES)})\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
-ORDER = ("fusion", "convolution", "product", "transposition", "copy")
+ORDER = {
+    "fusion": "fusions", "convolution": "convolutions", "product": "products",
+    "transposition": "transpositions", "copy": "copies",
+}  # fmt: skip
 KINDS = {"__cudnn$conv": "convolution", "__cublas": "product", "__triton": "product"}
 
 
@@ -106,7 +109,7 @@ def print_kernels(compiled: Compiled, gpu: GPU, frames: int) -> None:
     for kernel in kernels:
         groups[network_of(kernel.scope)].append(kernel)
     rows = dict(sorted(groups.items(), key=lambda item: -moved(item[1]))) | {"together": kernels}
-    table = Table("kernels of", *(f"{kind}s" for kind in ORDER), "MB written", "MB read", box=None)
+    table = Table("kernels of", *ORDER.values(), "MB written", "MB read", box=None)
     for name, group in rows.items():
         counts = collections.Counter(kernel.kind for kernel in group)
         bytes_ = (sum(kernel.written for kernel in group), sum(kernel.read for kernel in group))
