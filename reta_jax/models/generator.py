@@ -362,7 +362,7 @@ def _prepare_layer(
     kernel = jnp.asarray(own.pop("kernel")).astype(dtype)
     is_up = layer.path[-1] == "up"
     pays = kernel.dtype == jnp.float32 and layer.inputs >= WIDE and layer.side >= LARGE
-    if platform == "cpu" and is_up:
+    if platform in ("cpu", "tpu") and is_up:
         return own | {"phases": kernel_phases(kernel)._asdict()}
     if platform == "cpu" and pays:
         return own | {"winograd": winograd_kernel(kernel)}
