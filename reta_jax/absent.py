@@ -49,7 +49,7 @@ def devices_of(target: str) -> Sequence[Any]:
     try:
         return _gpu(GPUS[target]) if target in GPUS else _tpu(target)
     except Exception as error:  # of the plugins' loaders, of many types
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         extra = "tpu" if is_slice(target) else "cuda13"
         raise InputError(
             f"--compile={target}: {reason} (it takes pip install 'reta-jax[{extra}]', and "

@@ -589,6 +589,11 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError("--live is 0.1 minutes or more")
         if arguments.out and not arguments.out.parent.is_dir():
             raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
+        measured = arguments.out or arguments.live or arguments.cold_start or arguments.repeats
+        if arguments.compile and (measured or ALL not in arguments.stage):
+            raise InputError(
+                "--compile measures nothing: give --batch, --chunk, --dtype and a model"
+            )
         check_device(arguments.device)
         renderer = (
             paper_renderer(arguments.dtype)

@@ -289,6 +289,8 @@ def dry_run(config: ConfigDict) -> None:
     if not 0 < _MFU.value <= 1:
         raise InputError(f"--mfu is a share of the peak rate, above 0 and at most 1: {_MFU.value}")
     accelerators = priced(_PRICE.value)
+    if _COMPILE.value:
+        devices_of(_COMPILE.value)  # so that a target that nobody knows is refused at once
     clips = config.train.batch_size // devices
     job = abstract_job(config)
     step = analyse(job, devices, "tpu" if is_slice(_COMPILE.value or "cpu") else "cuda")

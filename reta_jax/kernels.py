@@ -30,6 +30,11 @@ ITEM_BYTES = {
     "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8,
 }  # fmt: skip
 ARRAY = re.compile(rf"\b({'|'.join(ITEM_BYTES)})\[([\d,]*)\]")
+CALLS = {
+    "while": "body", "call": "to_apply",
+    "conditional": "branch_computations|true_computation|false_computation",
+}  # fmt: skip
+COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 ORDER = {
     "fusion": "fusions", "convolution": "convolutions", "product": "products",
@@ -48,17 +53,30 @@ class Kernel(NamedTuple):
 
 
 def kernels_of(program: str) -> list[Kernel]:
-    """The launches of a compiled program's entry computation, from its text."""
-    found, shapes = [], {}
-    for line in program[program.index("\nENTRY ") :].splitlines():
-        match = INSTRUCTION.match(line)
-        if not match:
-            continue
-        name, shape, opcode, rest = match.groups()
-        if opcode == "custom-call":  # a library's room to work in comes last, and moves nothing
-            shape = re.sub(r", [su]8\[\d+\]\{0\}\)$", ")", shape)
+    """The launches of a compiled program, from its text.
+
+    Loops count as often as they turn, of the branches of a condition the one that moves most.
+    """
+    found: dict[str, list[str]] = {}
+    for line in program.splitlines():
+        if head := COMPUTATION.match(line):
+            lines = found.setdefault("ENTRY" if head[1] else head[2], [])
+        elif found:
+            lines.append(line)
+    return _launches("ENTRY", found)
+
+
+def _launches(computation: str, computations: dict[str, list[str]]) -> list[Kernel]:
+    found: list[Kernel] = []
+    shapes: dict[str, str] = {}
+    for name, shape, opcode, rest in map(_parts, computations[computation]):
         shapes[name] = shape
-        if opcode in VIEWS:
+        if opcode in VIEWS or opcode.endswith("-done"):
+            continue
+        inside = [_launches(called, computations) for called in _called(opcode, rest)]
+        if inside:
+            turns = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
+            found += max(inside, key=moved) * int(turns[1] if turns else 1)
             continue
         operands = re.findall(r"%([\w.\-]+)", rest.split(")")[0])
         scope = re.search(r'op_name="([^"]*)"', rest)
@@ -73,7 +91,30 @@ def kernels_of(program: str) -> list[Kernel]:
     return found
 
 
+def _parts(line: str) -> tuple[str, str, str, str]:
+    """Name, shape, opcode and the rest of an instruction; of another line, a view of nothing."""
+    match = INSTRUCTION.match(line)
+    if not match:
+        return "", "", "parameter", ""
+    name, shape, opcode, rest = match.groups()
+    if opcode == "custom-call":  # a library's room to work in comes last, and moves nothing
+        shape = re.sub(r", [su]8\[\d+\]\{0\}\)$", ")", shape)
+    return name, shape, opcode, rest
+
+
+def _called(opcode: str, rest: str) -> list[str]:
+    """Computations that are launched one kernel at a time."""
+    if opcode not in CALLS:
+        return []
+    return [
+        name
+        for group in re.findall(rf"(?:{CALLS[opcode]})=\{{?((?:%[\w.\-]+(?:, )?)+)", rest)
+        for name in re.findall(r"%([\w.\-]+)", group)
+    ]
+
+
 def kind_of(name: str, opcode: str, rest: str) -> str:
+    """The key of ORDER, from what the compiler calls an instruction and its library's target."""
     target = re.search(r'custom_call_target="([^"]*)"', rest)
     for prefix, kind in KINDS.items():
         if target and target[1].startswith(prefix):

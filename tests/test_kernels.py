@@ -51,6 +51,40 @@ def test_kernels_are_launches_with_the_bytes_of_their_operands():
     assert names == ["G generator", "D discriminator", "all else"]
 
 
+LOOPS = """HloModule jit_f, is_scheduled=true
+
+%body (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %twice = f32[8]{0} fusion(%p), kind=kLoop, calls=%fused
+}
+
+%small (q: f32[8]) -> f32[8] {
+  ROOT %q = f32[8]{0} parameter(0)
+}
+
+%large (r: f32[8]) -> f32[8] {
+  %r = f32[8]{0} parameter(0)
+  %one = f32[8]{0} fusion(%r), kind=kLoop, calls=%fused
+  ROOT %two = f32[8]{0} fusion(%one), kind=kLoop, calls=%fused
+}
+
+ENTRY %main (x: f32[8], i: s32[]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %i = s32[] parameter(1)
+  %loop = f32[8]{0} while(%x), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %either = f32[8]{0} conditional(%i, %loop, %loop), branch_computations={%small, %large}
+  %start = (f32[8]{0}, f32[8]{0}) copy-start(%either)
+  ROOT %done = f32[8]{0} copy-done(%start)
+}
+"""
+
+
+def test_loops_count_as_often_as_they_turn_and_conditions_once():
+    kinds = [kernel.kind for kernel in kernels_of(LOOPS)]
+    assert kinds == ["fusion"] * (3 + 2) + ["copy"]
+
+
 def test_a_target_without_a_compiler_is_one_sentence(capsys):
     with pytest.raises(InputError, match="--compile=Z80: .* targets are cpu, A100"):
         devices_of("Z80")
@@ -64,7 +98,7 @@ def test_a_target_without_a_compiler_is_one_sentence(capsys):
     importlib.util.find_spec("jax_cuda13_plugin") is None, reason="CUDA's plugin is not installed"
 )
 def test_nothing_is_turned_around_for_a_gpu():
-    """Of the generator: no kernel is transposed, no map copied, and no product is of one row."""
+    """Of the generator: no kernel is transposed and no map copied."""
     done = subprocess.run(
         [sys.executable, "-m", "reta_jax.benchmark", "--paper", "--batch=1", "--compile=H100"],
         env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True,

@@ -52,13 +52,13 @@ def abstract_generator():
 
 @pytest.mark.parametrize("platform, count", [("tpu", 4), ("cuda", 4)])
 def test_the_renderer_lowers_without_foreign_code(platform, count):
-    """TPU: four rows of the finest level's texture. GPU: a window of every level's."""
+    """TPU: four rows of the finest level's colours. GPU: a window of every level's map."""
     text = lowered(abstract_generator()[0], platform, *abstract_generator()[1])
     assert not CUSTOM_CALL.findall(text)
     shapes = gathers(text)
     assert len(shapes) == count
     if platform == "tpu":
-        assert set(shapes) == {(1, SIZE**2, channels(SIZE, 1 / 8))}
+        assert set(shapes) == {(1, SIZE**2, 3)}
     dilated = re.findall(r"lhs_dilate = \[2, 2\]|lhs_dilation = \[2, 2\]", text)
     # Up-convolutions are in four phases, or a strided convolution's transpose, as cuDNN knows them.
     assert len(dilated) == (len(resolutions(SIZE)) if platform == "cuda" else 0)

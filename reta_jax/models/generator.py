@@ -26,12 +26,12 @@ from jaxtyping import Array, Float
 
 from reta_jax.models.stylegan import (
     UNIT_NORMAL,
-    EqualConv,
     EqualDense,
     channels,
     exact_dense,
     leaky_relu,
     resolutions,
+    scaled,
 )
 from reta_jax.models.styles import (
     Style,
@@ -136,6 +136,7 @@ class Generator(nn.Module):
                 modulation=self.modulation,
                 rgb_from=self.rgb_from,
                 grid_size=min(resolution, self.grid_size or resolution),
+                is_last=resolution == self.size,
                 only_detail=0 < self.detail_from <= resolution,
                 mask_bias=MASK_BIAS if raw is None else 0.0,
                 dtype=self.dtype,
@@ -212,6 +213,7 @@ class Level(nn.Module):
     modulation: Modulation
     rgb_from: RGBFrom
     grid_size: int
+    is_last: bool
     only_detail: bool
     mask_bias: float
     dtype: DTypeLike
@@ -234,16 +236,36 @@ class Level(nn.Module):
         raw = step if raw is None else step + upsample(raw)
         # A detail is the portrait's colours, as they are.
         dtype = jnp.float32 if self.only_detail else self.dtype
-        mask = mask_of(raw).astype(dtype)
-        warped = mask * self.warp(texture.astype(dtype), raw)
-        x = (warped + (1 - mask) * x).astype(self.dtype)
+        texture, mask = texture.astype(dtype), mask_of(raw).astype(dtype)
+        warped = mask * self.warp(texture, raw)
+        blended = (warped + (1 - mask) * x).astype(self.dtype)
 
         to_rgb = ToRGB(name="to_rgb")
+        of_x = (x,) if self.rgb_from == "blended" and not self.only_detail else ()
+        if self.is_last:
+            step = to_rgb(texture, *of_x, mix=functools.partial(self.mix_colours, raw))
+        else:
+            step = to_rgb(blended if of_x else warped)
+        x = blended
         if self.only_detail:
-            return x, add_detail(frames, to_rgb(warped)), raw
-        step = to_rgb(warped if self.rgb_from == "warped" else x)
+            return x, add_detail(frames, step), raw
         frames = step if frames is None else step + upsample(frames)
         return x, frames, raw
+
+    def mix_colours(
+        self,
+        raw: Float[Array, "n h h 3"],
+        of_texture: Float[Array, "b h h 3"],
+        of_x: Float[Array, "n h h 3"] | None = None,
+    ) -> Float[Array, "n h h 3"]:
+        """The colours of what is blended, of the last level, from the colours of its parts.
+
+        Colours are sums of channels: three are warped in place of all, and a portrait's are summed
+        once for its t frames.
+        """
+        mask = mask_of(raw)
+        warped = mask * self.warp(of_texture, raw)
+        return warped if of_x is None else warped + (1 - mask) * of_x
 
     def warp(
         self, texture: Float[Array, "b h h c"], raw: Float[Array, "n h h 3"]
@@ -318,7 +340,8 @@ class StyledConv(nn.Module):
         return forms[name], self.get_variable("params", name)
 
 
-# Forms of equal results, by the name that a kernel for them has among the parameters.
+# Forms of equal results, by the name that a kernel for them has among the parameters: (3, 3, i, o),
+# (4, 4, i, o), (o, 3, 3, i); Phases, (i, 3, 3, o).
 CONVS = {
     "kernel": functools.partial(conv, pad=(1, 1)),
     "winograd": winograd_conv,
@@ -340,7 +363,8 @@ def prepare_for_inference(
 
     Args:
       platform: whose forms kernels take: "cpu" (large convolutions in float32 are Winograd's),
-        "cuda" (as cuDNN wants them, so that none is turned at every call); else those of all.
+        "cuda" (as cuDNN wants them, so that none is turned at every call), "tpu"; None: those that
+        every platform can take.
     """
     if STYLES in params:
         return params
@@ -356,20 +380,21 @@ def _prepare_layer(
     layer: StyledLayer, part: dict[str, Any], dtype: DTypeLike, platform: str | None
 ) -> dict[str, Any]:
     """Without its style's layers, which are brought together, and with its kernel's form."""
-    own = part | {"style": {k: v for k, v in part["style"].items() if k == "spread"}}
+    own = {name: leaf for name, leaf in part.items() if name != "style"}
+    if "spread" in part["style"]:
+        own["style"] = {"spread": part["style"]["spread"]}
     if layer.outputs is None:
         return own
     kernel = jnp.asarray(own.pop("kernel")).astype(dtype)
     is_up = layer.path[-1] == "up"
     pays = kernel.dtype == jnp.float32 and layer.inputs >= WIDE and layer.side >= LARGE
-    if platform in ("cpu", "tpu") and is_up:
+    if platform == "cuda":
+        name = "transposed" if is_up else "outputs_first"
+        return own | {name: transposed_kernel(kernel) if is_up else kernel.transpose(3, 0, 1, 2)}
+    if is_up:
         return own | {"phases": kernel_phases(kernel)._asdict()}
     if platform == "cpu" and pays:
         return own | {"winograd": winograd_kernel(kernel)}
-    if platform == "cuda" and is_up:
-        return own | {"transposed": transposed_kernel(kernel)}
-    if platform == "cuda":
-        return own | {"outputs_first": kernel.transpose(3, 0, 1, 2)}
     return own | {"kernel": kernel}
 
 
@@ -409,6 +434,27 @@ class ToRGB(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h w 3"]:
-        x = EqualConv(3, 1, exact=True, name="conv")(x)
+    def __call__(
+        self,
+        *maps: Float[Array, "_ h w i"],
+        mix: Callable[..., Float[Array, "n h w 3"]] = lambda colours: colours,
+    ) -> Float[Array, "n h w 3"]:
+        """Args:
+        mix: of the maps' colours, before the bias, what the mixed maps would give.
+        """
+        kernel, bias = PointwiseParams(3, name="conv")(maps[0].shape[-1])
+        x = mix(*(mix_channels(x, kernel) for x in maps))
+        x = leaky_relu(x + bias[None, None, None])
         return x + self.param("bias", nn.initializers.zeros, (3,))[None, None, None]
+
+
+class PointwiseParams(nn.Module):
+    """What an `EqualConv` of one pixel has: its kernel as a scaled matrix, and its bias."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs: int) -> tuple[Float[Array, "i o"], Float[Array, " o"]]:
+        kernel = self.param("kernel", UNIT_NORMAL, (1, 1, inputs, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return scaled(kernel[0, 0]), bias

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from reta_jax.ops.blur import blur
-from reta_jax.ops.conv import conv, mix_channels
+from reta_jax.ops.conv import conv
 
 UNIT_NORMAL = nn.initializers.normal(1.0)
 
@@ -50,26 +50,24 @@ class EqualDense(nn.Module):
 def exact_dense(
     x: Float[Array, "b i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"]
 ) -> Float[Array, "b o"]:
+    """x @ kernel + bias in float32, on GPUs and TPUs, too."""
     product = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
     return product + bias[None]
 
 
 def scaled(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
+    """By 1 / sqrt(fan in)."""
     return kernel * kernel.shape[0] ** -0.5
 
 
 class EqualConv(nn.Module):
-    """Convolution; with `activate` also bias and leaky ReLU.
-
-    exact: of one pixel, in float32 whatever the type of the map, which is read as it is.
-    """
+    """Convolution; with `activate` also bias and leaky ReLU."""
 
     features: int
     window: int
     stride: int = 1
     pad: int = 0
     activate: bool = True
-    exact: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -78,10 +76,7 @@ class EqualConv(nn.Module):
         kernel = self.param("kernel", UNIT_NORMAL, shape)
         scale = (self.window**2 * x.shape[-1]) ** -0.5
         kernel = (kernel * scale).astype(self.dtype)
-        if self.exact:
-            x = mix_channels(x, kernel[0, 0])
-        else:
-            x = conv(x.astype(self.dtype), kernel, self.stride, (self.pad, self.pad))
+        x = conv(x.astype(self.dtype), kernel, self.stride, (self.pad, self.pad))
         if not self.activate:
             return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

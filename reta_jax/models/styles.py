@@ -41,6 +41,7 @@ class StyledLayer(NamedTuple):
 
 
 def at(tree: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """What stands there in a tree of parameters."""
     return functools.reduce(lambda node, name: node[name], path, tree)
 
 

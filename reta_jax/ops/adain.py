@@ -14,7 +14,8 @@ def adain_affine(
     """Eq. 1 as `scale * x + shift`, so that a 1x1 convolution can take it into its weights.
 
     It is alpha * (x - mean) / std + beta, with mean and std over height and width. Statistics are
-    float32, with the biased variance about the mean (two passes).
+    float32, with the biased variance: of float32 maps about the mean (two passes), of bfloat16 in
+    one pass.
     """
     if x.dtype == jnp.bfloat16:
         # One pass: what is lost of the squares' difference is less than the map's own rounding.

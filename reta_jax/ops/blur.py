@@ -75,7 +75,8 @@ def _filter(x: Array, gain: float, stride: int) -> Array:
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
     """Doubles the size: zeros between the pixels, padding (2, 1), filter of gain 4.
 
-    Beyond the border is zero, so the edge is darker.
+    In the type of x, which is float32 for frames and flows. Beyond the border is zero, so the edge
+    is darker.
     """
     return by_platform(x, default=_double_by_axis, cuda=_double_at_once)
 

@@ -104,24 +104,54 @@ def mix_channels(
 ) -> Float[Array, "n h w o"]:
     """A pixel's product with a float32 matrix, (i, o) or (n, i, o), exact whatever the type of x.
 
-    A map in bfloat16 is multiplied as it is, by the two halves of each weight: written out in
-    float32 for a few outputs, it would be most of what a level moves. To 2^-17 of the weight.
+    A map in bfloat16 is multiplied as it is, by the two halves of each weight, to 2^-17 of it:
+    written out in float32 for a few outputs, it would be most of what a level moves.
     """
-    equation = "nhwi,nio->nhwo" if kernel.ndim == 3 else "nhwi,io->nhwo"
+    return _mix_channels(x, _vary_with(kernel, x))
+
+
+@jax.custom_vjp
+def _mix_channels(x: Array, kernel: Array) -> Array:
+    return _float32_product(f"nhwi,{_of_samples(kernel)}io->nhwo", x, kernel)
+
+
+def _of_samples(kernel: Array) -> str:
+    return "n" if kernel.ndim == 3 else ""
+
+
+def _mix_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _mix_channels(x, kernel), (x, kernel)
+
+
+def _mix_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    kernels = kernel[:, None, None] if kernel.ndim == 3 else kernel[None, None, None]
+    # A sum of a few outer products is computed where it is read.
+    outputs = range(kernel.shape[-1])
+    d_x = sum(cotangent[..., o : o + 1] * kernels[..., o] for o in outputs)
+    d_kernel = _float32_product(f"nhwi,nhwo->{_of_samples(kernel)}io", x, cotangent)
+    return d_x.astype(x.dtype), d_kernel
+
+
+_mix_channels.defvjp(_mix_forward, _mix_backward)
+
+
+def _float32_product(equation: str, x: Array, weights: Array) -> Array:
+    """Of x in any type with float32 weights, whose last axis is the result's last."""
     product = functools.partial(jnp.einsum, equation, preferred_element_type=jnp.float32)
 
-    def whole(x: Array, kernel: Array) -> Array:
-        return product(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+    def whole(x: Array, weights: Array) -> Array:
+        return product(x.astype(jnp.float32), weights, precision=jax.lax.Precision.HIGHEST)
 
-    def by_halves(x: Array, kernel: Array) -> Array:
-        high = kernel.astype(x.dtype)
-        low = (kernel - high.astype(jnp.float32)).astype(x.dtype)
-        both = product(x, jnp.concatenate([high, low], -1))
-        return both[..., : kernel.shape[-1]] + both[..., kernel.shape[-1] :]
+    def by_halves(x: Array, weights: Array) -> Array:
+        high = jax.lax.reduce_precision(weights, 8, 7)  # a cast there and back XLA would leave out
+        halves = jnp.concatenate([high, weights - high], -1).astype(x.dtype)
+        both = product(x, halves)
+        return both[..., : weights.shape[-1]] + both[..., weights.shape[-1] :]
 
     if x.dtype != jnp.bfloat16:
-        return whole(x, kernel)
-    return by_platform(x, kernel, default=by_halves, cpu=whole)
+        return whole(x, weights)
+    return by_platform(x, weights, default=by_halves, cpu=whole, simple=whole)
 
 
 def _conv_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:

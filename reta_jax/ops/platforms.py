@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+NAMES = ("cpu", "cuda", "tpu", "simple")
 _asked: contextvars.ContextVar[str | None] = contextvars.ContextVar("asked", default=None)
 
 
@@ -22,6 +23,8 @@ def forms_of(name: str) -> Iterator[None]:
     that know no choice. JAX keeps what it has traced and does not know of this, so it has to
     forget, twice.
     """
+    if name not in NAMES:
+        raise ValueError(f"forms of {name!r}: they are of {', '.join(NAMES)}")
     jax.clear_caches()
     token = _asked.set(name)
     try:

@@ -87,8 +87,10 @@ def _windows(points: Array, h: int, w: int) -> _Windows:
     return _Windows(jnp.stack([row, column], -1), rows, columns, row_slopes, column_slopes)
 
 
-def _pair(x: Float[Array, " n"], size: int) -> tuple[Array, tuple, tuple]:
-    """The first of two neighbours on an axis, their weights, and the slopes of those."""
+def _pair(
+    x: Float[Array, " n"], size: int
+) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
+    """The first of two neighbours on an axis, their weights, and the slopes of those; (n,) each."""
     position = ((x + 1) * size - 1) / 2
     # Clipped as an integer: any coordinate, NaN too, gives a window that exists.
     first = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, size - 2)

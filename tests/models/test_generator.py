@@ -17,6 +17,7 @@ from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.ops.blur import blur
 from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained import lia
+from reta_jax.weights import flatten, nest
 from tests.golden.fill import golden, state_dict, uniform
 
 SMALL = Generator(size=32, style_dim=32, channel_multiplier=1 / 16, split_res=16)
@@ -81,15 +82,23 @@ def test_frames_equal_single_frames(network, textures, codes):
             np.testing.assert_allclose(many[:, frame], one[:, 0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_the_forms_of_other_platforms_give_the_same_frames(network, textures, codes, platform):
+def test_the_forms_of_other_platforms_give_the_same_frames(
+    network, textures, codes, platform, dtype
+):
+    """In bfloat16 on the whole: under random weights its rounding moves single pixels."""
     model, params, output = network
+    model = model.clone(dtype=dtype)
     prepared = {"params": prepare_for_inference(model, params["params"], platform)}
     for values in (params, prepared):
         with forms_of(platform):
             there = jax.jit(model.apply)(values, textures, *codes)
         for ours, theirs in zip(jax.tree.leaves(there), jax.tree.leaves(output), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
+            if dtype == jnp.float32:
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
+            else:
+                assert jnp.abs(ours - theirs).mean() < 0.02 * jnp.std(theirs)
 
 
 def test_gradients_reach_everything(network, textures, codes):
@@ -142,6 +151,7 @@ def test_prepared_parameters_give_the_same_frames(network, textures, codes, dtyp
     ]
     for plain, ours in zip(*map(jax.tree.leaves, outputs), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
+    assert jax.tree.structure(nest(flatten(prepared))) == jax.tree.structure(prepared)
     again = prepare_for_inference(model, prepared, platform)
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, prepared, again))
 

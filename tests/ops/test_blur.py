@@ -68,3 +68,17 @@ def test_gradients_are_the_transposed_matrix(function, platform):
         columns = jax.vmap(function)(jnp.eye(x.size).reshape(-1, *x.shape))
     expected = np.einsum("nbhwc,bhwc->n", columns, cotangent)
     np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_a_gradient_of_a_gradient(image, platform):
+    """As the discriminator's penalty takes it: of the sum of squares of a gradient."""
+
+    def penalty(scale):
+        loss = lambda x: jnp.square(blur(scale * jnp.sin(x), (2, 2), 1.0, 2)).sum()
+        return jnp.square(jax.grad(loss)(image)).sum()
+
+    with forms_of(platform):
+        slope = jax.grad(penalty)(1.5)
+        step = (penalty(1.51) - penalty(1.49)) / 0.02
+    np.testing.assert_allclose(slope, step, rtol=1e-2)
