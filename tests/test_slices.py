@@ -244,7 +244,7 @@ def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, tmp_path, dr
             for field in ("params/", "ema/"):
                 relative, of_way = distance(ours, theirs, start, field)
                 print(f"{field} apart by {relative:.1e}, {of_way:.1e} of the way since the slice")
-                assert 0 < relative < 1e-3 and of_way < 0.01
+                assert 0 < relative < 1e-3 and of_way < 3e-3
         assert steps((onward / "metrics.jsonl").read_bytes()) == list(range(1, last + 1))
 
 
