@@ -60,6 +60,7 @@ from reta_jax.ops.winograd import LARGE, WIDE, winograd_conv, winograd_kernel
 # to train the flow, while the control features below still receive gradient. Finer levels add to
 # the upsampled map, so the coarsest alone carries it. Imported weights bring their own.
 MASK_BIAS = 2.0
+NARROW = 16  # channels of the last level up to which a CPU warps them as fast as three
 STYLES = "styles"  # among prepared parameters: what the styles of all layers follow from
 
 Modulation = Literal["adain", "modconv"]
@@ -136,7 +137,8 @@ class Generator(nn.Module):
                 modulation=self.modulation,
                 rgb_from=self.rgb_from,
                 grid_size=min(resolution, self.grid_size or resolution),
-                is_last=resolution == self.size,
+                is_last=resolution == self.size
+                and channels(resolution, self.channel_multiplier) > NARROW,
                 only_detail=0 < self.detail_from <= resolution,
                 mask_bias=MASK_BIAS if raw is None else 0.0,
                 dtype=self.dtype,
