@@ -8,9 +8,10 @@ Between two machines only a slice travels: a folder of small files from which tr
     slices/slice-003/preview.png               the last one
 
 The manifest is written last, so that whatever ends a pack half-way leaves the slice before it.
-Parameters travel in float32, Adam's moments and the average's difference to the parameters in
-bfloat16. What a config gives again does not travel: a frozen audio encoder that is still the
-published one, and a discriminator that has not learned yet.
+Parameters travel in float32, Adam's moments and the average's difference to the parameters as
+logarithms of 16 bits, three times as near as bfloat16 would be. What a config gives again does not
+travel: a frozen audio encoder that is still the published one, and a discriminator that has not
+learned yet.
 """
 
 import hashlib
@@ -23,7 +24,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 from safetensors import safe_open
@@ -39,10 +39,14 @@ from reta_jax.state import Networks, TrainState, build_networks, create_state, o
 from reta_jax.weights import config_from_dict, config_to_dict, flatten
 
 MANIFEST_FILE, METRICS_FILE, PREVIEW_FILE = "manifest.json", "metrics.jsonl", "preview.png"
-FORMAT = 1  # of the folder; raised when an older reader would misread a newer one
+FORMAT = 2  # of the folder; raised when an older reader would misread a newer one
 MAX_FILE, MAX_SLICE = 16_000_000, 60_000_000  # bytes
 
 _DIFFERENCE = "ema_minus_params/"  # in place of ema/
+_TOP = "top/"  # before the name of an array of logarithms: that of its largest value
+_TOP_BYTES = 8
+_LARGEST = 2**15 - 1  # of a logarithm's code; 0 is the code of 0
+_OCTAVES = 64  # below the largest value of an array that its codes reach
 _BESIDE = 3_000_000  # bytes of a slice that are kept for metrics, preview and headers
 _HEADER = 4_096  # bytes of a piece beside its tensors and their entries, at most
 _SMALLER = "lower model.channel_multiplier, model.style_dim or model.tcn.features"
@@ -97,7 +101,10 @@ def pack_state(
             if not exact:
                 value = value - params
         stored, dtype = _form(name, value.dtype, exact)
-        tensors[stored] = value.astype(dtype)
+        if dtype == np.int16:
+            tensors[stored], tensors[_TOP + stored] = _logarithms(value)
+        else:
+            tensors[stored] = value
     return tensors, {"frozen": _sha(known) if known else None, "discriminator": rests}
 
 
@@ -112,12 +119,12 @@ def unpack_state(found: Slice, config: ConfigDict) -> TrainState:
     filled = _what_config_gives(found, config, abstract)
     for name, leaf in _named(abstract).items():
         stored, _ = _form(name, leaf.dtype, exact=False)
-        if name in found.tensors:
-            value = found.tensors[name]
-        elif name.startswith("ema/"):
+        if name.startswith("ema/") and name not in found.tensors:
             value = filled[_averaged(name)]
             if stored in found.tensors:
-                value = value + found.tensors[stored].astype(np.float32)
+                value = value + _values(found.tensors, stored)
+        elif name in found.tensors:
+            value = _values(found.tensors, name)
         elif name in filled:
             value = filled[name]
         else:
@@ -145,7 +152,8 @@ def packed_bytes(config: ConfigDict, exact: bool = False) -> dict[str, int]:
         if (_averaged(name) if field == "ema" else name) in given or is_idle:
             continue
         _, dtype = _form(name, leaf.dtype, exact)
-        sizes[parts.get(field, "parameters")] += leaf.size * np.dtype(dtype).itemsize
+        size = leaf.size * np.dtype(dtype).itemsize + (_TOP_BYTES if dtype == np.int16 else 0)
+        sizes[parts.get(field, "parameters")] += size
     return sizes
 
 
@@ -167,7 +175,27 @@ def _form(name: str, dtype: Any, exact: bool) -> tuple[str, Any]:
     field, _, rest = name.partition("/")
     if exact or field not in ("opt_state", "d_opt_state", "ema") or dtype != np.float32:
         return name, dtype
-    return (_DIFFERENCE + rest if field == "ema" else name), ml_dtypes.bfloat16
+    return (_DIFFERENCE + rest if field == "ema" else name), np.dtype(np.int16)
+
+
+def _logarithms(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sign and logarithm in 16 bits, and the logarithm of the largest value; to 0.07 % of each."""
+    exact = np.float64(values)
+    nonzero = exact != 0
+    logarithms = np.log2(np.abs(exact), where=nonzero, out=np.full(exact.shape, -np.inf))
+    top = np.max(logarithms, initial=-np.inf)
+    top = top if np.isfinite(top) else 0.0
+    codes = np.round((logarithms - top) * (_LARGEST / _OCTAVES)) + _LARGEST
+    codes = np.sign(exact) * np.where(nonzero, np.maximum(codes, 1), 0)
+    return codes.astype(np.int16), np.array([top])
+
+
+def _values(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if _TOP + name not in tensors:
+        return tensors[name]
+    codes, top = np.float64(tensors[name]), tensors[_TOP + name][0]
+    values = np.exp2(top + (np.abs(codes) - _LARGEST) * (_OCTAVES / _LARGEST))
+    return np.float32(np.sign(codes) * values)
 
 
 def _averaged(name: str) -> str:
