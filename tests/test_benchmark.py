@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from reta_jax import benchmark as timing
+from reta_jax import waiting
 from reta_jax.benchmark import Stage, benchmark, main, measure, stages, whole_program
 from reta_jax.program import flatten
 from reta_jax.render import Renderer
@@ -59,7 +60,7 @@ def test_every_stage_has_figures(renderer):
 
 
 def test_live_talks_come_out_whole(renderer):
-    report = timing.measure_live(renderer.with_chunk(1), streams=2, minutes=0.1)
+    report = waiting.measure_live(renderer.with_chunk(1), streams=2, minutes=0.1)
     assert report["needed_milliseconds"] == 120  # the frame and two of look-ahead
     median, p95, p99 = report["milliseconds"]
     assert 0 < median <= p95 <= p99
@@ -86,12 +87,12 @@ def test_forms_of_the_warp_are_timed_beside_their_bytes(monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_process_starts_until_its_first_frame(renderer, monkeypatch):
     """The frame comes out of a fresh process; one that fails is not timed."""
-    found = timing.cold_starts(renderer, repeats=1)
+    found = waiting.cold_starts(renderer, repeats=1)
     assert list(found) == ["compiling", "cached", "compiled before"]
     assert min(found["cached"], found["compiled before"]) > 0
-    monkeypatch.setattr(timing, "FIRST_FRAME", "raise SystemExit(1)")
+    monkeypatch.setattr(waiting, "FIRST_FRAME", "raise SystemExit(1)")
     with pytest.raises(subprocess.CalledProcessError):
-        timing.cold_starts(renderer, repeats=1)
+        waiting.cold_starts(renderer, repeats=1)
 
 
 def test_stages_are_timed_by_name_on_the_device_that_is_asked_for(weights, tmp_path, capsys):

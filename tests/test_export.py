@@ -233,7 +233,7 @@ def test_other_weights_are_refused(weights):
 
 COUNT_COMPILED = """
 import jax, sys
-from reta_jax.benchmark import FIRST_FRAME
+from reta_jax.waiting import FIRST_FRAME
 events = []
 jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
 exec(FIRST_FRAME)
