@@ -31,7 +31,7 @@ from reta_jax import train
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import write_whole
-from reta_jax.metrics.cache import VERSION
+from reta_jax.metrics.cache import VERSION, clip_digests, digest
 from reta_jax.metrics.protocol import Protocol, is_of_judge, judges_digests
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.weights import CONFIG_FILE, config_to_dict, load_weights, save_weights
@@ -146,15 +146,27 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
     train_sync_expert(study)
     if not prepare_start(study):
         return False
-    judges = load_judges(JUDGES)
+    judging = _judging(study, load_judges(JUDGES))
     for number, seed in enumerate(seeds):
         for done, row in enumerate(rows, number * len(rows) + 1):
             print(f"== {done}/{len(rows) * len(seeds)}: {row}, seed {seed}", flush=True)
             if not train_row(study, row, seed):
                 return False
-        judge_rows(study, judges, rows, seed)
-        write_tables(study.workdir, collect(study, rows, seeds))
+        judge_rows(study, judging, rows, seed)
+        write_tables(study.workdir, collect(study, judging))
     return True
+
+
+class Judging(NamedTuple):
+    """Who judges, and the digests that a result has if it was they who judged, on this data."""
+
+    judges: Judges
+    sha256: dict[str, str]
+
+
+def _judging(study: Study, judges: Judges) -> Judging:
+    data = digest(*clip_digests(study.data, PROTOCOL.split, PROTOCOL.clips))
+    return Judging(judges, {"data": data, **judges_digests(judges.sha256)})
 
 
 def train_sync_expert(study: Study) -> None:
@@ -228,16 +240,22 @@ def train_row(study: Study, row: str, seed: int) -> bool:
       InputError: it is done with another budget or another config, and would not compare.
     """
     config, folder = configure(study, row, seed), run_folder(study, row, seed)
-    done = folder / "weights" / CONFIG_FILE
-    if not done.exists():
+    if not (folder / "weights" / CONFIG_FILE).exists():
+        (folder / RESULT_FILE).unlink(missing_ok=True)  # of weights that somebody took away
         is_finished = train.run(config, folder)
         jax.clear_caches()  # dozens of models' programs would fill the memory
         return is_finished
-    if settings_of(json.loads(done.read_text())) != settings_of(config_to_dict(config)):
+    if not _is_of(config, folder):
         raise InputError(
             f"{folder} is of other settings (steps, size or config): give another --workdir"
         )
     return True
+
+
+def _is_of(config: ConfigDict, folder: Path) -> bool:
+    """Whether a finished run is one of this config."""
+    values = json.loads((folder / "weights" / CONFIG_FILE).read_text())
+    return settings_of(values) == settings_of(config_to_dict(config))
 
 
 def settings_of(values: dict[str, Any]) -> str:
@@ -248,14 +266,14 @@ def settings_of(values: dict[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def judge_rows(study: Study, judges: Judges, rows: Sequence[str], seed: int) -> None:
+def judge_rows(study: Study, judging: Judging, rows: Sequence[str], seed: int) -> None:
     """One after another, so that the judges are compiled once a seed."""
     for row in rows:
         folder = run_folder(study, row, seed)
-        if not _is_judged(folder / RESULT_FILE, judges):
+        if not _is_judged(folder / RESULT_FILE, judging):
             report = evaluate(
                 Renderer.from_pretrained(folder / "weights"),
-                judges,
+                judging.judges,
                 study.data,
                 protocol=PROTOCOL,
                 cache=study.workdir / JUDGED,
@@ -265,32 +283,35 @@ def judge_rows(study: Study, judges: Judges, rows: Sequence[str], seed: int) -> 
     jax.clear_caches()
 
 
-def _is_judged(file: Path, judges: Judges) -> bool:
-    """Whether figures are there, as these judges and today's definitions have them."""
+def _is_judged(file: Path, judging: Judging) -> bool:
+    """Whether figures are there, as these judges and today's definitions have them of this data."""
     if not file.exists():
         return False
     result = json.loads(file.read_text())
     found = result.get("sha256", {})  # of an older version there is none
-    by = {what: sha256 for what, sha256 in found.items() if is_of_judge(what)}
+    by = {what: sha256 for what, sha256 in found.items() if what == "data" or is_of_judge(what)}
     how = (by, result.get("version"), result.get("protocol_sha256"))
-    return how == (judges_digests(judges.sha256), VERSION, PROTOCOL.sha256)
+    return how == (judging.sha256, VERSION, PROTOCOL.sha256)
 
 
-def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
-    """{row: {seed: {column: figure}}} of the finished runs, what the judges make of the truth, and
-    what there is to say against them.
+def collect(study: Study, judging: Judging) -> dict[str, Any]:
+    """{row: {seed: {column: figure}}} of all that the study has trained and these judges judged,
+    whatever rows and seeds were asked for last; what they make of the truth; and what there is to
+    say against them.
 
     ACC_e is in percent, as in the paper.
     """
     figures: dict[str, dict[int, dict[str, float]]] = {}
     known: dict[str, dict[str, float]] = {}
     objections: dict[str, None] = {}  # each once, in order
-    for row in rows:
-        for seed in seeds:
-            file = run_folder(study, row, seed) / RESULT_FILE
-            if not file.exists():
+    for row in PAPER:
+        for seed in _seeds_of(study, row):
+            folder = run_folder(study, row, seed)
+            if not _is_judged(folder / RESULT_FILE, judging):
                 continue
-            result = json.loads(file.read_text())
+            if not _is_of(configure(study, row, seed), folder):
+                continue
+            result = json.loads((folder / RESULT_FILE).read_text())
             figures.setdefault(row, {})[seed] = _columns(result["rows"]["generated"])
             known = {
                 name: _columns(figures)
@@ -306,6 +327,13 @@ def collect(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> dict[str
         "known": known,
         "objections": list(objections),
     }
+
+
+def _seeds_of(study: Study, row: str) -> list[int]:
+    """Of the row's runs, finished or not."""
+    start = run_folder(study, row, 0).name.removesuffix("0")
+    ends = [path.name.removeprefix(start) for path in (study.workdir / "runs").glob(f"{start}*")]
+    return sorted(int(seed) for seed in ends if seed.isdecimal())
 
 
 def _columns(figures: dict[str, float]) -> dict[str, float]:
@@ -350,13 +378,23 @@ def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
 def judge_claims(
     figures: dict[str, dict[int, dict[str, float]]], still: dict[str, float]
 ) -> dict[Claim, Verdict]:
-    """Verdicts on the claims whose row and the full model share at least two seeds."""
+    """Verdicts on the claims whose row and the full model share at least two seeds.
+
+    Only seeds count whose runs have the figure: without a SyncNet none has Sync_c.
+    """
     verdicts = {}
     for claim in CLAIMS:
-        row, full = figures.get(claim.row, {}), figures.get("full", {})
+        row, full = (
+            {
+                seed: run[claim.figure]
+                for seed, run in figures.get(name, {}).items()
+                if claim.figure in run
+            }
+            for name in (claim.row, "full")
+        )
         seeds = sorted(set(row) & set(full))
-        if len(seeds) >= 2:
-            values = [[runs[seed][claim.figure] for seed in seeds] for runs in (row, full)]
+        if len(seeds) >= 2 and claim.figure in still:
+            values = [[runs[seed] for seed in seeds] for runs in (row, full)]
             verdicts[claim] = judge_claim(claim, *values, still[claim.figure])
     return verdicts
 
@@ -412,7 +450,9 @@ def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
 
 
 def _mean(runs: dict[int, dict[str, float]], name: str) -> str:
-    values = [figures[name] for figures in runs.values()]
+    values = [figures[name] for figures in runs.values() if name in figures]
+    if not values:
+        return ""
     spread = f" ± {_figure(np.std(values, ddof=1), name)}" if len(values) > 1 else ""
     return f"{_figure(np.mean(values), name)}{spread}"
 

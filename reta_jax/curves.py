@@ -59,6 +59,8 @@ def read_metrics(path: Path) -> list[Stage]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text: give a run's metrics.jsonl") from error
     stages: dict[str, dict[int, dict[str, Any]]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -160,15 +162,25 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def evaluation_sections(out: Path, path: Path) -> list[Section]:
-    """Bars of an evaluation with their intervals; its figures by emotion, identity and clip."""
+    """Bars of an evaluation with their intervals; its figures by emotion, identity and clip.
+
+    Raises InputError if it is not there, or not as `reta_jax.evaluate` writes it.
+    """
     report = read_evaluation(path)
+    try:
+        return _evaluation_sections(out, path, report)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no report of reta_jax.evaluate") from error
+
+
+def _evaluation_sections(out: Path, path: Path, report: dict[str, Any]) -> list[Section]:
     rows, intervals = report["rows"], report.get("intervals") or {}
     of = [f"{report[key]} {key}" for key in ("clips", "identities") if key in report]
     text = f"{path.name}: " + (", ".join(of) or "an evaluation") + "."
     if digest := report.get("protocol_sha256"):
         text += f" Protocol {digest[:16]}."
     if intervals:
-        text += " Lines are the intervals of 95 % of the sets of clips drawn from these."
+        text += " Lines are intervals of 95 %, by people drawn anew with all their clips."
     text = "\n\n".join([text, *objections_of(report)])
     figure = plots.metric_bars(rows, intervals, {name: title_of(name) for name in names_of(rows)})
     picture = plots.save(out, "metrics.png", figure, "Mean over the clips, row by row.")
@@ -312,14 +324,14 @@ def robustness_sections(out: Path, path: Path) -> list[Section]:
         rows, intervals = figures_of(report["rows"]), report["intervals"]
         table = figures_table(rows, report["counts"], intervals)
         people = figures_table(figures_of(report["by_identity"]))
-        share = f"{100 * report['own_voice_wins']:.0f} %"
+        share = f"{100 * report['own_voice_wins']:.0f} % of {report['own_voice_clips']} clips"
         titles = {name: title_of(name) for name in names_of(rows)}
         figure = plots.metric_bars(rows, intervals, titles)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is no report of reta_jax.robustness") from error
     text = (
-        f"{share} of the clips follow their own voice better than another clip's. In brackets, and "
-        "as lines: the intervals of 95 % of the sets of clips drawn from these. PSNR and SSIM of "
+        f"{share} follow their own voice better than another's. In brackets, and "
+        "as lines: intervals of 95 %, by people drawn anew with all their clips. PSNR and SSIM of "
         "portraits in another light or frame say nothing: the truth is as filmed."
     )
     caption = "Mean over the clips, condition by condition."

@@ -3,8 +3,8 @@
 Every clip of the split is rendered from its identity's portrait and its own voice. The other rows
 say what the judges make of perfection, of doing nothing, of another's voice, of coming late or
 early, and of blur: a figure is worth what it makes of them. The judges are networks that no model
-is trained against; one that was is named in bold. Figures come with the interval that 95 % of
-resampled sets of clips give, and with the protocol that they hold for (configs/protocols).
+is trained against; one that was is named in bold. Figures come with intervals of 95 %, by people
+drawn anew with all their clips, and with the protocol that they hold for (configs/protocols).
 
 Videos of any other system: python -m reta_jax.evaluate --videos GENERATED --reference REAL
 Again what a report says:   python -m reta_jax.evaluate --protocol OUT/protocol.yaml
@@ -40,11 +40,12 @@ from reta_jax.metrics.cache import (
     clip_digests,
     device,
     digest,
-    other_clip,
+    other_voice,
     weights_digest,
 )
 from reta_jax.metrics.clips import Known, emotion_name, judge_generated, judge_known, remarks
 from reta_jax.metrics.judges import JUDGES, Judges, is_own, load_judges, objections
+from reta_jax.metrics.pairs import Label, find_pairs, read_labels
 from reta_jax.metrics.protocol import (
     Protocol,
     changed_versions,
@@ -62,12 +63,9 @@ from reta_jax.metrics.summary import peak_memory, speed, summarise
 from reta_jax.metrics.tables import markdown_report, markdown_table
 from reta_jax.metrics.videos import (
     NO_LANDMARKS,
-    Label,
     Reference,
-    find_pairs,
     judge_pair,
     judge_reference,
-    read_labels,
     read_pairs,
 )
 from reta_jax.pretrained.reta import load_reta
@@ -245,10 +243,11 @@ def evaluate_videos(
     made = [file_digest(pair.generated) for pair in pairs]
     real = [file_digest(pair.real) for pair in pairs]
     # Whose voice each one borrows; a lone one borrows none.
-    before = [other_clip(i, len(pairs)) if len(pairs) > 1 else None for i in range(len(pairs))]
+    people = [pair.identity for pair in pairs]
+    lenders = [other_voice(i, people) if len(pairs) > 1 else None for i in range(len(pairs))]
     of_real = [
         (real[i], "" if other is None else real[other], pairs[i].emotion)
-        for i, other in enumerate(before)
+        for i, other in enumerate(lenders)
     ]
     sha256 = {"videos": digest(*made), "reference": digest(*real)}
     sha256 |= judges_digests(judges.sha256)
@@ -269,7 +268,7 @@ def evaluate_videos(
             key = digest(about, *of_real[i], len(decoded.real.frames))
             beside = seen.get(key, Reference)
             if beside is None:
-                lender = None if before[i] is None else pairs[before[i]].real
+                lender = None if lenders[i] is None else pairs[lenders[i]].real
                 beside = judge_reference(
                     judges, protocol, decoded.real, lender, landmarker, pair.emotion
                 )
@@ -287,7 +286,7 @@ def evaluate_videos(
         report["notes"].append(f"{lone} videos of {reference} have no generated one: not judged")
     if landmarker is None:
         report["notes"].append(NO_LANDMARKS.format(", emotions" if is_felt else ""))
-    rows, people = [one.rows["generated"] for one in known], [pair.identity for pair in pairs]
+    rows = [one.rows["generated"] for one in known]
     if all(people):
         report["identities"] = len(set(people))
     return report | {
@@ -335,6 +334,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     judges.add_argument("--identity", help="identity_net weights, or MODULE:FUNCTION of your own")
     judges.add_argument("--face-landmarker", type=Path, help="MediaPipe's model: for filmed people")
     parser.add_argument("--out", type=Path, help="folder for report, protocol and judged clips")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder of judged clips, of another --out too; default: OUT/clips",
+    )
     return parser.parse_args(argv)
 
 
@@ -359,6 +363,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     protocol, recorded = load_suite(arguments.suite), {}
     if arguments.protocol:
         protocol, recorded = read_protocol(arguments.protocol)
+        _check_same_clips(arguments, protocol, recorded)
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError(f"--limit {arguments.limit} leaves nothing to judge: give 1 or more")
     changes = {"split": arguments.split, "clips": arguments.limit}
@@ -371,7 +376,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if out:
         make_folder(out)
     expected = {k: v for k, v in recorded.get("sha256", {}).items() if _is_checked(k, given)}
-    report = _judge_places(places, protocol, expected, out and out / CLIPS)
+    cache = arguments.cache or (out and out / CLIPS)
+    report = _judge_places(places, protocol, expected, cache)
     run = {"places": places, "sha256": report["sha256"], "versions": versions()}
     report["notes"] += changed_versions(recorded.get("versions", {}), run["versions"])
     report |= {"places": places, "versions": run["versions"]}
@@ -380,6 +386,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         write_whole(out / REPORT_TEXT, markdown_report(report).encode())
         write_protocol(out / PROTOCOL, protocol_of(report["protocol"]), run)
     return report
+
+
+def _check_same_clips(
+    arguments: argparse.Namespace, protocol: Protocol, recorded: dict[str, Any]
+) -> None:
+    """Raises InputError where a report is to be made again of other clips than it was made of."""
+    asked = {"split": (arguments.split, protocol.split), "limit": (arguments.limit, protocol.clips)}
+    changed = [f"--{name}" for name, (new, old) in asked.items() if new not in (None, old)]
+    if changed and recorded:
+        raise InputError(
+            f"{', '.join(changed)}: {arguments.protocol} is of a report on other clips; take `run` "
+            "out of the file to judge these by it"
+        )
 
 
 def _absolute(place: str | Path) -> str:
@@ -391,7 +410,7 @@ def _check_used(arguments: argparse.Namespace, is_of_videos: bool) -> None:
     """Raises InputError for what would change nothing about how videos, or a model, are judged."""
     unused, what = ("checkpoint", "split", "judges"), "with"
     if not is_of_videos:
-        unused, what = ("labels",), "without"
+        unused, what = ("labels", "reference"), "without"
     if given := [f"--{name}" for name in unused if getattr(arguments, name) is not None]:
         raise InputError(f"{', '.join(given)}: of no use {what} --videos; leave them out")
 

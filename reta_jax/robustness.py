@@ -1,8 +1,8 @@
 """What disturbed portraits and voices cost (appendix G): python -m reta_jax.robustness --data DIR
 
 Every clip of a split is rendered under each condition, and MediaPipe's landmarks compare the mouth
-with the one that was filmed. What the figures are worth is said by the row of another clip's voice,
-and by the share of clips that follow their own voice better than that one.
+with the one that was filmed. What the figures are worth is said by the row of another's voice, and
+by the share of clips that follow their own voice better than that one.
 
     python -m reta_jax.robustness --data data/corpus --out robustness [--checkpoint DIR]
 
@@ -27,12 +27,13 @@ from data_pipeline.audio import SAMPLE_RATE, to_float
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip, evaluation_clips
-from data_pipeline.records import open_records
+from data_pipeline.records import list_clips, open_records
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import CLIPS, JUDGES, Judges, evaluate_videos, load_judges, model_digest
 from reta_jax.files import file_digest, write_whole
-from reta_jax.metrics.cache import digest
+from reta_jax.metrics.cache import VERSION, digest, other_voice
+from reta_jax.metrics.pairs import Label
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rendering import cut
 from reta_jax.metrics.statistics import grouped
@@ -40,7 +41,7 @@ from reta_jax.metrics.tables import markdown_table
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
 
 REAL, REPORT, TABLE, MANIFEST = "real", "robustness.json", "robustness.md", "manifest.json"
-AS_FILMED, OTHER_VOICE, STILL = "as filmed", "another clip's voice", "still portrait"
+AS_FILMED, OTHER_VOICE, STILL = "as filmed", "another's voice", "still portrait"
 PROTOCOL = Protocol(source="own", frames=125)  # five seconds, from the clip's own first frame
 FIGURES = (
     "mouth_correlation",
@@ -171,7 +172,8 @@ def measure(
     Returns:
       {"rows": {condition: figures}, "counts": {condition: {figure: clips that have it, where some
        lack it}}, "intervals": {condition: {figure: [low, high]}},
-       "own_voice_wins": share of clips, "by_identity": {who: figures as filmed},
+       "own_voice_wins": share of the "own_voice_clips", in which a face is seen both times,
+       "by_identity": {who: figures as filmed},
        "protocol", "protocol_sha256", "judges", "sha256": {what: digest}}
     """
     whose, videos, model = {}, Videos(out), model_digest(renderer)
@@ -181,7 +183,8 @@ def measure(
         videos.add(f"{REAL}/{name}.mp4", made_of, lambda clip=clip: clip.frames, clip.audio)
         for condition, disturb in {**CONDITIONS, OTHER_VOICE: _with_voice(other)}.items():
             portrait, voice = disturb(clip.portrait, clip.audio)
-            made_of = digest(model, portrait.tobytes(), voice.tobytes(), clip.audio.tobytes())
+            given = portrait.tobytes(), voice.tobytes(), clip.audio.tobytes()
+            made_of = digest(VERSION, model, *given)
             frames = functools.partial(_render, renderer, clip, portrait, voice)
             videos.add(f"{_folder(condition)}/{name}.mp4", made_of, frames, clip.audio)
     if len(whose) < 2:
@@ -197,18 +200,20 @@ def measure(
             landmarker_sha256=landmarker_sha256,
             show_progress=True,
             names=whose,  # not those that another set of clips has left
+            labels={name: Label(identity=who) for name, who in whose.items()},
         )
         for condition in (*CONDITIONS, OTHER_VOICE)
     }
     own, other = (
-        {name: found.get("mouth_correlation", 0.0) for name, found in report["by_clip"].items()}
-        for report in (reports[AS_FILMED], reports[OTHER_VOICE])
+        {name: found.get("mouth_correlation") for name, found in reports[which]["by_clip"].items()}
+        for which in (AS_FILMED, OTHER_VOICE)
     )
+    seen = [name for name in whose if own[name] is not None and other[name] is not None]
     rows = {name: _chosen(report["rows"]["generated"]) for name, report in reports.items()}
     intervals = {
         name: _chosen(report["intervals"]["generated"]) for name, report in reports.items()
     }
-    if "mouth_correlation" not in rows[AS_FILMED]:
+    if not seen:
         raise InputError(f"no face is seen in any video that was made of {data}: there is no mouth")
     counts = {
         name: _chosen(report["counts"].get("generated", {})) for name, report in reports.items()
@@ -220,7 +225,8 @@ def measure(
         "rows": rows,
         "counts": counts,
         "intervals": intervals,
-        "own_voice_wins": float(np.mean([own[name] > other[name] for name in own])),
+        "own_voice_wins": float(np.mean([own[name] > other[name] for name in seen])),
+        "own_voice_clips": len(seen),
         "by_identity": grouped([_chosen(by_clip[name]) for name in whose], list(whose.values())),
         **{what: filmed[what] for what in ("protocol", "protocol_sha256", "judges")},
         "sha256": sha256 | {"model": model},
@@ -228,12 +234,15 @@ def measure(
 
 
 def _clips(data: Path, split: str, size: int) -> Iterator[tuple[str, EvaluationClip, Voice]]:
-    """Names, clips and the voice of another: of the clip half a set away, another person's."""
-    records = open_records(data, split)
+    """Names, clips and the voice of another."""
+    records, people = (
+        open_records(data, split),
+        [row["identity"] for row in list_clips(data, split)],
+    )
     clips = evaluation_clips(data, split, size)
     for i, clip in enumerate(track(clips, "rendering", total=len(records))):
         clip = cut(clip, PROTOCOL)
-        other = to_float(records[(i + max(1, len(records) // 2)) % len(records)]["audio"])
+        other = to_float(records[other_voice(i, people)]["audio"])
         yield f"{i:03d}_{clip.identity}", clip, np.resize(other, len(clip.audio))
 
 
@@ -265,8 +274,9 @@ def markdown(report: dict[str, Any]) -> str:
         [
             markdown_table(report["rows"], report["counts"]),
             "",
-            f"Own voice against another clip's: {report['own_voice_wins']:.0%} of the clips follow "
-            f"their own better. Mouth correlation, 95 %: {'; '.join(sure)}.",
+            f"Own voice against another's: {report['own_voice_wins']:.0%} of "
+            f"{report['own_voice_clips']} clips follow their own better. "
+            f"Mouth correlation, 95 %: {'; '.join(sure)}.",
             "PSNR and SSIM of portraits in another light or frame say nothing: the truth is as "
             "filmed.",
             "",

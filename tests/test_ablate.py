@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -112,7 +113,7 @@ def study(tmp_path, monkeypatch):
         judged.append(cache)
         return {
             "rows": rows,
-            "sha256": {"data": "x"},
+            "sha256": {"data": ablate.digest(*ablate.clip_digests(data, "test", None))},
             "version": ablate.VERSION,
             "protocol_sha256": protocol.sha256,
             "objections": ["the judge knows them"],
@@ -122,6 +123,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "train_sync_expert", lambda study: None)
     monkeypatch.setattr(ablate, "prepare_start", lambda study: True)
     monkeypatch.setattr(ablate, "load_judges", lambda folder: ablate.Judges())
+    monkeypatch.setattr(ablate, "clip_digests", lambda data, split, count: [data.name])
     monkeypatch.setattr(ablate.Renderer, "from_pretrained", lambda folder: None)
     monkeypatch.setattr(ablate, "evaluate", evaluate)
     monkeypatch.setattr(ablate.train, "run", run)
@@ -141,6 +143,35 @@ def test_equal_budgets_and_tables(study):
     text = (study.workdir / "ablation.md").read_text()
     assert "\n**the judge knows them**\n" in text and written["objections"]
     assert "| A.1 w/o GPL | 2 |" in text and "(1.85)" in text and "*still portrait*" in text
+
+
+def test_rows_and_seeds_are_added_to_the_tables(study):
+    study, trained, _ = study
+    assert ablate.ablate(study, ["full", "no_gpl"], range(2))
+    assert ablate.ablate(study, ["no_tvm"], range(1))
+    written = json.loads((study.workdir / "ablation.json").read_text())
+    seeds = {row: list(runs) for row, runs in written["figures"].items()}
+    assert seeds == {"full": ["0", "1"], "no_gpl": ["0", "1"], "no_tvm": ["0"]}
+    assert {claim["row"] for claim in written["claims"]} == {"no_gpl"} and len(trained) == 5
+
+
+def test_what_a_run_is_not_judged_by_has_no_verdict():
+    runs = {seed: {"PSNR": 20.0 + seed, "Sync_c": 1.0 * seed} for seed in range(3)}
+    lacking = {seed: {"PSNR": figures["PSNR"]} for seed, figures in runs.items()}
+    figures = {"full": runs, "no_gpl": lacking, "no_tvm": runs}
+    found = ablate.judge_claims(figures, {"PSNR": 20.0, "Sync_c": 0.0})
+    assert [claim[:2] for claim in found] == [("no_tvm", "PSNR")]
+    study = {"steps": 7, "size": 32, "objections": [], "figures": figures, "known": {}}
+    assert "| A.1 w/o GPL | 3 | 21.00 ± 1.00 (21.21) |  (0.68) |" in ablate.markdown(study, found)
+
+
+def test_runs_are_judged_again_on_other_data_and_after_another_training(study):
+    study, trained, judged = study
+    assert ablate.ablate(study, ["full"], range(1))
+    other = study._replace(data=study.workdir / "other")
+    assert ablate.ablate(other, ["full"], range(1)) and len(judged) == 2
+    shutil.rmtree(ablate.run_folder(study, "full", 0) / "weights")
+    assert ablate.ablate(other, ["full"], range(1)) and len(judged) == 3 and len(trained) == 2
 
 
 def test_a_stopped_study_goes_on_with_what_is_missing(study, monkeypatch):

@@ -247,14 +247,14 @@ def test_anybodys_identity_network_may_judge(judges_folder, clip, monkeypatch):
         load_judges(judges_folder, identity="reta_jax.evaluate:missing")
     look = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
     np.testing.assert_allclose(np.linalg.norm(look(clip.frames), axis=1), 1, rtol=1e-6)
-    monkeypatch.setattr(judging, "colours", lambda x: x.mean(), raising=False)
-    wrong = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
-    with pytest.raises(InputError, match="not \\(t, d\\)"):
-        wrong(clip.frames)
-    monkeypatch.setattr(judging, "colours", lambda x: np.full((len(x), 3), np.nan), raising=False)
-    empty = load_judges(judges_folder, identity="reta_jax.evaluate:colours").identity.look
-    with pytest.raises(InputError, match="numbers that are not finite"):
-        empty(clip.frames)
+    for wrong, sentence in (
+        (lambda x: x.mean(), "not \\(t, d\\)"),
+        (lambda x: np.full((len(x), 3), np.nan), "numbers that are not finite"),
+        (None, "that is no function"),
+    ):
+        monkeypatch.setattr(judging, "colours", wrong)
+        with pytest.raises(InputError, match=sentence):
+            load_judges(judges_folder, identity="reta_jax.evaluate:colours")
     for wrong in ("a:b:c", ":f", "json:"):
         with pytest.raises(InputError, match=f"{wrong} is no MODULE:FUNCTION"):
             load_judges(judges_folder, identity=wrong)
@@ -490,8 +490,12 @@ def test_a_second_run_judges_nothing(commands, tmp_path, monkeypatch):
     main([*commands, f"--out={tmp_path}"])
     second = json.loads((tmp_path / "report.json").read_text())
     assert first == second and first["speed"]["peak_memory_gb"] > 0  # of the run that judged
-    for kept in (tmp_path / "clips").iterdir():
-        kept.write_bytes(b"cut off")
+    kept = tmp_path / "clips"
+    main([*commands, f"--out={tmp_path / 'other'}", f"--cache={kept}"])
+    assert json.loads((tmp_path / "other" / "report.json").read_text())["rows"] == first["rows"]
+    assert not (tmp_path / "other" / "clips").exists()
+    for entry in kept.iterdir():
+        entry.write_bytes(b"cut off")
     with pytest.raises(pytest.fail.Exception, match="renders again"):
         main([*commands, f"--out={tmp_path}"])
 
@@ -510,6 +514,9 @@ def test_another_model_is_judged_beside_the_same_rows(weights, judges, data, tmp
 def test_a_recorded_protocol_refuses_other_data(commands, tmp_path, capsys):
     main([*commands, "--limit=1", f"--out={tmp_path}"])
     path = tmp_path / "protocol.yaml"
+    with pytest.raises(SystemExit):
+        main([f"--protocol={path}", "--limit=2"])
+    assert "--limit: " in (said := capsys.readouterr().err) and "report on other clips" in said
     text = path.read_text()
     sha256 = read_protocol(path)[1]["sha256"]["data"]
     with pytest.raises(InputError, match="mouth judge: not what the protocol was run with"):

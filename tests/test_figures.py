@@ -323,6 +323,9 @@ def test_broken_metrics_are_refused(tmp_path, lines):
     path = write_lines(tmp_path / "metrics.jsonl", lines)
     with pytest.raises(InputError, match=re.escape(str(path))):
         read_metrics(path)
+    path.write_bytes(b"\xff\xfe\x00events")
+    with pytest.raises(InputError, match=f"{re.escape(str(path))} is no text"):
+        read_metrics(path)
 
 
 def test_times_and_metrics_are_no_losses(tmp_path):
@@ -365,6 +368,11 @@ def test_evaluations_are_read_as_they_come(tmp_path):
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(InputError, match="report.json"):
             read_evaluation(tmp_path)
+    row = {"rows": {"generated": {"psnr": 20.0}}}
+    for name, value in (("emotions_named", {"generated": {}}), ("kid_by_emotion", [1])):
+        (tmp_path / "report.json").write_text(json.dumps(row | {name: value}))
+        with pytest.raises(InputError, match="is no report of reta_jax.evaluate"):
+            evaluation_sections(tmp_path, tmp_path)
 
 
 def test_evaluations_are_shown_whole_by_group_and_with_what_is_against_them(tmp_path):
@@ -452,6 +460,7 @@ def robustness_report():
             "grain": {"psnr": [18.0, 20.0]},
         },
         "own_voice_wins": 0.92,
+        "own_voice_clips": 13,
         "by_identity": {"anna": {"clips": 3.0, "psnr": 20.5}},
     }
 
@@ -467,7 +476,7 @@ def test_disturbed_inputs_have_their_intervals(tmp_path):
             ["still portrait", "–", "21.000"],
         ],
     )
-    assert conditions.text.startswith("92 % of the clips follow their own voice")
+    assert conditions.text.startswith("92 % of 13 clips follow their own voice")
     assert (tmp_path / conditions.pictures[0].file).stat().st_size > 5_000
     assert people.table.rows == [["anna", "3", "20.500"]]
 

@@ -83,7 +83,7 @@ def test_the_table_has_every_condition(data, tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     assert set(report["by_identity"]) == {clip.identity for clip in clips}
     assert report["rows"][robustness.STILL]["mouth_correlation"] == 0
-    assert 0 <= report["own_voice_wins"] <= 1
+    assert 0 <= report["own_voice_wins"] <= 1 and report["own_voice_clips"] == len(clips)
     dark = report["rows"]["low light"]["psnr"]
     assert dark < report["rows"][robustness.AS_FILMED]["psnr"]
     text = (out / robustness.TABLE).read_text()

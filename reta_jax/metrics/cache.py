@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,7 +21,7 @@ from reta_jax.metrics.statistics import Figures
 from reta_jax.weights import flatten
 
 Entry = TypeVar("Entry")  # a named tuple
-VERSION = 6  # of how figures come about: raised when that changes
+VERSION = 7  # of how figures come about: raised when that changes
 
 
 class Judged(NamedTuple):
@@ -112,15 +112,23 @@ def clip_digests(data: Path, split: str, count: int | None) -> list[str]:
         if row["emotion"] == EMOTIONS.index("neutral"):
             neutral[row["identity"]].append(index)
     count = min(len(rows), count or len(rows))
+    people = [row["identity"] for row in rows]
     return [
-        digest(*map(record_digest, (i, other_clip(i, len(rows)), *neutral[rows[i]["identity"]])))
+        digest(*map(record_digest, (i, other_voice(i, people), *neutral[people[i]])))
         for i in range(count)
     ]
 
 
-def other_clip(index: int, count: int) -> int:
-    """The clip whose voice clip `index` of `count` borrows: the one before it."""
-    return (index - 1) % count
+def other_voice(index: int, people: Sequence[str]) -> int:
+    """The clip whose voice clip `index` borrows: the nearest one before it that is another's.
+
+    Where there is but one person, the one before it. The first clip comes after the last.
+
+    Args:
+      people: who speaks in each clip; empty where that is not known.
+    """
+    before = [(index - i) % len(people) for i in range(1, len(people) + 1)]
+    return next((i for i in before if people[i] != people[index]), before[0])
 
 
 def _digest_of(record: dict[str, Any]) -> str:

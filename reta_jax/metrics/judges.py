@@ -5,7 +5,6 @@ A judge that a model was trained against says how well the model pleases it, not
 
 import functools
 import importlib
-import inspect
 import itertools
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -89,7 +88,8 @@ def load_judges(
       folder: landmark_net and emotion_fan must be there; face_net, identity_net and syncnet_v2 may.
       emotion: an Emotion-FAN instead of the folder's.
       identity: a folder as of identity_net, or MODULE:FUNCTION of anybody's network, which takes
-        uint8 frames (t, h, w, 3) and gives vectors (t, d).
+        uint8 frames (t, h, w, 3) and gives vectors (t, d), also of pictures that show no face. It
+        is tried on two of noise.
       syncnet: SyncNet v2; default weights/syncnet_v2, if it was imported there, else the folder's.
       inception: the FID's Inception; default weights/fid_inception, likewise.
       face_landmarker: MediaPipe's model, instead of landmark_net and face_net, which know rendered
@@ -184,9 +184,10 @@ def _function(source: str) -> Judge:
         raise InputError(f"--identity {source} is no MODULE:FUNCTION and no folder")
     try:
         found = getattr(importlib.import_module(module), name)
-        code = inspect.getsourcefile(found)
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError) as error:
         raise InputError(f"no identity network at {source}: {error}") from error
+    if not callable(found):
+        raise InputError(f"no identity network at {source}: that is no function")
 
     def look(frames: Frames) -> Float[np.ndarray, "t d"]:
         vectors = np.asarray(found(frames), np.float32)
@@ -196,8 +197,11 @@ def _function(source: str) -> Judge:
             raise InputError(f"{source} made numbers that are not finite of a clip's frames")
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    # The function, too: one file may have several networks.
-    return Judge(name, source, look, digest(source, file_digest(Path(code)) if code else ""))
+    # By what it makes of pictures: whatever weights and code are behind it, they show there.
+    return Judge(name, source, look, digest(source, look(_NOISE).round(3).tobytes()))
+
+
+_NOISE = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 
 
 def _emotion(source: Path) -> Judge:

@@ -175,11 +175,24 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with sentences_for_errors():
         landmarker = FaceLandmarker(arguments.face_landmarker)
+        refused = []
         for path in arguments.videos:
-            video = read_video(path)
-            if video.audio is None:
-                raise InputError(f"{path} has no sound")
-            print(f"{follows_voice(video.frames, video.audio, landmarker):+.3f}  {path}")
+            try:
+                print(f"{_of_file(path, landmarker):+.3f}  {path}")
+            except InputError as error:
+                refused.append(str(error))
+        if refused:
+            raise InputError("; ".join(refused))
+
+
+def _of_file(path: Path, landmarker: FaceLandmarker) -> float:
+    video = read_video(path)
+    if video.audio is None:
+        raise InputError(f"{path} has no sound")
+    try:
+        return follows_voice(video.frames, video.audio, landmarker)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, to_float
 from data_pipeline.loader import EvaluationClip, evaluation_clips
-from data_pipeline.records import open_records
+from data_pipeline.records import list_clips, open_records
 from data_pipeline.video import VideoWriter, read_video
-from reta_jax.metrics.cache import Judged, other_clip
+from reta_jax.metrics.cache import Judged, other_voice
 from reta_jax.metrics.clips import has_known_mesh
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.render import Renderer, encode_portrait, forward_chunk
@@ -99,6 +99,7 @@ def waiting_clips(
     """
     clips = evaluation_clips(data, protocol.split, protocol.size)
     records = open_records(data, protocol.split)
+    people = [row["identity"] for row in list_clips(data, protocol.split)]
     last = max(i for i, one in enumerate(known) if one is None)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, clips)
@@ -107,7 +108,7 @@ def waiting_clips(
             if i < last:
                 coming = reader.submit(next, clips)
             if known[i] is None:
-                other = other_clip(i, len(records))
+                other = other_voice(i, people)
                 yield i, clip, None if other == i else to_float(records[other]["audio"])
 
 

@@ -25,9 +25,9 @@ class Row(NamedTuple):
 
 
 def rows(
-    frames: int, audio: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"] | None
+    frames: int, audio: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"] | None
 ) -> dict[str, Row]:
-    """The rows of a clip; `other` is another clip's voice, None if there is no sound."""
+    """The rows of a clip; `other` is another's voice, which is repeated or cut; None: no sound."""
     at = np.arange(frames)
     still = np.zeros(frames, int)
     known = {

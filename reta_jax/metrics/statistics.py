@@ -4,10 +4,11 @@ import collections
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from scipy import stats
 
 Figures = dict[str, float]
-DRAWS = 1_000
+DRAWS = 2_000
 SIGNED = ("sync_offset", "sync_offset_whole")  # late and early must not cancel: of their size
 NAMED = "emotion_named"  # an index into EMOTIONS, of which there is no mean
 
@@ -43,36 +44,67 @@ def grouped(rows: Sequence[Figures], groups: Sequence[str]) -> dict[str, Figures
     return found
 
 
-def draws(clips: int, seed: int = 0) -> Int[np.ndarray, "draws clips"]:
-    """Sets of as many clips, drawn with replacement (bootstrap): the same ones at every call."""
-    return np.random.default_rng(seed).integers(clips, size=(DRAWS, clips))
+def resampled(people: Sequence[str], seed: int = 0) -> Int[np.ndarray, "draws clips"]:
+    """How often each clip is in sets of as many people, drawn with replacement (bootstrap).
 
+    People are drawn, with all their clips, for clips of one are alike: drawn one by one, they would
+    be taken for more than they are. The same sets at every call.
 
-def intervals(rows: Sequence[Figures], seed: int = 0) -> dict[str, list[float]]:
-    """Where the mean of each figure lies in 95 % of the sets of clips drawn from these.
-
-    The clips drawn are the same ones for every figure and every row.
+    Args:
+      people: who is in each clip; one of whom nothing is known ("") is a person of its own.
     """
-    chosen = draws(len(rows), seed)
+    _, whose = np.unique(_by_name(people), return_inverse=True)
+    count = whose.max() + 1
+    random = np.random.default_rng(seed)
+    return random.multinomial(count, np.full(count, 1 / count), size=DRAWS)[:, whose]
+
+
+def _by_name(people: Sequence[str]) -> list[str]:
+    return [f"known {name}" if name else f"clip {i}" for i, name in enumerate(people)]
+
+
+def intervals(
+    rows: Sequence[Figures], people: Sequence[str], seed: int = 0
+) -> dict[str, list[float]]:
+    """In which the mean of each figure lies at 95 %, by people drawn from these (`resampled`).
+
+    The sets drawn are the same ones for every figure and every row. Of one person there is none.
+    """
+    times = resampled(people, seed)
     found = {}
     for name in mean_figures(rows):
         values = np.array([_sized(row).get(name, np.nan) for row in rows])
-        has_one = np.isfinite(values[chosen]).any(1)
-        means = np.nanmean(values[chosen[has_one]], axis=1)
-        found[name] = np.percentile(means, [2.5, 97.5]).tolist()
+        there = np.isfinite(values)
+        of = [person for person, is_there in zip(people, there, strict=True) if is_there]
+        drawn = times[:, there]
+        drawn = drawn[drawn.any(1)]
+        if interval := _interval(drawn @ values[there] / drawn.sum(1), of):
+            found[name] = interval
     return found
 
 
 def interval_of(
-    figure: Callable[[Int[np.ndarray, " clips"]], float], clips: int, seed: int = 0
+    figure: Callable[[Int[np.ndarray, " clips"]], float], people: Sequence[str], seed: int = 0
 ) -> list[float] | None:
     """`intervals` of a figure that is of a whole set of clips, not a mean over them.
 
-    None where it is known of none of the sets.
+    None where it is known of none of the sets, or of one person's clips alone.
 
     Args:
       figure: takes how often each clip is drawn; NaN where such a set has no figure.
     """
-    found = np.array([figure(np.bincount(drawn, minlength=clips)) for drawn in draws(clips, seed)])
-    known = found[np.isfinite(found)]
-    return np.percentile(known, [2.5, 97.5]).tolist() if known.size else None
+    found = np.array([figure(times) for times in resampled(people, seed)])
+    return _interval(found[np.isfinite(found)], people)
+
+
+def _interval(found: Float[np.ndarray, " draws"], people: Sequence[str]) -> list[float] | None:
+    """Of the figures of drawn sets, wider where few people were drawn from.
+
+    Percentiles of few people's sets are too narrow: those here are as far out as Student's t says
+    (Hesterberg 2015, "What teachers should know about the bootstrap", expanded percentiles).
+    """
+    count = len(set(_by_name(people)))
+    if count < 2 or not found.size:
+        return None
+    tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf(0.975, count - 1))
+    return np.percentile(found, [100 * tail, 100 * (1 - tail)]).tolist()

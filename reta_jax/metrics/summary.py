@@ -27,12 +27,12 @@ from reta_jax.metrics.statistics import (
 
 def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[str, Any]:
     """What both kinds of evaluation say."""
-    rows: dict[str, list[Figures]] = defaultdict(list)
-    for one in known:
-        for name, figures in one.rows.items():
-            rows[name].append(figures)
+    names = dict.fromkeys(name for one in known for name in one.rows)
+    # Without sound a clip has no row of another's voice.
+    rows = {name: [one.rows.get(name, {}) for one in known] for name in names}
     means = {name: mean_figures(figures) for name, figures in rows.items()}
-    between = {name: intervals(figures, protocol.seed) for name, figures in rows.items()}
+    people = [one.identity for one in known]
+    between = {name: intervals(figures, people, protocol.seed) for name, figures in rows.items()}
     distances = _distances(known, protocol.seed)
     for name, found in distances.rows.items():
         means[name] |= found
@@ -86,7 +86,7 @@ def _distances(known: list[Judged], seed: int) -> Distances:
     if "truth" not in known[0].features:
         return Distances()
     by_row = {row: [one.features[row] for one in known] for row in known[0].features}
-    truth = by_row["truth"]
+    truth, people = by_row["truth"], [one.identity for one in known]
     frames = sum(map(len, truth))
     if frames < 2:
         return Distances(notes=["FID and KID are not judged: one frame in all, they need two"])
@@ -96,9 +96,10 @@ def _distances(known: list[Judged], seed: int) -> Distances:
         held = couples(features, truth, truth_sums)
         fid = frechet_distance(moments(np.concatenate(features)), reference)
         rows[name] = {"fid": fid, "kid": kernel_distance(held)}
-        between[name] = {"kid": _kid_interval(held, seed)}
+        interval = _kid_interval(held, people, seed)
+        between[name] = {"kid": interval} if interval else {}
         if name == "generated":
-            by_emotion = _kid_by_emotion(held, [one.emotion for one in known], seed)
+            by_emotion = _kid_by_emotion(held, [one.emotion for one in known], people, seed)
     notes = [
         f"FID of {frames} frames a row: it falls with their number, and has no interval, as drawn "
         "sets of clips repeat frames; the KID does not fall, and has one"
@@ -111,11 +112,13 @@ def _distances(known: list[Judged], seed: int) -> Distances:
     return Distances(rows, between, by_emotion, notes)
 
 
-def _kid_interval(held: Couples, seed: int) -> list[float]:
-    return interval_of(lambda times: kernel_distance(held, times), len(held.sums), seed)
+def _kid_interval(held: Couples, people: Sequence[str], seed: int) -> list[float] | None:
+    return interval_of(lambda times: kernel_distance(held, times), people, seed)
 
 
-def _kid_by_emotion(held: Couples, emotions: Sequence[str], seed: int) -> dict[str, dict[str, Any]]:
+def _kid_by_emotion(
+    held: Couples, emotions: Sequence[str], people: Sequence[str], seed: int
+) -> dict[str, dict[str, Any]]:
     """The KID of the clips of each emotion that has two frames or more."""
     found = {}
     for emotion in sorted(set(emotions) - {""}):
@@ -125,7 +128,7 @@ def _kid_by_emotion(held: Couples, emotions: Sequence[str], seed: int) -> dict[s
             found[emotion] = {
                 "clips": len(chosen),
                 "kid": kernel_distance(theirs),
-                "interval": _kid_interval(theirs, seed),
+                "interval": _kid_interval(theirs, [people[i] for i in chosen], seed),
             }
     return found
 

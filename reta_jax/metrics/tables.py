@@ -31,7 +31,8 @@ UNITS = {
     "blinks_per_minute": "eyes shut for 0.5 s at most",
     "identity_similarity": "cosine with the true frame",
     "fid": "Fréchet distance of Inception features to the true frames",
-    "kid": "kernel distance of the same features, times 1,000; about 0 is no difference",
+    "kid": "kernel distance of the same features, times 1,000; about 0 is no difference; estimated "
+    "of pairs: of some hundred frames, an estimate that knows of none is lower, or below 0",
     "sync_c": "Sync_c (LSE-C), high is good",
     "sync_d": "Sync_d (LSE-D), low is good",
     "sync_offset": "frames, late or early, 0 is good; of several clips the mean size",
@@ -82,7 +83,7 @@ def interval_table(
     return _table(f"| figure | mean | {INTERVAL} | |", lines)
 
 
-INTERVAL = "95 % of resampled sets of clips"
+INTERVAL = "95 %, by people drawn anew"
 
 
 def _between(interval: list[float] | None) -> str:

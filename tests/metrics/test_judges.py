@@ -26,14 +26,24 @@ from tests.weights import random_variables
 LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
 
 
-def test_networks_of_one_file_are_two_judges(tmp_path, monkeypatch):
+NETWORKS = """
+import numpy as np
+WEIGHTS = __file__ + ".npy"
+def a(frames): return frames[:, 0, 0] @ np.load(WEIGHTS)
+def b(frames): return frames[:, 0, 0] @ np.load(WEIGHTS)
+"""
+
+
+def test_anybodys_networks_are_told_apart_by_name_and_weights(tmp_path, monkeypatch):
     """What one of them judged is not to be taken for the other's, nor for what it was before."""
     file = tmp_path / "two_networks.py"
-    file.write_text("def a(frames): ...\ndef b(frames): ...\n")
+    file.write_text(NETWORKS)
+    weights = np.random.default_rng(0).standard_normal((2, 3, 4))
+    np.save(f"{file}.npy", weights[0])
     monkeypatch.syspath_prepend(tmp_path)
     digests = [load_judges(identity=f"two_networks:{one}").identity.sha256 for one in "aba"]
     assert digests[0] == digests[2] != digests[1]
-    file.write_text("def a(frames): return frames\n")
+    np.save(f"{file}.npy", weights[1])
     assert load_judges(identity="two_networks:a").identity.sha256 != digests[0]
 
 

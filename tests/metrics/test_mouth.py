@@ -5,6 +5,8 @@ import pytest
 
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker
+from data_pipeline.video import Video
+from reta_jax.metrics import mouth
 from reta_jax.metrics.mouth import (
     HOLD,
     Lips,
@@ -74,6 +76,20 @@ def test_frames_without_a_face_do_not_count_but_most_must_have_one():
     assert follows_voice(painted([10, 30, 0, 20]), sound, PaintedFace()) > 0.99
     with pytest.raises(InputError, match="1 of 4 frames"):
         follows_voice(painted([10, 0, 0, 0]), sound, PaintedFace())
+
+
+def test_a_file_that_shows_no_face_is_named_and_the_others_are_judged(
+    tmp_path, monkeypatch, capsys
+):
+    sound = voice([-50.0, -30.0, -20.0, -40.0])
+    videos = {"dark": painted([0] * 4), "light": painted([10, 30, 40, 20])}
+    monkeypatch.setattr(mouth, "FaceLandmarker", lambda _: PaintedFace())
+    monkeypatch.setattr(mouth, "read_video", lambda path: Video(videos[path.name], sound))
+    with pytest.raises(SystemExit) as left:
+        mouth.main(["dark", "light"])
+    printed = capsys.readouterr()
+    assert left.value.code == 2 and printed.out == "+1.000  light\n"
+    assert printed.err == "error: dark: a face is seen in 0 of 4 frames only\n"
 
 
 def test_correlation_is_numpys():

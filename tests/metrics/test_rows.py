@@ -6,7 +6,7 @@ import pytest
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax.metrics import clips as clip_figures
-from reta_jax.metrics.cache import Judged
+from reta_jax.metrics.cache import Judged, other_voice
 from reta_jax.metrics.clips import judge_generated, judge_known
 from reta_jax.metrics.judges import JUDGES, Judge, Judges, load_judges
 from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
@@ -101,6 +101,13 @@ def test_another_voice_shows_in_what_hears_it_alone(known):
     assert own["voice_correlation"] > other["voice_correlation"] + 0.1
     assert own["sync_c"] > other["sync_c"] and own["sync_d"] < other["sync_d"]
     assert own["psnr"] == other["psnr"]
+
+
+def test_another_voice_is_of_the_nearest_before_who_is_another():
+    people = ["ann", "ann", "bob", "ann"]
+    assert [other_voice(i, people) for i in range(4)] == [2, 2, 1, 2]
+    assert [other_voice(i, ["ann"] * 3) for i in range(3)] == [2, 0, 1]
+    assert other_voice(0, ["ann"]) == 0
 
 
 def test_a_shift_shows_in_the_offset(known):

@@ -15,9 +15,9 @@ INCEPTION = Judges(inception=Judge("pixels", "", None))
 FID = Protocol(figures=("fid",))
 
 
-def judged(rows=None, emotion="happy", features=None, **more):
+def judged(rows=None, emotion="happy", features=None, identity="somebody", **more):
     rows = rows or {"generated": {"psnr": 20.0}, "copy": {}, "truth": {"psnr": 100.0}}
-    return Judged("a", "somebody", emotion, rows, features or {}, np.zeros(0), **more)
+    return Judged("a", identity, emotion, rows, features or {}, np.zeros(0), **more)
 
 
 def pictures(frames, seed, moved=0.0):
@@ -38,7 +38,9 @@ def test_one_frame_in_all_leaves_out_the_distances_alone():
 
 
 def test_every_row_has_both_distances_and_the_kid_has_an_interval():
-    clips = [judged(features=pictures(10, seed, moved=0.5)) for seed in range(12)]
+    clips = [
+        judged(features=pictures(10, seed, moved=0.5), identity=str(seed)) for seed in range(12)
+    ]
     report = summarise(INCEPTION, FID, clips)
     rows, between = report["rows"], report["intervals"]
     for name in ("fid", "kid"):
@@ -56,7 +58,7 @@ def test_every_row_has_both_distances_and_the_kid_has_an_interval():
 
 
 def test_the_kid_of_an_emotion_is_that_of_its_clips_alone():
-    happy = [judged(features=pictures(4, seed, moved=1.0)) for seed in range(3)]
+    happy = [judged(features=pictures(4, seed, moved=1.0), identity=str(seed)) for seed in range(3)]
     sad = [judged(emotion="sad", features=pictures(4, seed)) for seed in range(3, 6)]
     nobody = [judged(emotion="", features=pictures(4, 6)), judged(None, "angry", pictures(1, 7))]
     report = summarise(INCEPTION, FID, [*happy, *sad, *nobody])
@@ -67,6 +69,7 @@ def test_the_kid_of_an_emotion_is_that_of_its_clips_alone():
     np.testing.assert_allclose(found["happy"]["kid"], alone["rows"]["generated"]["kid"])
     assert found["happy"]["interval"] == pytest.approx(alone["intervals"]["generated"]["kid"])
     assert found["happy"]["kid"] > found["sad"]["kid"]
+    assert found["sad"]["interval"] is None  # they are all of one person
     assert f"| happy | 3 | {found['happy']['kid']:.3f} | " in as_text(report)
 
 

@@ -24,7 +24,7 @@ def test_an_emotion_has_its_name():
 def test_a_figure_without_an_interval_leaves_it_empty():
     lines = interval_table({"fid": 3.0, "kid": 0.25}, {"kid": [0.1, 0.4]}).splitlines()
     assert lines[:2] == [
-        "| figure | mean | 95 % of resampled sets of clips | |",
+        "| figure | mean | 95 %, by people drawn anew | |",
         "|---|---|---|---|",
     ]
     assert lines[2].startswith("| fid | 3.000 |  | Fréchet")

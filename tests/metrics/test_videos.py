@@ -16,6 +16,7 @@ from reta_jax import evaluate as judging
 from reta_jax.metrics import videos as video_figures
 from reta_jax.metrics.judges import Judge, Judges
 from reta_jax.metrics.mouth import correlation
+from reta_jax.metrics.pairs import Label, Pair, read_labels
 from reta_jax.metrics.protocol import Protocol, load_suite
 from reta_jax.metrics.sync import Sync
 from reta_jax.metrics.tables import markdown_report
@@ -23,14 +24,11 @@ from reta_jax.metrics.videos import (
     NO_CROP,
     NO_LANDMARKS,
     Face,
-    Label,
-    Pair,
     compare_faces,
     compare_mouths,
     face_boxes,
     face_crops,
-    find_pairs,
-    read_labels,
+    judge_reference,
     read_pairs,
 )
 
@@ -68,8 +66,14 @@ def compare_both(video, real, voice=None):
     return compare_mouths(video, real, voice) | compare_faces(video, real)
 
 
-def save(path, levels, side: int = SIDE, sound: int | None = None, width: int | None = None):
-    """A video of grey frames, silent or as loud as the mouth of `openings(sound)` is open."""
+def save(
+    path, levels, side: int = SIDE, sound: int | None = None, width: int | None = None,
+    heard: int = FRAMES,
+):  # fmt: skip
+    """A video of grey frames, silent or as loud as the mouth of `openings(sound)` is open.
+
+    Its sound is as long as `heard` frames.
+    """
     size = side, width or side
     frames = np.broadcast_to(levels.astype(np.uint8)[:, None, None, None], (len(levels), *size, 3))
     voice = np.zeros(FRAMES * 640, np.float32)
@@ -77,7 +81,8 @@ def save(path, levels, side: int = SIDE, sound: int | None = None, width: int | 
         tone = np.sin(np.arange(640) * 2 * np.pi * 10 / 640)
         voice = np.outer(openings(sound) / 400, tone).ravel().astype(np.float32)
     path.parent.mkdir(exist_ok=True, parents=True)
-    with VideoWriter(path, size, None if sound == SILENT else voice) as video:
+    voice = None if sound == SILENT else voice[: heard * 640]
+    with VideoWriter(path, size, voice) as video:
         video.write(frames)
 
 
@@ -356,34 +361,6 @@ def test_figures_are_by_identity_where_it_is_known(tmp_path, feeling):
     assert "identities" not in report and set(report["by_identity"]) == {"M003", "M009"}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\ufeffid,emotion,identity\r\nM003/a,happy,Ann\r\n",
-        "id, emotion, identity\nM003/a , happy , Ann\n\n",
-        'id, "emotion", "identity"\nM003/a.mp4, "happy", "Ann"\n',
-        "identity,id,emotion,seen\nAnn,M003/a.MOV,happy\n",
-    ],
-    ids=["Excel's mark", "blanks", "suffix and quotes", "other columns"],
-)
-def test_labels_are_read_as_people_write_them(tmp_path, text):
-    (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
-    expected = {"M003/a": Label(EMOTIONS.index("happy"), "Ann")}
-    assert read_labels(tmp_path / "labels.csv") == expected
-
-
-@pytest.mark.parametrize("text", ["", "name,emotion\na,happy\n", "id,mood\na,happy\n", "\x00\xff"])
-def test_what_is_no_file_of_labels_is_refused(tmp_path, text):
-    (tmp_path / "labels.csv").write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match="labels.csv is not a CSV file with columns id and"):
-        read_labels(tmp_path / "labels.csv")
-
-
-def test_a_name_keeps_what_is_no_videos_suffix(tmp_path):
-    (tmp_path / "labels.csv").write_text("id,emotion\ntake.1,happy\n")
-    assert set(read_labels(tmp_path / "labels.csv")) == {"take.1"}
-
-
 def test_what_was_made_equal_and_what_was_not_judged_is_said(tmp_path):
     """Of four pairs one is of another length and shape, one shows no face, one has no sound."""
     made, real = tmp_path / "made", tmp_path / "real"
@@ -460,6 +437,25 @@ def test_judges_that_are_named_look_at_videos(tmp_path):
     assert rows["truth, another's voice"]["voice_correlation"] < 0.6
 
 
+def test_a_shorter_lender_speaks_again_and_again(tmp_path):
+    """Another's voice is heard to the end of the clip, as long as a third of it or not."""
+    save(tmp_path / "0.mp4", openings(1), sound=1)
+    save(tmp_path / "1.mp4", openings(2)[: FRAMES // 3], sound=2, heard=FRAMES // 3)
+    heard = []
+
+    def sync(frames, audio, box):
+        heard.append(np.abs(audio).reshape(len(frames), -1).max(1))
+        return Sync(0.0, 0.0, 0, np.zeros(31))
+
+    judges = Judges(sync=Judge("known", "", sync))
+    real = read_video(tmp_path / "0.mp4")
+    protocol = Protocol(figures=("sync",), sync_crops=("whole",))
+    judge_reference(judges, protocol, real, tmp_path / "1.mp4", None)
+    borrowed = heard[-1]  # the row of another's voice comes last
+    assert len(borrowed) == FRAMES and borrowed.min() > 0.05
+    assert np.abs(borrowed - heard[0]).max() > 0.1
+
+
 def test_the_box_goes_with_the_face():
     """A face that moves a tenth of the frame to the right, and is not seen half-way."""
     face = np.random.default_rng(0).uniform(20, 60, (68, 2))
@@ -515,49 +511,6 @@ def test_no_more_is_read_than_is_compared(tmp_path, monkeypatch, made, longest, 
     np.testing.assert_allclose(decoded.real.audio[sound], whole.audio[sound], atol=1e-6)
 
 
-def test_pairs_have_the_same_name(tmp_path):
-    for name in ("made", "real"):
-        (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="no video is in .*made"):
-        find_pairs(tmp_path / "made", tmp_path / "real")
-    (tmp_path / "made" / "b.mp4").touch()
-    with pytest.raises(InputError, match="no video is in .*real"):
-        find_pairs(tmp_path / "made", tmp_path / "real")
-    (tmp_path / "real" / "a.mp4").touch()
-    with pytest.raises(InputError, match=r"goes with the b\.mp4"):
-        find_pairs(tmp_path / "made", tmp_path / "real")
-    with pytest.raises(InputError, match="not a directory"):
-        find_pairs(tmp_path / "nowhere", tmp_path / "real")
-
-
-def test_pairs_are_of_one_place_whatever_their_suffix(tmp_path):
-    made, real = tmp_path / "made", tmp_path / "real"
-
-    def touch(*paths):
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-
-    def pairs():
-        return {pair.name: pair.real for pair in find_pairs(made, real)}
-
-    touch(made / "M003" / "001.mp4", real / "M003" / "001.mov", real / "M009" / "001.mp4")
-    assert pairs() == {"M003/001": real / "M003" / "001.mov"}
-    touch(made / "M009" / "001.mp4", made / "002.mp4", real / "deep" / "002.mp4")
-    assert pairs() == {
-        "002": real / "deep" / "002.mp4",  # in another place, but there is no other
-        "M003/001": real / "M003" / "001.mov",
-        "M009/001": real / "M009" / "001.mp4",
-    }
-    touch(made / "M011" / "001.mp4")  # which of the real 001 is it?
-    with pytest.raises(InputError, match="M011/001: which videos of .* cannot be told"):
-        pairs()
-    (made / "M011" / "001.mp4").unlink()
-    touch(real / "M003" / "001.mp4")
-    with pytest.raises(InputError, match="M003/001: which videos"):
-        pairs()
-
-
 @pytest.fixture
 def feeling(tmp_path):
     """Three people of whom two paths state what they feel, and a judge who sees it in the grey."""
@@ -601,9 +554,6 @@ def test_emotions_that_nobody_states_are_asked_for(tmp_path):
     judges = Judges(emotion=Judge("", "", lambda _: 0))
     with pytest.raises(InputError, match="give --labels, a CSV file"):
         judging.evaluate_videos(tmp_path, tmp_path, GreyFace(), judges=judges)
-    (tmp_path / "labels.csv").write_text("id,emotion\na,hungry\n")
-    with pytest.raises(InputError, match="no emotion is called 'hungry' of a; take angry"):
-        read_labels(tmp_path / "labels.csv")
 
 
 def test_a_face_is_cropped_where_it_is():
@@ -623,10 +573,11 @@ def test_what_is_of_no_use_to_videos_is_refused(tmp_path, capsys, unused):
     assert caught.value.code == 2 and f"--{unused}: of no use" in capsys.readouterr().err
 
 
-def test_labels_are_for_videos(tmp_path, capsys):
+@pytest.mark.parametrize("unused", ["labels", "reference"])
+def test_what_is_for_videos_alone_is_refused(tmp_path, capsys, unused):
     with pytest.raises(SystemExit) as caught:
-        judging.main([f"--data={tmp_path}", "--labels=x"])
-    assert caught.value.code == 2 and "--labels: of no use without" in capsys.readouterr().err
+        judging.main([f"--data={tmp_path}", f"--{unused}=x"])
+    assert caught.value.code == 2 and f"--{unused}: of no use without" in capsys.readouterr().err
 
 
 def test_videos_need_their_reference(tmp_path, capsys):
