@@ -10,7 +10,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,9 @@ import av
 import numpy as np
 from jaxtyping import Float32, Float64, Int16, Shaped
 
+from data_pipeline.clock import from_key_frame, may_start_anew, packets_in_step
 from data_pipeline.errors import InputError, MissingError
+from data_pipeline.files import fault_of
 
 SAMPLE_RATE = 16_000
 FPS = 25
@@ -39,7 +41,6 @@ _RUN_OUT = 0.1  # and after its end: the resampler's last samples are damped.
 _MAX_GAP, _MAX_OVERLAP = 0.020, 0.040
 _ROOM = 2**28  # bytes that no decoder of an undamaged file asks for at once
 _LONGEST_PAUSE = 3600.0  # A damaged time stamp may claim years.
-_RESTART = 1.0  # so near to its beginning, a clock that goes back starts anew
 
 
 @contextlib.contextmanager
@@ -51,14 +52,14 @@ def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]
         MemoryError: there is none left.
     """
     path = Path(path)
-    if not path.is_file():
-        state = "is not a file" if path.exists() else "does not exist"
-        raise InputError(f"{path} {state}: give the path of a media file.")
+    if fault := fault_of(path):
+        raise InputError(f"{path} {fault}: give the path of a media file.")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes): copy or record it again.")
     try:
-        # Titles in other encodings, or damaged ones, are no reason to refuse a file.
-        with av.open(str(path), metadata_errors="replace") as container:
+        # Titles in other encodings, or damaged ones, are no reason to refuse a file. Without a
+        # protocol, FFmpeg takes one for it from a name like "10:30.mp4".
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
             yield container
     except av.FFmpegError as error:
         # The decoder answers damaged headers with EPERM, EIO and ENOMEM too: whose fault is it?
@@ -94,7 +95,8 @@ def open_at(
 ) -> Iterator[tuple[av.container.InputContainer, av.stream.Stream, Iterator[av.frame.Frame]]]:
     """Opens a media file and decodes its first stream of a kind from before `seconds` on.
 
-    A file where a jump lands too late, for it has no index, is decoded from its start.
+    A file where a jump lands too late, for it has no index, is decoded from its start. In one whose
+    clock may start anew a time may be there twice: it is read from its start.
 
     Raises:
         InputError: the file is missing or unreadable, or has no such stream.
@@ -102,10 +104,13 @@ def open_at(
     for jumps in (True, False) if seconds > _RUN_UP else (False,):
         with open_media(path) as container:
             stream = _first_stream(container, kind, path)
-            if jumps:
+            packets = packets_in_step(container, stream)
+            if jumps and may_start_anew(container):
+                packets = from_key_frame(packets, seconds - _RUN_UP)
+            elif jumps:
                 with contextlib.suppress(av.FFmpegError):
                     container.seek(int((seconds - _RUN_UP) / stream.time_base), stream=stream)
-            frames = decode_frames(container, stream)
+            frames = decode_frames(packets, stream)
             first = next(frames, None)
             if not jumps or (first and first.time is not None and first.time <= seconds):
                 yield container, stream, itertools.chain([first] if first else [], frames)
@@ -175,7 +180,6 @@ class _Track:
         self.seconds = 0.0  # that the frames so far take
         self._path = path
         self._start: float | None = None
-        self._zero = 0.0  # where the clock starts, by which the next frame comes
         self._chunks: list[np.ndarray] = []
         self._samples = 0  # in the chunks
         self._surplus = 0  # samples to come that lie before the end of the chunks
@@ -195,9 +199,9 @@ class _Track:
             # Broadcast captures change from mono to stereo on the way; a resampler cannot.
             self._flush()
             self._form = form
-            # To mono by averaging below: the resampler would make stereo 3 dB louder.
-            layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
-            self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
+            # To mono by averaging below: the resampler would make stereo 3 dB louder, 5.1 8 dB.
+            # Not in planes: PyAV 18.1 looks for a ninth behind eight.
+            self._resampler = av.AudioResampler("flt", frame.layout, SAMPLE_RATE)
         self._resample(frame)
         self.seconds += frame.samples / frame.sample_rate
 
@@ -211,12 +215,9 @@ class _Track:
         if time is None:
             return
         if self._start is None:
-            self._start = self._zero = time - self.seconds
-        late = time - self._zero - self.seconds
+            self._start = time - self.seconds
+        late = time - self._start - self.seconds
         if -_MAX_OVERLAP <= late <= _MAX_GAP:
-            return
-        if late < -_RESTART and time < self._start + _RESTART:
-            self._zero = time - self.seconds  # As in files that were joined end to end.
             return
         if late > _LONGEST_PAUSE:
             raise InputError(
@@ -236,7 +237,7 @@ class _Track:
 
     def _resample(self, frame: av.AudioFrame | None) -> None:
         with deferred_interrupts():
-            parts = [part.to_ndarray().mean(axis=0) for part in self._resampler.resample(frame)]
+            parts = [_averaged(part) for part in self._resampler.resample(frame)]
         for part in parts:
             self._append(part[self._surplus :])
             self._surplus = max(self._surplus - len(part), 0)
@@ -246,14 +247,18 @@ class _Track:
         self._samples += len(samples)
 
 
+def _averaged(frame: av.AudioFrame) -> Float32[np.ndarray, " n"]:
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(axis=1)
+
+
 def decode_frames(
-    container: av.container.InputContainer, stream: av.stream.Stream
+    packets: Iterable[av.Packet], stream: av.stream.Stream
 ) -> Iterator[av.AudioFrame | av.VideoFrame]:
     """Decodes one stream on all cores, skipping damaged packets as players do."""
     stream.thread_type = "AUTO"
     # At the end PyAV 18.1 stumbles over streams that turned up late; this one is complete by then.
     with contextlib.suppress(IndexError):
-        for packet in container.demux(stream):
+        for packet in packets:
             with contextlib.suppress(av.InvalidDataError):
                 yield from packet.decode()
 
@@ -343,10 +348,14 @@ def window(samples: Shaped[np.ndarray, " n"], start: int, length: int) -> np.nda
 
 
 def is_silent(waveform: Float32[np.ndarray, " n"], level: float = -60.0) -> bool:
-    """True if no frame's RMS reaches the level, in dB of full scale."""
-    frames = -(-len(waveform) // SAMPLES_PER_FRAME)
-    padded = window(waveform, 0, frames * SAMPLES_PER_FRAME).reshape(frames, SAMPLES_PER_FRAME)
+    """True if no frame's RMS about its mean reaches the level, in dB of full scale.
+
+    A recorder's constant offset is no sound.
+    """
+    missing = -len(waveform) % SAMPLES_PER_FRAME
+    padded = np.pad(waveform, (0, missing), "edge").reshape(-1, SAMPLES_PER_FRAME)
     powers = np.einsum("ij,ij->i", padded, padded, dtype=np.float64) / SAMPLES_PER_FRAME
+    powers -= padded.mean(1, dtype=np.float64) ** 2
     return not np.any(powers > 10 ** (level / 10))
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from data_pipeline.audio import FPS
 from data_pipeline.augment import AugmentSpec
+from data_pipeline.commands import above_0, at_least_0, at_least_1, exit_code
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import list_clips, open_records
@@ -107,12 +108,7 @@ def _share_of_waiting(batches, step: float, seconds: float) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parse(arguments)
-    try:
-        _run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _run(args))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -121,20 +117,24 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("dir", type=Path, help="a prepared data set")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--batch", type=int, default=16, help="clips a batch")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4], help="threads")
-    parser.add_argument("--frames", type=int, default=5, help="frames a clip")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
+    parser.add_argument("--batch", type=at_least_1, default=16, help="clips a batch")
+    parser.add_argument(
+        "--workers", type=at_least_0, nargs="+", default=[0, 1, 2, 4], help="threads"
+    )
+    parser.add_argument("--frames", type=at_least_1, default=5, help="frames a clip")
+    parser.add_argument(
+        "--size", type=at_least_1, default=256, help="side of the pictures in pixels"
+    )
     parser.add_argument("--augment", action="store_true", help="vary the samples too")
-    parser.add_argument("--step-ms", type=float, help="length of a training step to keep up with")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each figure")
+    parser.add_argument("--step-ms", type=above_0, help="length of a training step to keep up with")
+    parser.add_argument("--seconds", type=above_0, default=5.0, help="for each figure")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     return parser.parse_args(arguments)
 
 
-def _run(args: argparse.Namespace) -> None:
-    storage = measure_storage(args.dir, args.split, args.seconds)
+def _run(args: argparse.Namespace) -> int:
     window = WindowSpec(frames=args.frames, size=args.size)
+    storage = measure_storage(args.dir, args.split, args.seconds)
     speeds = [
         measure_speed(
             args.dir,
@@ -169,6 +169,7 @@ def _run(args: argparse.Namespace) -> None:
             raise InputError(
                 f"cannot write {args.out} ({error.strerror}): give another --out."
             ) from error
+    return 0
 
 
 def _show(storage: Storage, speeds: Sequence[Speed], figures: dict) -> None:

@@ -21,6 +21,7 @@ import scipy.ndimage
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipeline.errors import InputError
+from data_pipeline.files import fault_of
 
 Box = Float64[np.ndarray, "3"]  # centre x, centre y, side, in pixels
 
@@ -71,23 +72,28 @@ class FaceLandmarker:
         model_path: its `.task` file; see `landmarker_model` for where it is looked for otherwise.
 
     Raises:
-        InputError: the model cannot be had.
+        InputError: the model cannot be had, or MediaPipe lacks a library of the system.
     """
 
     def __init__(self, model_path: str | os.PathLike | None = None):
         model = landmarker_model(model_path)
         with _silent_stderr():
-            import mediapipe as mp
-            from mediapipe.tasks.python import BaseOptions, vision
-
-            options = vision.FaceLandmarkerOptions(
-                base_options=BaseOptions(model_asset_path=str(model)), num_faces=5
-            )
             try:
+                import mediapipe as mp
+                from mediapipe.tasks.python import BaseOptions, vision
+
+                options = vision.FaceLandmarkerOptions(
+                    base_options=BaseOptions(model_asset_path=str(model)), num_faces=5
+                )
                 self._landmarker = vision.FaceLandmarker.create_from_options(options)
             except (RuntimeError, ValueError) as error:
                 raise InputError(
                     f"{model} is not a face landmarker model ({error}): delete it, or name another."
+                ) from error
+            except (OSError, ImportError) as error:
+                raise InputError(
+                    f"MediaPipe, which finds faces, cannot be loaded ({error}): it needs the "
+                    "packages libegl1 and libgles2 of Debian and Ubuntu."
                 ) from error
             weakref.finalize(self, _close, self._landmarker)
             self._image = functools.partial(mp.Image, image_format=mp.ImageFormat.SRGB)
@@ -195,12 +201,12 @@ def landmarker_model(path: str | os.PathLike | None = None) -> Path:
     """
     given = path or os.environ.get(MODEL_VARIABLE)
     if given:
-        if not Path(given).is_file():
-            raise InputError(f"the face landmarker model {given} does not exist: check the path.")
+        if fault := fault_of(given):
+            raise InputError(f"the face landmarker model {given} {fault}: check the path.")
         return Path(given)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cached = home / "reta_jax" / "face_landmarker.task"
-    if not cached.is_file():
+    if fault_of(cached):
         _fetch_model(cached)
     return cached
 

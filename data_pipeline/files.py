@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all, even after a loss of power."""
+"""Files that are there whole or not at all, even after a loss of power; why there is none."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,17 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def fault_of(path: str | os.PathLike) -> str:
+    """What keeps a path from being a file's, to follow it in a sentence; empty if nothing does."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except (OSError, ValueError) as error:  # ValueError of a name with a null byte
+        return f"cannot be read ({getattr(error, 'strerror', error)})"
+    return "" if stat.S_ISREG(mode) else "is not a file"
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,11 +26,11 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.audio import FPS, to_float
+from data_pipeline.commands import at_least_0, exit_code
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.manifest import Row, by_job, read_journal, read_manifest
-from data_pipeline.records import decode_jpeg, open_records
-from data_pipeline.verify import read_clips
+from data_pipeline.records import decode_jpeg, open_records, read_clips
 from data_pipeline.video import iterate_frames
 
 SAMPLES = 12
@@ -530,13 +530,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("dir", type=Path, help="directory of the data set")
     parser.add_argument("--out", type=Path, help="folder for the page; DIR/inspect without")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="clips to show of each split")
+    parser.add_argument(
+        "--samples", type=at_least_0, default=SAMPLES, help="clips to show of each split"
+    )
     args = parser.parse_args(arguments)
-    try:
-        print(inspect(args.dir, args.out, args.samples))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    print(inspect(args.dir, args.out, args.samples))
     return 0
 
 

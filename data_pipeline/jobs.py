@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -144,6 +145,7 @@ def _whole_row(job: Job, state: str, reason: str, bytes: int = 0, sha256: str = 
         scores=Scores(),
         state=state,
         reason=_one_line(reason),
+        place=place_of(job),
     )
 
 
@@ -165,6 +167,16 @@ def _sha256(source: str, size: int, changed: int) -> str:
 def is_looked_into(job: Job) -> bool:
     """Whether what becomes of a job depends on its file."""
     return bool(job.source) and not getattr(job, "refused", "") and not getattr(job, "missing", "")
+
+
+def place_of(job: Job) -> str:
+    """A digest of where in its files a job looks, as annotations and lists of boxes may change.
+
+    Folders are left out: they may be moved.
+    """
+    asked = [getattr(job, name, None) for name in ("start", "end", "region", "box")]
+    voice = os.path.basename(getattr(job, "audio", ""))
+    return hashlib.sha256(json.dumps([*asked, voice]).encode()).hexdigest()[:16]
 
 
 def size_of(job: Job) -> int:

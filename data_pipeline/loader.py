@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import grain
@@ -30,7 +29,14 @@ from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face import sync_box
 from data_pipeline.pairing import pair_neighbours
-from data_pipeline.records import decode_jpeg, list_clips, open_records
+from data_pipeline.records import (
+    broken,
+    decode_jpeg,
+    describe_record,
+    list_clips,
+    open_records,
+    read_record,
+)
 from data_pipeline.steady import hold_still
 
 _NEUTRAL = EMOTIONS.index("neutral")
@@ -58,6 +64,13 @@ class WindowSpec:
     steady: bool = False  # frames are the portrait with their faces, held still
     # Also the sound of other moments, as the sync expert ("mel") or SyncNet v2 ("mfcc") hears it.
     sync_pairs: Literal["", "mel", "mfcc"] = ""
+
+    def __post_init__(self):
+        if not 1 <= self.frames <= self.chunk:
+            raise InputError(
+                f"windows of {self.frames} frames do not lie in a chunk of {self.chunk}: choose 1 "
+                f"to {self.chunk}, or a longer chunk."
+            )
 
     @property
     def audio_samples(self) -> int:
@@ -312,7 +325,6 @@ class Clips:
         short = [row["clip"] for row in rows if row["frames"] < window.frames]
         if short:
             raise InputError(f"{short[0]} in {dir} has fewer than {window.frames} frames.")
-        self.dir = Path(dir)
         self.names = [row["clip"] for row in rows]
         self.emotion = np.array([row["emotion"] for row in rows])
         self._records = open_records(dir, split)
@@ -335,29 +347,20 @@ class Clips:
         """The record of clip `index`.
 
         Raises:
-            InputError: it cannot be read; says which it is and in which file.
+            InputError: it cannot be read, or was replaced; says which it is and in which file.
         """
-        try:
-            return self._records[index]
-        except Exception as error:
-            raise InputError(_broken(self.describe(index), error)) from error
+        return read_record(self._records, index, self.names[index])
 
     def decode(self, index: int, jpeg: bytes, size: int | None) -> UInt8[np.ndarray, "s s 3"]:
         """A picture of clip `index`; raises InputError as `read` does."""
         try:
             return decode_jpeg(jpeg, size)
         except Exception as error:
-            raise InputError(_broken(self.describe(index), error)) from error
+            raise InputError(broken(self.describe(index), error)) from error
 
     def describe(self, index: int) -> str:
         """Where clip `index` is, for a person."""
-        info = self._records.dataset_info.splits[self._records.split]
-        ends = np.cumsum(info.shard_lengths)
-        shard = int(np.searchsorted(ends, index, side="right"))
-        record = index - int(ends[shard]) + info.shard_lengths[shard]
-        return (
-            f"clip {self.names[index]} of {self.dir} (record {record} of {info.filepaths[shard]})"
-        )
+        return describe_record(self._records, index, self.names[index])
 
     def of_same_identity(self, index: int, rng: np.random.Generator) -> int:
         """A random clip of the identity of clip `index`, perhaps itself."""
@@ -373,11 +376,6 @@ class ClipRecord(NamedTuple):
 
     def describe(self) -> str:
         return self.clips.describe(self.index)
-
-
-def _broken(what: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{what} cannot be read ({reason}): copy the data set again or prepare it anew."
 
 
 class _Reordered:

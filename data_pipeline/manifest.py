@@ -9,7 +9,7 @@ again.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,7 @@ class Row(NamedTuple):
     scores: Scores
     state: str  # accepted, refused (its fault); missing, failed (ours): tried again by the next run
     reason: str  # one sentence; empty if accepted
+    place: str = ""  # digest of where in its files it was looked for; empty if that was not noted
 
 
 COLUMNS = tuple(
@@ -72,9 +73,13 @@ def read_manifest(out: str | os.PathLike) -> list[Row]:
         return []
     try:
         return [_row(line) for line in pa.parquet.read_table(path).to_pylist()]
-    except (pa.ArrowException, KeyError) as error:
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        if getattr(error, "errno", None):
+            raise  # Of a damaged file, Arrow says OSError too.
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is not a manifest of this version ({error}): delete it, and prepare again."
+            f"{path} is not a manifest of this version, or damaged ({reason}): put a copy of it "
+            "there, or give another --out."
         ) from error
 
 
@@ -97,6 +102,23 @@ def by_job(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         found.setdefault(row.job, []).append(row)
     return found
+
+
+def refuse_unlisted(out: str | os.PathLike, clips: Iterable[str], jobs: Container[str]) -> None:
+    """Refuses clips that are in the records, and of sources that the manifest does not know.
+
+    Without a row they would not come into the records that are written next.
+
+    Raises:
+        InputError: names some of them.
+    """
+    unlisted = [clip for clip in clips if not (clip in jobs or clip.rpartition("#")[0] in jobs)]
+    if unlisted:
+        raise InputError(
+            f"{Path(out) / FILE} says nothing of {len(unlisted)} clips in the records "
+            f"({', '.join(unlisted[:4])}), which would be lost: put the one there that was written "
+            "with them, or give another --out."
+        )
 
 
 def read_journal(parts: Path) -> dict[str, list[Row]]:
@@ -140,6 +162,7 @@ def _line(row: Row) -> dict:
 
 
 def _row(line: dict) -> Row:
+    line = Row._field_defaults | line  # for those of manifests that were written without
     scores = Scores(**{name: line[name] for name in Scores._fields})
     rest = {name: line[name] for name in Row._fields if name != "scores"}
     return Row(**rest, scores=scores)

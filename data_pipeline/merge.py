@@ -15,9 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import settings
+from data_pipeline.commands import exit_code
 from data_pipeline.errors import InputError
 from data_pipeline.lock import alone_in
-from data_pipeline.manifest import FILE, Row, by_job, read_manifest, write_manifest
+from data_pipeline.manifest import (
+    FILE,
+    Row,
+    by_job,
+    read_manifest,
+    refuse_unlisted,
+    write_manifest,
+)
 from data_pipeline.records import (
     Source,
     iterate_sources,
@@ -57,16 +65,13 @@ def _merge(out: Path, dirs: dict[Shard, Path]) -> int:
     for dir in (out, *dirs.values()):
         kept |= {source.clip: source for source in iterate_sources(dir)}
         split |= split_of_clips(dir)
+        refuse_unlisted(dir, split_of_clips(dir), rows)
     every = sorted((row for group in rows.values() for row in group), key=lambda row: row.clip)
-    clips = [
-        kept[row.clip]._replace(identity=row.identity)
-        for row in every
-        if row.state == "accepted" and row.clip in kept
-    ]
+    clips = [kept[row.clip] for row in every if row.state == "accepted" and row.clip in kept]
     wanted = {clip.clip: split[clip.clip] for clip in clips}
     if every != read_manifest(out) or split_of_clips(out) != wanted:
+        write_manifest(out, every)  # Before: records without rows would be taken for strangers.
         write_records(clips, out, lambda source: split[source.clip])
-        write_manifest(out, every)
     settings.write_settings(out, shared)
     return len(clips)
 
@@ -151,17 +156,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("out", type=Path, help="the --out that the shards were prepared with")
     args = parser.parse_args(arguments)
-    try:
-        print(f"{args.out}: {merge(args.out)} clips; see {FILE}")
-        if failed := failed_shards(args.out):
-            print(
-                f"sources failed in the shards {_enumerate(failed)}: see {FILE} for the reasons, "
-                "run these again, then merge again.",
-                file=sys.stderr,
-            )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: _run(args.out))
+
+
+def _run(out: Path) -> int:
+    print(f"{out}: {merge(out)} clips; see {FILE}")
+    if failed := failed_shards(out):
+        print(
+            f"sources failed in the shards {_enumerate(failed)}: see {FILE} for the reasons, run "
+            "these again, then merge again.",
+            file=sys.stderr,
+        )
     return 0
 
 

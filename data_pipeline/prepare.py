@@ -35,13 +35,21 @@ from rich.progress import (
 )
 
 from data_pipeline.clips import CropMode, VideoJob
+from data_pipeline.commands import above_0, at_least_0, at_least_1, exit_code
 from data_pipeline.datasets import folder, hdtf, mead, splits, vfhq
 from data_pipeline.datasets.boxes import in_boxes
 from data_pipeline.datasets.raw import write_missing
 from data_pipeline.errors import InputError
 from data_pipeline.estimate import estimate
 from data_pipeline.face import check_landmarker, landmarker_model
-from data_pipeline.jobs import Job, is_looked_into, run_in_processes, run_job, size_of
+from data_pipeline.jobs import (
+    Job,
+    is_looked_into,
+    place_of,
+    run_in_processes,
+    run_job,
+    size_of,
+)
 from data_pipeline.lock import alone_in
 from data_pipeline.manifest import (
     Journal,
@@ -49,6 +57,7 @@ from data_pipeline.manifest import (
     by_job,
     read_journal,
     read_manifest,
+    refuse_unlisted,
     write_manifest,
 )
 from data_pipeline.records import (
@@ -122,6 +131,7 @@ def prepare(
             fresh = _list_parts(parts)
             kept = recorded | fresh
             clips = {
+                # For `split_of`, as those in .parts have none; the record's own is the same one.
                 row.clip: kept[row.clip]._replace(identity=row.identity)
                 for row in rows
                 if row.state == "accepted" and row.clip in kept
@@ -151,6 +161,7 @@ def _run_pending(jobs: Sequence[Job], out: Path, run_all: RunAll) -> list[Row]:
     """Runs what is not done; the manifest then says so, however the run ends but by kill -9."""
     parts = out / ".parts"
     found = _read_rows(out)
+    refuse_unlisted(out, split_of_clips(out), found)
     journal = Journal(parts)
     try:
         with contextlib.closing(run_all(list_pending(jobs, out), parts)) as finished:
@@ -210,6 +221,8 @@ def is_done(job: Job, rows: Sequence[Row], kept: Set[str]) -> bool:
     first = rows[0]
     if first.identity != job.identity or bool(first.sha256) != is_looked_into(job):
         return False
+    if first.place not in ("", place_of(job)):
+        return False
     try:
         return first.bytes == size_of(job)
     except OSError:
@@ -244,19 +257,21 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, required=True, help="directory of the data set")
-    shared.add_argument("--workers", type=_count, default=os.cpu_count(), help="processes")
+    shared.add_argument("--workers", type=at_least_1, default=os.cpu_count(), help="processes")
 
     synthetic = kinds.add_parser("synthetic", parents=[shared], help="the procedural world")
-    synthetic.add_argument("--identities", type=_count, default=64)
-    synthetic.add_argument("--clips-per-identity", type=_count, default=4)
-    synthetic.add_argument("--seconds", type=float, default=3.0, help="length of a clip")
-    synthetic.add_argument("--size", type=_count, default=128, help="side of the frames in pixels")
-    synthetic.add_argument("--seed", type=int, default=0)
+    synthetic.add_argument("--identities", type=at_least_1, default=64)
+    synthetic.add_argument("--clips-per-identity", type=at_least_1, default=4)
+    synthetic.add_argument("--seconds", type=above_0, default=3.0, help="length of a clip")
+    synthetic.add_argument(
+        "--size", type=at_least_1, default=128, help="side of the frames in pixels"
+    )
+    synthetic.add_argument("--seed", type=at_least_0, default=0)
     synthetic.set_defaults(run=_prepare_synthetic)
 
     videos = argparse.ArgumentParser(add_help=False, parents=[shared])
     videos.add_argument("--raw", type=Path, required=True, help="folder with the raw files")
-    videos.add_argument("--size", type=_count, default=256, help="side of the crops in pixels")
+    videos.add_argument("--size", type=at_least_1, default=256, help="side of the crops in pixels")
     videos.add_argument("--face-landmarker", type=Path, help="MediaPipe's face_landmarker.task")
     videos.add_argument(
         "--crop",
@@ -273,7 +288,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         metavar="I/N",
         help="prepare every N-th video from the I-th on, for data_pipeline.merge to join",
     )
-    videos.add_argument("--limit", type=_count, help="take only the first so many files or clips")
+    videos.add_argument(
+        "--limit", type=at_least_1, help="take only the first so many files or clips"
+    )
     videos.add_argument("--dry-run", action="store_true", help="say what to expect, make nothing")
 
     kind = kinds.add_parser("folder", parents=[videos], help="your own talking-head videos")
@@ -303,13 +320,6 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     kind = kinds.add_parser("vfhq", parents=[videos], help="VFHQ's meta_info and its videos")
     kind.set_defaults(run=_prepare_vfhq)
     return parser
-
-
-def _count(text: str) -> int:
-    """Reads a number from 1 on; for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
 
 
 def _add_split(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -520,15 +530,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """Does what a command line says; returns the exit code."""
-    try:
-        with _terminable():
-            return args.run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here.", file=sys.stderr)
-        return 130
+    with _terminable():
+        return exit_code(lambda: args.run(args), "the same command goes on from here.")
 
 
 @contextlib.contextmanager

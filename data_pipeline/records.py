@@ -7,6 +7,9 @@ does not know (the synthetic world's coefficients, a real clip's phonemes) is ze
     out/records/{dataset_info.json, features.json, clips.json, talking_heads-train.array_record-…}
 """
 
+import contextlib
+import errno
+import functools
 import json
 import os
 import shutil
@@ -215,7 +218,8 @@ def _build(splits: dict[str, list[Source]], building: Path) -> None:
     for split, sources in splits.items():
         for source in sources:
             example = source.load()
-            writer.add_examples({split: [example]})
+            with _os_errors():
+                writer.add_examples({split: [example]})
             rows[split].append(
                 {
                     "clip": example["clip"],
@@ -224,8 +228,18 @@ def _build(splits: dict[str, list[Source]], building: Path) -> None:
                     "frames": len(example["frames"]),
                 }
             )
-    writer.close_all()
+    with _os_errors():
+        writer.close_all()
     (building / "clips.json").write_text(json.dumps(rows))
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """What array_record tells of a full disk as a RuntimeError is an OSError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error).partition(";")[0]) from error
 
 
 def open_records(dir: str | os.PathLike, split: str) -> Sequence[dict[str, Any]]:
@@ -248,19 +262,40 @@ def list_clips(dir: str | os.PathLike, split: str) -> list[dict[str, Any]]:
 
 def list_splits(dir: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
     """`list_clips` of every split; people who are few are all for training."""
-    path = Path(dir) / _FOLDER / "clips.json"
-    if not path.is_file():
+    splits = read_clips(dir)
+    if not splits:
         raise InputError(
             f"{dir} has no prepared data set: make one with python -m data_pipeline.prepare."
         )
-    return json.loads(path.read_text())
+    return splits
+
+
+def read_clips(dir: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
+    """As `list_splits`, but empty if nothing has been written yet.
+
+    Raises:
+        InputError: the list is damaged, or cannot be read.
+    """
+    path = Path(dir) / _FOLDER / "clips.json"
+    try:
+        splits = json.loads(path.read_text())
+        for row in (row for rows in splits.values() for row in rows):
+            row["clip"], row["identity"], row["emotion"], row["frames"]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): put that right.") from error
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}): copy the data set again, or prepare it "
+            "anew with another --out."
+        ) from error
+    return splits
 
 
 def split_of_clips(dir: str | os.PathLike) -> dict[str, str]:
     """The split of every clip; empty if there is no data set."""
-    if not (Path(dir) / _FOLDER / "clips.json").is_file():
-        return {}
-    return {row["clip"]: split for split, rows in list_splits(dir).items() for row in rows}
+    return {row["clip"]: split for split, rows in read_clips(dir).items() for row in rows}
 
 
 def trained_people(dirs: Sequence[str | os.PathLike]) -> list[str]:
@@ -270,14 +305,51 @@ def trained_people(dirs: Sequence[str | os.PathLike]) -> list[str]:
 
 def iterate_sources(dir: str | os.PathLike) -> Iterator[Source]:
     """The clips that a data set already holds, as sources for writing it anew with more."""
-    path = Path(dir) / _FOLDER / "clips.json"
-    for split in json.loads(path.read_text()) if path.is_file() else ():
+    for split, rows in read_clips(dir).items():
         records = open_records(dir, split)
-        for index, row in enumerate(list_clips(dir, split)):
-            yield Source(row["clip"], row["identity"], lambda r=records, i=index: _reread(r[i]))
+        for index, row in enumerate(rows):
+            reread = functools.partial(_reread, records, index, row["clip"])
+            yield Source(row["clip"], row["identity"], reread)
 
 
-def _reread(record: dict[str, Any]) -> dict[str, Any]:
+def _reread(records: Sequence[dict[str, Any]], index: int, clip: str) -> dict[str, Any]:
     """A record as the example it was written from."""
+    record = read_record(records, index, clip)
     text = {key: record[key].decode() for key in ("identity", "clip")}
     return {**record, **text, "frames": list(record["frames"])}
+
+
+def read_record(records: Sequence[dict[str, Any]], index: int, clip: str) -> dict[str, Any]:
+    """A record of `open_records`, which was listed as `clip`.
+
+    Raises:
+        InputError: it cannot be read, or is another clip by now; says which it is and in which
+            file.
+    """
+    try:
+        record = records[index]
+        found = record["clip"].decode()
+    except Exception as error:  # Checksum, framing, protocol buffer: each has its own.
+        raise InputError(broken(describe_record(records, index, clip), error)) from error
+    if found != clip:
+        raise InputError(
+            f"{describe_record(records, index, clip)} is clip {found} by now: the data set was "
+            "prepared anew meanwhile; start again."
+        )
+    return record
+
+
+def describe_record(records: Sequence[dict[str, Any]], index: int, clip: str) -> str:
+    """Where a record of `open_records` is, for a person."""
+    info = records.dataset_info.splits[records.split]
+    ends = np.cumsum(info.shard_lengths)
+    shard = int(np.searchsorted(ends, index, side="right"))
+    record = index - int(ends[shard]) + info.shard_lengths[shard]
+    file = Path(info.filepaths[shard])
+    return f"clip {clip} of {file.parents[1]} (record {record} of {file})"
+
+
+def broken(what: str, error: Exception) -> str:
+    """A sentence on a record, or a part of one, that a reader refuses."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{what} cannot be read ({reason}): copy the data set again or prepare it anew."

@@ -23,7 +23,7 @@ def read_settings(dir: str | os.PathLike) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(path.read_text()))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"{path} is damaged: delete it, and prepare again with the settings it was made with."
         ) from error

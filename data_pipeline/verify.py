@@ -1,7 +1,7 @@
 """Re-reads a prepared data set and says whether every record is what it should be:
 
     python -m data_pipeline.verify data/mine
-    python -m data_pipeline.verify data/mine --raw      also hashes the raw files anew
+    python -m data_pipeline.verify data/mine --raw      also hashes the raw videos anew
 
 Prints a table and leaves with exit code 0, or with 1 and one line for each fault.
 """
@@ -11,7 +11,6 @@ import collections
 import functools
 import hashlib
 import io
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,10 +25,11 @@ from rich.progress import track
 from rich.table import Table
 
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
+from data_pipeline.commands import at_least_1, exit_code
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
-from data_pipeline.errors import InputError
 from data_pipeline.manifest import Row, read_manifest
-from data_pipeline.records import COEFFICIENTS, open_records
+from data_pipeline.records import COEFFICIENTS, list_splits, open_records
+from data_pipeline.settings import read_settings
 from data_pipeline.sync_score import LipOpening, out_of_sync
 
 # A head that turns fast leaves its smoothed crop for a moment; a mouth that does so is of no use.
@@ -66,24 +66,20 @@ class _Reading(NamedTuple):
 def verify(
     dir: str | os.PathLike, raw: bool = False, workers: int | None = None, progress: bool = False
 ) -> Report:
-    """Re-reads every record of a data set, and with `raw` every file that it was made of.
+    """Re-reads every record of a data set, and with `raw` every video that it was made of.
 
     Args:
         dir: the data set's directory, as given to `prepare`.
-        raw: also compares the raw files' SHA-256 with the manifest's.
+        raw: also compares the raw videos' SHA-256 with the manifest's; separate voices have none.
         workers: threads that decode; one a core if None.
         progress: shows a bar on stderr.
 
     Raises:
-        InputError: there is no data set.
+        InputError: there is no data set, or its lists or settings are damaged.
     """
     dir = Path(dir)
-    clips = read_clips(dir)
-    if not clips:
-        raise InputError(
-            f"{dir} has no prepared data set: make one with python -m data_pipeline.prepare."
-        )
-    settings = _read_settings(dir)
+    clips = list_splits(dir)
+    settings = read_settings(dir)
     splits, faults = [], []
     for name, rows in clips.items():
         split, found = _read_split(dir, name, rows, settings.get("size"), workers, progress)
@@ -103,33 +99,6 @@ def verify(
     if raw:
         faults += list(_raw_faults(manifest, progress))
     return Report(splits, faults, notes)
-
-
-def read_clips(dir: Path) -> dict[str, list[dict[str, Any]]]:
-    """Of each split the clip, identity, emotion and number of frames of every record, in order.
-
-    Empty if nothing has been written yet.
-
-    Raises:
-        InputError: the list is damaged.
-    """
-    path = dir / "records" / "clips.json"
-    if not path.is_file():
-        return {}
-    try:
-        splits = json.loads(path.read_text())
-        for row in (row for rows in splits.values() for row in rows):
-            row["clip"], row["identity"], row["emotion"], row["frames"]
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}): prepare the data set anew."
-        ) from error
-    return splits
-
-
-def _read_settings(dir: Path) -> dict[str, Any]:
-    path = dir / "settings.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _read_split(
@@ -390,16 +359,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m data_pipeline.verify", description="Re-read every record of a data set."
     )
     parser.add_argument("dir", type=Path, help="directory of the data set")
-    parser.add_argument("--raw", action="store_true", help="also hash the raw files anew")
-    parser.add_argument("--workers", type=int, help="threads that decode")
+    parser.add_argument("--raw", action="store_true", help="also hash the raw videos anew")
+    parser.add_argument("--workers", type=at_least_1, help="threads that decode")
     args = parser.parse_args(arguments)
-    try:
-        report = verify(args.dir, args.raw, args.workers, progress=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    report = verify(args.dir, args.raw, args.workers, progress=True)
     Console().print(table(report))
     for note in report.notes:
         print(f"note: {note}")

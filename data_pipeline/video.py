@@ -1,6 +1,7 @@
 """Pictures: any video to 25 fps RGB with its sound, RGB with sound to mp4, any image to RGB."""
 
 import contextlib
+import errno
 import functools
 import os
 from collections.abc import Iterator
@@ -59,11 +60,12 @@ def iterate_frames(
     """Yields upright RGB frames, resampled by their timestamps to 25 a second, one in memory.
 
     Output k is the source frame whose time is nearest to start + k / 25 s after the first frame's.
+    There is one at least. All have the first one's size: others are scaled to it.
     """
-    limit = np.inf if max_seconds is None else round(max_seconds * FPS)
+    limit = np.inf if max_seconds is None else max(round(max_seconds * FPS), 1)
     zero = _first_frame_time(path) + start
     with open_at(path, "video", zero) as (container, stream, frames):
-        count, held, held_time = 0, None, -start - 1 / FPS
+        count, held, held_time, shape = 0, None, -start - 1 / FPS, None
         length = held_time
         for frame in frames:
             time = held_time + 1 / FPS if frame.time is None else frame.time - zero
@@ -78,7 +80,8 @@ def iterate_frames(
             if count >= limit:
                 return
             # Not every frame is wanted: those before `start` and most of 60 a second are not.
-            held = functools.cache(functools.partial(_upright_rgb, frame, stream))
+            shape = shape or _upright_shape(frame, stream)
+            held = functools.cache(functools.partial(_upright_rgb, frame, shape))
             held_time = time
             # mp4 has lengths in the order of decoding: the last one may be another frame's.
             length = max(length, time + min(_duration(frame, stream), _LONGEST_STILL))
@@ -87,7 +90,7 @@ def iterate_frames(
         check_complete(container, stream, start + length, path)
         if start and length <= 0:
             raise InputError(f"{path} ends at {start + length:.2f} s, before {start:.2f} s.")
-        # At least one frame; a half step of slack for 1/24.9 and the like.
+        # A half step of slack for 1/24.9 and the like.
         while count < limit and (count == 0 or count < round(length * FPS)):
             yield held()
             count += 1
@@ -118,13 +121,17 @@ def _first_frame_time(path: str | os.PathLike) -> float:
         return first.time or 0.0 if first else 0.0
 
 
-def _upright_rgb(
-    frame: av.VideoFrame, stream: av.video.stream.VideoStream
-) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB with square pixels and the rotation of the phone that shot it undone."""
+def _upright_shape(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> tuple[int, int]:
+    """Height and width with square pixels and the rotation of the phone that shot it undone."""
     aspect = stream.sample_aspect_ratio
-    width = round(frame.width * aspect) if aspect else frame.width
-    rgb = frame.to_ndarray(format="rgb24", width=width, height=frame.height, interpolation=_EXACT)
+    shape = frame.height, round(frame.width * aspect) if aspect else frame.width
+    return shape[::-1] if frame.rotation // 90 % 2 else shape
+
+
+def _upright_rgb(frame: av.VideoFrame, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of a shape as of `_upright_shape`."""
+    height, width = shape[::-1] if frame.rotation // 90 % 2 else shape
+    rgb = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=_EXACT)
     return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90))
 
 
@@ -171,9 +178,11 @@ class VideoWriter:
         return self
 
     def _open(self) -> None:
+        if self.path.is_dir():  # Else it is told when all is written.
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         self._part.touch()  # Names a missing or forbidden directory better than the encoder does.
         self._container = av.open(
-            str(self._part), "w", format="mp4", options={"movflags": "+faststart"}
+            f"file:{self._part}", "w", format="mp4", options={"movflags": "+faststart"}
         )
         height, width = self._size
         video = self._container.add_stream("libx264", rate=self._fps)
@@ -248,7 +257,7 @@ class VideoWriter:
         """On any exception removes what was written; what the system refused becomes a sentence."""
         try:
             yield
-        except OSError as error:  # av.FFmpegError is one where the system is to blame.
+        except (OSError, av.FFmpegError) as error:
             self._discard()
             raise InputError(
                 f"cannot write {self.path} ({error.strerror}): give a place that exists, may be "
@@ -273,8 +282,8 @@ def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         InputError: the file is missing, truncated, or not an image.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path} is not a file: give the path of an image.")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is not a file that can be read: give the path of an image.")
     try:
         with Image.open(path) as image:
             return np.array(_flat_rgb(ImageOps.exif_transpose(image)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_pipeline.clips import VideoJob
-from data_pipeline.datasets.raw import VIDEO_SUFFIXES, video_files
+from data_pipeline.datasets.raw import VIDEO_SUFFIXES, absolute, video_files
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.errors import InputError
 
@@ -40,7 +40,7 @@ def jobs(
     Raises:
         InputError: there is no such folder, no video in it, or two would be one clip.
     """
-    raw = Path(raw)
+    raw = absolute(raw)
     files = video_files(raw)
     if not files:
         raise InputError(f"{raw} has no video files: expected {', '.join(sorted(VIDEO_SUFFIXES))}.")
@@ -90,7 +90,8 @@ def _clip_name(relative: Path) -> str:
 def _identity(path: Path, identity_from: IdentityFrom) -> str:
     if identity_from == "folder":
         return path.parent.name
-    return path.stem.split("__")[0] if identity_from == "prefix" else path.stem
+    prefix = path.stem.split("__")[0] if identity_from == "prefix" else ""
+    return prefix or path.stem
 
 
 def emotion_of(path: Path) -> int:

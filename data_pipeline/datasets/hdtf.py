@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_pipeline.clips import Region, Remote, VideoJob
-from data_pipeline.datasets.raw import VIDEO_SUFFIXES, by_name, files_below
+from data_pipeline.datasets.raw import VIDEO_SUFFIXES, absolute, by_name, files_below
 from data_pipeline.datasets.splits import Split, by_identity, published
 from data_pipeline.errors import InputError
 
@@ -48,7 +48,7 @@ def jobs(raw: str | os.PathLike, size: int, model: str, limit: int | None = None
     Raises:
         InputError: there is no such folder, or no whole annotation in it.
     """
-    files = files_below(raw)
+    files = files_below(absolute(raw))
     videos = by_name(path for path in files if path.suffix.lower() in VIDEO_SUFFIXES)
     found = []
     for prefix in _PREFIXES:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from data_pipeline.clips import VideoJob
-from data_pipeline.datasets.raw import VIDEO_SUFFIXES, files_below
+from data_pipeline.datasets.raw import AUDIO_SUFFIXES, VIDEO_SUFFIXES, absolute, files_below
 from data_pipeline.datasets.splits import Split, by_identity, published
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.errors import InputError
@@ -20,7 +20,6 @@ from data_pipeline.errors import InputError
 SplitName = Literal["edtalk", "eat", "identity"]
 
 VIEWS = ("front", "left_30", "left_60", "right_30", "right_60", "top", "down")
-_AUDIO_SUFFIXES = {".m4a", ".aac", ".wav", ".mp3", ".flac"}
 
 
 class _Take(NamedTuple):
@@ -53,12 +52,12 @@ def jobs(
     """
     videos: dict[tuple[_Take, str], Path] = {}
     voices: dict[_Take, Path] = {}
-    for path in files_below(raw):
-        match [folder.lower() for folder in path.absolute().parent.parts]:
+    for path in files_below(absolute(raw)):
+        match [folder.lower() for folder in path.parent.parts]:
             case [*_, actor, "video", view, emotion, level] if view in views:
                 if path.suffix.lower() in VIDEO_SUFFIXES:
                     videos[_take(actor, emotion, level, path), view] = path
-            case [*_, actor, "audio", emotion, level] if path.suffix.lower() in _AUDIO_SUFFIXES:
+            case [*_, actor, "audio", emotion, level] if path.suffix.lower() in AUDIO_SUFFIXES:
                 voices[_take(actor, emotion, level, path)] = path
     keys = videos.keys() | {(take, view) for take in voices for view in views}
     if not videos:

@@ -10,22 +10,43 @@ from data_pipeline.clips import Remote, VideoJob
 from data_pipeline.errors import InputError
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v", ".flv", ".ts"}
+AUDIO_SUFFIXES = {".m4a", ".aac", ".wav", ".mp3", ".flac"}
 _FETCH = "yt-dlp --no-overwrites -S res:1080,ext:mp4:m4a --merge-output-format mp4"
+
+
+def absolute(raw: str | os.PathLike) -> Path:
+    """A directory's path that holds from anywhere, and whose last part is the directory's name."""
+    path = Path(raw)
+    return path.resolve() if ".." in path.parts else path.absolute()
 
 
 def files_below(raw: str | os.PathLike) -> list[Path]:
     """All files below a directory in the order of their paths, through links but not in circles.
 
     Raises:
-        InputError: it is none, or a folder in it cannot be read.
+        InputError: it is none, a folder in it cannot be read, or a medium's name is no text.
     """
-    if not Path(raw).is_dir():
-        raise InputError(f"{raw} is not a directory: give the folder with the videos.")
     try:
-        return sorted(_walk(raw))
+        if not Path(raw).is_dir():
+            raise InputError(f"{raw} is not a directory: give the folder with the videos.")
+        files = sorted(_walk(raw))
     except OSError as error:
         raise InputError(
             f"{error.filename} cannot be read ({error.strerror}): check its permissions."
+        ) from error
+    for path in files:
+        if path.suffix.lower() in VIDEO_SUFFIXES | AUDIO_SUFFIXES:
+            _check_name(path)
+    return files
+
+
+def _check_name(path: Path) -> None:
+    """Raises InputError if a path is not in UTF-8, as names of clips and people must be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the name {ascii(str(path))} is not in UTF-8: rename the file or the folder."
         ) from error
 
 

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 
 from data_pipeline.clips import Region, Remote, VideoJob
-from data_pipeline.datasets.raw import VIDEO_SUFFIXES, files_below
+from data_pipeline.datasets.raw import VIDEO_SUFFIXES, absolute, files_below
 from data_pipeline.datasets.splits import Named, by_hash
 from data_pipeline.errors import InputError
 
@@ -36,7 +36,7 @@ def jobs(raw: str | os.PathLike, size: int, model: str, limit: int | None = None
     Raises:
         InputError: there is no such folder, or no meta file in it.
     """
-    files = files_below(raw)
+    files = files_below(absolute(raw))
     places = [(path, found) for path in files if (found := _NAME.fullmatch(path.name))]
     if not places:
         raise InputError(

@@ -76,6 +76,20 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(audio.load_audio(path), tone, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [3, 6, 8, 9])
+def test_many_channels_are_no_louder_than_their_loudest(tmp_path, channels):
+    tone = chirp(0.5, 16_000)
+    for name, planes in {
+        "same.wav": np.stack([tone] * channels),
+        "one.wav": np.stack([*[0 * tone] * (channels - 1), channels * tone]) / 3,
+    }.items():
+        with wave.open(str(tmp_path / name), "wb") as file:
+            file.setparams((channels, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(audio.to_int16(planes.T.ravel()).tobytes())
+        expected = audio.to_float(audio.to_int16(planes)).mean(0)
+        np.testing.assert_allclose(audio.load_audio(tmp_path / name), expected, atol=1e-4)
+
+
 def test_eight_kilohertz_stereo_is_averaged_too(tmp_path):
     tone = chirp(1.0, 8000)
     path = save(tmp_path / "a.wav", np.stack([tone, tone / 2]), 8000, "pcm_s16le", "stereo")
@@ -205,14 +219,14 @@ def test_what_the_system_refuses_is_no_fault_of_the_file(tmp_path, monkeypatch):
 
 
 def test_a_stream_that_turns_up_late_does_not_stop_the_reader(tmp_path):
-    class Container:
-        def demux(self, stream):
-            yield from container.demux(stream)
-            raise IndexError("tuple index out of range")  # What PyAV says to its flush.
+    def stumble(packets):
+        yield from packets
+        raise IndexError("tuple index out of range")  # What PyAV says to its flush.
 
     path = save(tmp_path / "a.wav", chirp(0.5, 16_000), 16_000, "pcm_s16le")
     with av.open(str(path)) as container:
-        frames = list(audio.decode_frames(Container(), container.streams.audio[0]))
+        (stream,) = container.streams
+        frames = list(audio.decode_frames(stumble(container.demux(stream)), stream))
     assert sum(frame.samples for frame in frames) == 8000
 
 
@@ -226,6 +240,7 @@ def test_bad_files_are_sentences(tmp_path):
     save(tmp_path / "nan.wav", np.full(1600, np.nan, np.float32), 16_000, "pcm_f32le")
     for name, what in {
         "missing.wav": "does not exist",
+        "x" * 300: "cannot be read .File name too long",
         "": "is not a file",
         "zero.wav": "is empty",
         "text.wav": "cannot be decoded",
@@ -321,6 +336,7 @@ def test_silence_is_below_minus_60_decibels_everywhere():
     noise = np.random.default_rng(2).normal(0, 1, 16_000).astype(np.float32)
     assert audio.is_silent(noise * 5e-4)
     assert not audio.is_silent(noise * 2e-3)
+    assert audio.is_silent(noise[:1_000] * 5e-4 + np.float32(0.1)), "nor is an offset a sound"
     word = np.zeros(160_000, np.float32)
     word[70_000:71_000] = chirp(1000 / 16_000, 16_000)
     assert not audio.is_silent(word)

@@ -32,3 +32,5 @@ def test_the_benchmark_fills_its_table_and_its_file(tmp_path, capsys):
 def test_a_wrong_place_is_a_sentence(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "no prepared data set" in capsys.readouterr().err
+    assert main([str(tmp_path), "--frames", "16"]) == 2
+    assert "windows of 16 frames do not lie in a chunk of 10" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from mediapipe.tasks.python import vision
 
 from data_pipeline import face
 from data_pipeline.errors import InputError
@@ -254,6 +255,10 @@ def test_the_model_is_looked_for_in_order(tmp_path, monkeypatch):
     assert face.landmarker_model() == tmp_path / "named"
     with pytest.raises(InputError, match="does not exist"):
         face.landmarker_model(tmp_path / "missing")
+    with pytest.raises(
+        InputError, match=r"x cannot be read \(File name too long\): check the path"
+    ):
+        face.landmarker_model(tmp_path / ("x" * 300))
     monkeypatch.delenv(face.MODEL_VARIABLE)
 
     published = tmp_path / "published.task"
@@ -278,6 +283,16 @@ def test_the_pinned_model_is_the_published_one(tmp_path):
     (tmp_path / "broken.task").write_text("no model")
     with pytest.raises(InputError, match="is not a face landmarker model"):
         face.FaceLandmarker(tmp_path / "broken.task")
+
+
+def test_a_library_that_the_system_lacks_is_named(tmp_path, monkeypatch):
+    def load(_):
+        raise OSError("libEGL.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(vision.FaceLandmarker, "create_from_options", load)
+    (tmp_path / "any.task").write_text("a model")
+    with pytest.raises(InputError, match=r"\(libEGL\.so\.1: .*packages libegl1 and libgles2"):
+        face.FaceLandmarker(tmp_path / "any.task")
 
 
 @needs_model

@@ -45,6 +45,9 @@ def test_identities_by_prefix_file_or_list(tmp_path):
         return [job.identity for job in folder.jobs(tmp_path, 64, "model", **options)]
 
     assert identities(identity_from="prefix") == ["ann", "bob"]
+    (tmp_path / "__one.mp4").touch()
+    assert identities(identity_from="prefix")[0] == "__one"
+    (tmp_path / "__one.mp4").unlink()
     assert identities(identity_from="file") == ["ann__one", "bob__two"]
     assert identities(identity_from="prefix", identities=people) == ["Ann Example", "bob"]
     people.write_text("id,identity\nann__one, Ann \n", encoding="utf-8-sig")
@@ -189,6 +192,37 @@ def test_no_file_takes_the_place_of_another(quick, tmp_path, capsys):
     assert main(quick) == 0
 
 
+def test_a_folder_is_known_by_its_own_name_and_from_anywhere(quick, tmp_path, monkeypatch, capsys):
+    raw, place = tmp_path / "raw" / "ann", quick.index("--raw") + 1
+    for where, name in ((raw, "."), (raw / "..", "ann"), (raw, "../ann")):
+        monkeypatch.chdir(where)
+        quick[place] = name
+        assert main(quick) == 0
+        (row,) = read_manifest(tmp_path / "out")
+        assert (row.identity, row.source) == ("ann", str(raw / "one.mp4"))
+    (tmp_path / "other" / "ann").mkdir(parents=True)
+    (tmp_path / "other" / "ann" / "one.mp4").write_text("another video")
+    monkeypatch.chdir(tmp_path / "other")
+    quick[place] = "ann"
+    assert main(quick) == 2
+    assert f"take the place of {raw}/one.mp4 as clip one" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_a_sentence(quick, tmp_path, capsys):
+    folder = os.fsencode(tmp_path / "raw")
+    (tmp_path / "raw" / os.fsdecode(b"M\xfcller.txt")).touch()  # It is none of ours.
+    assert main(quick) == 0
+    capsys.readouterr()
+    os.mkdir(folder + b"/J\xfcrgen")
+    for name in (b"M\xfcller.mp4", b"J\xfcrgen/one.mp4"):
+        open(folder + b"/" + name, "w").close()
+        assert main(quick) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "Traceback" not in told
+        assert f"{ascii(os.fsdecode(name))[1:]} is not in UTF-8: rename" in told
+        os.remove(folder + b"/" + name)
+
+
 def test_long_names_are_cut_and_stay_apart(tmp_path):
     for end in "ab":
         (tmp_path / ("ä" * 100 + end + ".mp4")).touch()
@@ -279,6 +313,10 @@ def test_the_command_crops_in_given_boxes_without_a_landmarker(tmp_path, capsys,
     split = splits.by_identity()(Source("", "ann", dict))
     (record,) = open_records(out, split)
     np.testing.assert_array_equal(record["boxes"], [[90, 96.5, 100]] * 26)
+    boxes.write_text("clip,x,y,side\nann__one,80,96.5,100\n")
+    assert main([*command, "--boxes", str(boxes)]) == 0
+    (record,) = open_records(out, split)
+    np.testing.assert_array_equal(record["boxes"], [[80, 96.5, 100]] * 26)
     assert main([*command, "--crop", "none"]) == 2
     assert "prepared with other settings" in capsys.readouterr().err
     for text in ("clip,x\na,1", "clip,x,y,side\na,1,2,0", "clip,x,y,side\na,b,2,3", "clip,x\na"):

@@ -58,7 +58,7 @@ def jobs_of(raw: Path) -> dict[str, hdtf.VideoJob]:
     return {job.clip: job for job in hdtf.jobs(raw, 64, "model")}
 
 
-def test_every_name_of_every_file_is_a_clip_or_a_reason(raw):
+def test_every_name_of_every_file_is_a_clip_or_a_reason(raw, monkeypatch):
     (raw / "a b").mkdir()
     (raw / "a b" / "annone0.MKV").write_text("video")
     (raw / "a b" / "annone0.mp4").write_text("cut")
@@ -66,6 +66,8 @@ def test_every_name_of_every_file_is_a_clip_or_a_reason(raw):
     (raw / "loop").symlink_to(raw)
     (raw / "nothing.mp4").symlink_to(raw / "gone.mp4")
     found = jobs_of(raw)
+    monkeypatch.chdir(raw)
+    assert jobs_of(Path(".")) == found
     first, second = found["WDA_AnnOne0_000"], found["WDA_AnnOne0_001"]
     assert Path(first.source).name == "annone0.MKV"  # The larger one.
     assert (first.start, first.end, second.start, second.end) == (0, 1, 1, 2)

@@ -403,6 +403,14 @@ def test_a_damaged_file_is_named_with_its_clip(tmp_path, threads):
     iterator.close()
 
 
+def test_records_that_were_replaced_meanwhile_are_not_taken_for_the_listed_ones(tmp_path):
+    write(tmp_path, [make_clip(0, 0, 5), make_clip(0, 1, 5)])
+    clips = loader.Clips(tmp_path, "train", WindowSpec())
+    write(tmp_path, [make_clip(0, 1, 5), make_clip(0, 2, 5)])
+    with pytest.raises(InputError, match=r"clip p0_00 of .* is clip p0_01 by now: .* start again"):
+        clips.read(0)
+
+
 def test_a_damaged_picture_is_named_with_its_clip(tmp_path):
     example = encode_clip(make_clip(0, 0, 5)) | {"frames": [b"no jpeg"] * 5}
     write_records([Source("p0_00", "p0", lambda: example)], tmp_path, lambda source: "train")

@@ -1,5 +1,7 @@
 """The manifest comes back as it was written, and no torn line or file passes for a row."""
 
+import errno
+
 import pyarrow.parquet
 import pytest
 
@@ -60,6 +62,36 @@ def test_a_damaged_or_foreign_manifest_is_a_sentence(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"clip": ["a"]}), tmp_path / FILE)
     with pytest.raises(InputError, match=r"manifest.parquet is not a manifest"):
         read_manifest(tmp_path)
+    write_manifest(tmp_path, ROWS)
+    whole = (tmp_path / FILE).read_bytes()
+    told = []
+    for place in range(0, len(whole), 23):
+        (tmp_path / FILE).write_bytes(
+            whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+        )
+        try:
+            read_manifest(tmp_path)
+        except InputError as error:
+            told.append(type(error.__cause__))
+    assert {OSError, UnicodeDecodeError, pyarrow.ArrowInvalid} <= set(told)
+
+
+def test_what_the_system_refuses_is_no_damage(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    write_manifest(tmp_path, ROWS)
+    monkeypatch.setattr(pyarrow.parquet, "read_table", fail)
+    with pytest.raises(OSError, match="Too many"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_was_written_without_places_is_read(tmp_path):
+    write_manifest(tmp_path, [row("a", "a", place="1f")])
+    table = pyarrow.parquet.read_table(tmp_path / FILE)
+    assert read_manifest(tmp_path)[0].place == "1f"
+    pyarrow.parquet.write_table(table.drop_columns("place"), tmp_path / FILE)
+    assert read_manifest(tmp_path) == [row("a", "a")]
 
 
 def test_a_journal_survives_its_writer_at_every_byte(tmp_path):

@@ -44,8 +44,10 @@ def jobs_of(raw: Path, **options) -> dict[str, mead.VideoJob]:
     return {job.clip: job for job in mead.jobs(raw, 64, "model", **options)}
 
 
-def test_takes_get_their_voice_emotion_and_level(raw):
+def test_takes_get_their_voice_emotion_and_level(raw, monkeypatch):
     found = jobs_of(raw)
+    monkeypatch.chdir(raw)
+    assert jobs_of(Path(".")) == found
     job = found["M003_front_angry_1_001"]
     assert job.source.endswith(PLACES[0]) and job.audio.endswith(PLACES[1])
     assert (job.identity, job.emotion) == ("M003", EMOTIONS.index("angry"))

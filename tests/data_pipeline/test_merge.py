@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data_pipeline import merge as merging
 from data_pipeline import prepare
 from data_pipeline.errors import InputError
 from data_pipeline.lock import alone_in
@@ -80,6 +81,33 @@ def test_a_merge_that_was_killed_is_taken_up_and_no_two_work_at_once(tmp_path):
     (tmp_path / "records").rename(tmp_path / ".records.replaced")
     with alone_in(tmp_path), pytest.raises(InputError, match="another run prepares"):
         merge(tmp_path)
+    assert merge(tmp_path) == 8
+
+
+def test_clips_that_no_manifest_knows_are_not_dropped(tmp_path):
+    run(tmp_path, [FakeJob("z", "zoe")])
+    run_shards(tmp_path, 2)
+    (tmp_path / "manifest.parquet").unlink()
+    with pytest.raises(InputError, match=f"{tmp_path}/manifest.parquet says nothing of 1 clips"):
+        merge(tmp_path)
+    assert [row["clip"] for row in list_clips(tmp_path, "train")] == ["z"]
+
+
+def test_a_merge_that_was_killed_before_its_records_were_written_is_gone_on_with(
+    tmp_path, monkeypatch
+):
+    run_shards(tmp_path, 2)
+    merge(tmp_path)
+    shard = Shard(1, 2)
+    run(shard.dir(tmp_path), [*shard.take(JOBS), FakeJob("f", "fay")])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(merging, "write_records", interrupt)
+        merge(tmp_path)
+    run(tmp_path)  # Whoever goes on without merging is not refused.
     assert merge(tmp_path) == 8
 
 

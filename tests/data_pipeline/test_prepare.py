@@ -21,7 +21,7 @@ import pytest
 
 from data_pipeline import jobs as making
 from data_pipeline import prepare as room
-from data_pipeline.clips import Outcome
+from data_pipeline.clips import Outcome, Region, VideoJob
 from data_pipeline.datasets import synthetic
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError, MissingError
@@ -241,6 +241,38 @@ def test_another_voice_or_identity_is_prepared_again_and_a_lost_file_is_not(tmp_
     assert RAN == {"a": 3} and list_clips(out, "train")[0]["identity"] == "bob"
     run([dataclasses.replace(other, source="", audio="", missing="its video is not there")], out)
     assert RAN == {"a": 3} and names(out) == ["a"]
+
+
+def test_clips_that_the_manifest_does_not_know_are_not_dropped(tmp_path):
+    run([FakeJob("a", pieces=2), FakeJob("b")], tmp_path)
+    manifest = tmp_path / "manifest.parquet"
+    whole = manifest.read_bytes()
+    manifest.unlink()
+    with pytest.raises(InputError, match=r"says nothing of 3 clips .* \(a#0, a#1, b\).* be lost"):
+        run([FakeJob("c")], tmp_path)
+    assert names(tmp_path) == ["a#0", "a#1", "b"]
+    manifest.write_bytes(whole)
+    run([FakeJob("c")], tmp_path)
+    assert names(tmp_path) == ["a#0", "a#1", "b", "c"]
+
+
+def test_a_corrected_place_is_prepared_again_and_a_moved_voice_is_not(tmp_path):
+    (tmp_path / "a.mp4").write_text("picture")
+    for name in ("a.wav", "moved/a.wav", "a.m4a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("voice")
+    source, voice = str(tmp_path / "a.mp4"), str(tmp_path / "a.wav")
+    job = VideoJob("a", "ann", source, size=8, model="", audio=voice)
+    rows = making.run_job(dataclasses.replace(job, refused="no box"), tmp_path)
+    rows = [rows[0]._replace(sha256="ff", bytes=12)]
+    assert room.is_done(job, rows, set())
+    assert room.is_done(dataclasses.replace(job, audio=str(tmp_path / "moved/a.wav")), rows, set())
+    place = Region(0, 0, 9, 9, height=720)
+    for change in ({"start": 1.0}, {"end": 2.0}, {"region": place}, {"box": (1.0, 2.0, 3.0)}):
+        corrected = dataclasses.replace(job, **change)
+        assert not room.is_done(corrected, rows, set())
+        assert room.is_done(corrected, [rows[0]._replace(place="")], set())  # of older versions
+    assert not room.is_done(dataclasses.replace(job, audio=str(tmp_path / "a.m4a")), rows, set())
 
 
 def test_a_file_of_many_clips_is_hashed_once(tmp_path, monkeypatch):

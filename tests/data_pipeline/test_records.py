@@ -1,6 +1,7 @@
 """What is written is what is read, whole or not at all, and without TensorFlow."""
 
 import pickle
+import resource
 import subprocess
 import sys
 from typing import NamedTuple
@@ -185,6 +186,46 @@ def test_what_is_missing_is_a_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
         records.write_records(sources(CLIPS[:1]), tmp_path / "file", split_of)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(tmp_path):
+    records.write_records(sources(CLIPS[:1]), tmp_path, split_of)
+    noise = np.random.default_rng(0).integers(0, 255, (30, 64, 64, 3), np.uint8)
+    large = CLIPS[0]._replace(frames=noise, clip="large")
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+        with pytest.raises(InputError, match=r"cannot write .*records \(.*File too large\): give"):
+            records.write_records(sources([large]), tmp_path, split_of)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+    assert records.list_clips(tmp_path, "train")[0]["clip"] == "person0_0"
+
+
+def test_a_damaged_list_is_a_sentence_for_every_reader(tmp_path):
+    records.write_records(sources(CLIPS[:2]), tmp_path, split_of)
+    path = tmp_path / "records" / "clips.json"
+    whole = path.read_text()
+    for text in ("", whole[:-9], '{"train": [3]}', '{"train": [{"clip": "a"}]}', "[]"):
+        path.write_text(text)
+        for reader in (records.list_splits, records.split_of_clips, records.trained_people):
+            with pytest.raises(InputError, match=f"{path} is damaged .*: copy the data set again"):
+                reader([tmp_path] if reader is records.trained_people else tmp_path)
+        with pytest.raises(InputError, match=f"{path} is damaged"):
+            next(records.iterate_sources(tmp_path))
+
+
+def test_a_damaged_record_is_named_by_whoever_takes_it_over(tmp_path):
+    records.write_records(sources(CLIPS[:2]), tmp_path, split_of)
+    (path,) = (tmp_path / "records").glob("*.array_record*")
+    data = bytearray(path.read_bytes())
+    used = np.flatnonzero(np.frombuffer(data, np.uint8))
+    data[used[len(used) // 4]] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"clip person0_0 of .* \(record 0 of .*cannot be read"):
+        records.write_records(list(records.iterate_sources(tmp_path)), tmp_path, split_of)
+    assert path.exists()
 
 
 def test_jpegs_are_resized_by_area():

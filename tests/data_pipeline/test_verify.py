@@ -205,3 +205,8 @@ def test_no_data_set_is_a_sentence(tmp_path, capsys):
     (tmp_path / "records" / "clips.json").write_text('{"train": [3]}')
     assert main([str(tmp_path)]) == 2
     assert "is damaged" in capsys.readouterr().err
+    small_set(tmp_path)
+    for text in ('{"size": 3', "[3]"):
+        (tmp_path / "settings.json").write_text(text)
+        assert main([str(tmp_path)]) == 2
+        assert "settings.json is damaged: delete it" in capsys.readouterr().err

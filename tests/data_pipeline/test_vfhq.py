@@ -29,7 +29,7 @@ def save_meta(raw: Path, name: str, height=384, fps="29.97", crop="0 0 384 384")
     (folder / f"{name}.txt").write_text(text)
 
 
-def test_meta_files_become_spans_and_crops_of_videos_found_by_id(tmp_path):
+def test_meta_files_become_spans_and_crops_of_videos_found_by_id(tmp_path, monkeypatch):
     for name in ("-bcDEF_0123", "Abc-EF_0123", "abc-ef_0123", "lonely_one_"):
         save_meta(tmp_path, f"Clip+{name}+P2+C13+F300-450")
     (tmp_path / "videos").mkdir()
@@ -37,6 +37,8 @@ def test_meta_files_become_spans_and_crops_of_videos_found_by_id(tmp_path):
     for name in names:
         (tmp_path / "videos" / name).write_text("a video")
     found = {job.clip: job for job in vfhq.jobs(tmp_path, 64, "model")}
+    monkeypatch.chdir(tmp_path)
+    assert vfhq.jobs(".", 64, "model") == list(found.values())
     assert {clip[:11]: Path(job.source).name for clip, job in found.items()} == {
         "-bcDEF_0123": names[0],
         "Abc-EF_0123": names[1],

@@ -109,9 +109,11 @@ def test_max_seconds_takes_the_beginning(tmp_path):
     tone = np.sin(np.arange(32_000) / 7).astype(np.float32) / 2
     with VideoWriter(tmp_path / "a.mp4", (32, 48), tone) as writer:
         writer.write(grey(np.linspace(20, 235, 50)))
-    whole, part = read_video(tmp_path / "a.mp4"), read_video(tmp_path / "a.mp4", max_seconds=0.6)
-    np.testing.assert_array_equal(part.frames, whole.frames[:15])
-    np.testing.assert_allclose(part.audio, whole.audio[: 15 * 640], atol=1e-6)
+    whole = read_video(tmp_path / "a.mp4")
+    for seconds, count in ((0.6, 15), (0.01, 1)):
+        part = read_video(tmp_path / "a.mp4", seconds)
+        np.testing.assert_array_equal(part.frames, whole.frames[:count])
+        np.testing.assert_allclose(part.audio, whole.audio[: count * 640], atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
@@ -174,6 +176,41 @@ def test_flash_and_click_come_back_together(tmp_path):
         near = video.audio[mark * 640 - 640 : mark * 640 + 640]
         shift = np.argmax(np.correlate(near, np.ones(32))) - 640
         assert abs(shift) <= 8, f"{shift} samples"  # Half a millisecond.
+
+
+def flashing(path, seconds: int, flash: float):
+    """A video whose only bright frame has the only click of its sound."""
+    frames, sound = grey(np.full(25 * seconds, 40)), np.zeros(16_000 * seconds, np.float32)
+    frames[round(25 * flash)] = 230
+    sound[round(16_000 * flash) :][:640] = np.random.default_rng(0).uniform(-0.9, 0.9, 640)
+    times = np.arange(len(frames)) / 25
+    return write_video(path, frames, times, Fraction(1, 25), sound)
+
+
+def clicks_of(sound: np.ndarray) -> list[float]:
+    """The beginnings of clicks in seconds."""
+    loud = np.flatnonzero(np.abs(sound) > 0.3)
+    return (loud[np.diff(loud, prepend=-16_000) > 8000] / 16_000).tolist()
+
+
+def test_parts_that_were_joined_end_to_end_stay_in_step_and_whole(tmp_path):
+    parts = [(2, 1.0), (4, 3.0), (2, 0.6)]
+    files = [flashing(tmp_path / f"{i}.ts", *part) for i, part in enumerate(parts)]
+    silent = write_video(tmp_path / "silent.ts", grey(np.full(75, 40)), np.arange(75) / 25)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(file.read_bytes() for file in (*files[:2], silent, files[2])))
+    video = read_video(path)
+    flashes = np.flatnonzero(levels_of(video.frames) > 130)
+    # At each seam one stream waits for the other, as AAC's last block is longer than the sound.
+    np.testing.assert_allclose(flashes / 25, [1.0, 5.0, 9.6], atol=0.5)
+    assert len(video.frames) == pytest.approx(11 * 25, abs=12)
+    np.testing.assert_allclose(clicks_of(video.audio), flashes / 25, atol=0.03)
+    # A time on the file's clock is there four times: a start is one of the whole.
+    at = flashes[1] - 20
+    np.testing.assert_array_equal(
+        np.stack(list(iterate_frames(path, 1.0, at / 25))), video.frames[at : at + 25]
+    )
+    assert clicks_of(read_soundtrack(path, 25, 1.0, at / 25)) == pytest.approx([0.8], abs=0.03)
 
 
 def test_the_whole_voice_comes_back(tmp_path):
@@ -267,10 +304,44 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
 
 def test_places_that_cannot_be_written_to_are_sentences(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "missing" / "a.mp4", tmp_path / "file" / "a.mp4"):
-        with pytest.raises(InputError, match="cannot write"), VideoWriter(path, 32, None):
-            pass
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    (tmp_path / "folder").mkdir()
+    for name in ("missing/a.mp4", "file/a.mp4", "folder"):
+        writer = VideoWriter(tmp_path / name, 32, None)
+        with pytest.raises(InputError, match="cannot write"):
+            writer.__enter__()  # Not when all is written.
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_what_the_encoder_refuses_is_a_sentence_too(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise av.error.ProtocolNotFoundError(1, "Protocol not found")
+
+    monkeypatch.setattr(av, "open", fail)
+    writer = VideoWriter(tmp_path / "a.mp4", 32, None)
+    with pytest.raises(InputError, match=r"cannot write .*a.mp4 \(Protocol not found\)"):
+        writer.__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_may_have_a_colon_and_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter("10:30.mp4", 32, np.zeros(6400, np.float32)) as writer:
+        writer.write(grey([100] * 10, 32, 32))
+    assert len(read_video("10:30.mp4").frames) == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["10:30.mp4"]
+
+
+def test_pictures_that_change_their_size_on_the_way_are_scaled(tmp_path):
+    sizes = ((32, 48), (64, 96), (36, 20))
+    streams = []
+    for number, size in enumerate(sizes):
+        path = tmp_path / f"{number}.ts"
+        write_video(path, grey([50 + 60 * number] * 25, *size), number + np.arange(25) / 25)
+        streams.append(path.read_bytes())
+    (tmp_path / "a.ts").write_bytes(b"".join(streams))
+    frames = read_video(tmp_path / "a.ts").frames
+    assert frames.shape[1:] == (32, 48, 3) and len(frames) == pytest.approx(75, abs=2)
+    np.testing.assert_allclose(levels_of(frames[[10, 35, 60]]), [50, 110, 170], atol=3)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
@@ -355,6 +426,6 @@ def test_bad_images_are_sentences(tmp_path):
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "text.png").write_text("nothing")
     (tmp_path / "empty.png").touch()
-    for name in ("missing.png", "cut.png", "text.png", "empty.png", ""):
+    for name in ("missing.png", "cut.png", "text.png", "empty.png", "", "x" * 300):
         with pytest.raises(InputError, match=str(tmp_path)):
             read_image(tmp_path / name)
