@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.errors import InputError
-from reta_jax.benchmark import DEVICES, check_device, measure_ceilings, time_calls
-from reta_jax.commands import keep_freed_memory, sentences_for_errors
+from reta_jax.benchmark import DEVICES, measure_ceilings, time_calls
+from reta_jax.commands import check_device, keep_freed_memory, sentences_for_errors
 from reta_jax.models.stylegan import channels, resolutions
 from reta_jax.ops.warp import DENSE, DENSE_PIXELS, ROWS, WINDOWS, Form, identity_grid
 
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--repeats is 1 or more")
     if arguments.device:
         jax.config.update("jax_platforms", arguments.device)
-    check_device(arguments.device)
+    check_device()
     keep_freed_memory()
     gigabytes = measure_ceilings(arguments.repeats)["copy (GB/s)"]
     console = Console()

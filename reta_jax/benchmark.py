@@ -29,8 +29,9 @@ from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
 from data_pipeline.video import VideoWriter
 from reta_jax.absent import GPUS, compiler_options, devices_of
-from reta_jax.commands import keep_freed_memory, sentences_for_errors
+from reta_jax.commands import check_device, keep_freed_memory, sentences_for_errors
 from reta_jax.config import paper
+from reta_jax.files import check_place, write_whole
 from reta_jax.images import to_uint8
 from reta_jax.kernels import print_kernels
 from reta_jax.models.morphable import position_map
@@ -53,10 +54,11 @@ COUNTED = (
     "to uint8; in 'end to end' besides: the voice's windows to the device, and the frames to the "
     "host, one after the other (of files, the one overlaps the other). Not counted: reading "
     "files, finding the face; the portrait (once a person) and the video's encoding, which have "
-    "rows of their own. FLOPs: of products and convolutions alone. Bytes: on CPUs as the compiler "
-    "counts them, elsewhere as modelled (reta_jax/program.py). Float32 products are TF32 on GPUs, "
-    "the model's as the ceilings'. Memory: the program of 'end to end' with weights, inputs and "
-    "frames, as the compiler plans it, and what the device held at most."
+    "rows of their own. FLOPs: of products and convolutions alone, zeros around their inputs "
+    "included. Bytes: on CPUs as the compiler counts them, elsewhere as modelled "
+    "(reta_jax/program.py). Float32 products are TF32 on GPUs, the model's as the ceilings'. "
+    "Memory: the program of 'end to end' with weights, inputs and frames, as the compiler plans "
+    "it, and what the device held at most."
 )
 CONVOLUTION, COPY = "conv 3x3", "copy (GB/s)"
 ON_DEVICE, END_TO_END = "on the device", "end to end"
@@ -469,16 +471,16 @@ def main(argv: list[str] | None = None) -> None:
     with sentences_for_errors():
         if arguments.batch < 1 or (arguments.repeats is not None and arguments.repeats < 1):
             raise InputError("--batch and --repeats are 1 or more")
-        if arguments.live is not None and arguments.live < 0.1:
-            raise InputError("--live is 0.1 minutes or more")
-        if arguments.out and not arguments.out.parent.is_dir():
-            raise InputError(f"cannot write {arguments.out}: {arguments.out.parent} is no folder")
+        if arguments.live is not None and not 0.1 <= arguments.live < float("inf"):
+            raise InputError(f"--live {arguments.live:g}: give 0.1 minutes or more")
+        if arguments.out:
+            check_place(arguments.out)
         measured = arguments.out or arguments.live or arguments.cold_start or arguments.repeats
         if arguments.compile and (measured or ALL not in arguments.stage):
             raise InputError(
                 "--compile measures nothing: give --batch, --chunk, --dtype and a model"
             )
-        check_device(arguments.device)
+        check_device()
         renderer = (
             paper_renderer(arguments.dtype)
             if arguments.paper
@@ -500,15 +502,7 @@ def main(argv: list[str] | None = None) -> None:
             report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
         print_report(report)
         if arguments.out:
-            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def check_device(name: str | None) -> None:
-    """Raises InputError if there is no such device."""
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where JAX lacks its plugin
-        raise InputError(f"--device {name}: there is none here, or no JAX for it") from error
+            write_whole(arguments.out, f"{json.dumps(report, indent=1)}\n".encode())
 
 
 if __name__ == "__main__":

@@ -35,16 +35,18 @@ from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.errors import InputError
 from reta_jax import __version__
-from reta_jax.commands import PORTABLE_CACHE, sentences_for_errors, set_up_xla
-from reta_jax.files import write_whole
+from reta_jax.commands import PORTABLE_CACHE, check_device, sentences_for_errors, set_up_xla
 from reta_jax.ops.platforms import forms_of
 from reta_jax.weights import (
     CONFIG_FILE,
     PARAMS_FILE,
     as_float32,
+    check_outside,
+    check_target,
     checksum,
     flatten,
     load_weights,
+    new_folder,
     save_weights,
 )
 from reta_jax.windows import AudioWindow, ChunkRenderer
@@ -56,6 +58,7 @@ KIND = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
 ENCODE, RENDER = "encode_portrait.stablehlo", "render_chunk.stablehlo"
 ONNX = "onnx"
+RENDER_ONNX = f"{Path(RENDER).stem}.{ONNX}"
 COMPILED = "xla"
 SEAL = "seal"
 
@@ -71,8 +74,9 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
     """Writes a renderer's two programs and its weights, complete or not at all.
 
     Raises:
-      InputError: it cannot be written there.
+      InputError: it cannot be written there, or there is something else.
     """
+    check_target(folder, KIND)
     weights = _weights(renderer, platforms[0] if len(platforms) == 1 else None)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
     (batch,) = jax_export.symbolic_shape("batch")
@@ -91,9 +95,13 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
 def export_onnx(renderer: "Renderer", folder: Path) -> None:
     """Writes the same two programs for one stream as ONNX models, which hold the weights.
 
+    Complete or not at all.
+
     Raises:
-      InputError: it cannot be written there, or the converter is not installed.
+      InputError: it cannot be written there, there is something else, or the converter is not
+        installed.
     """
+    check_target(folder, ONNX, RENDER_ONNX)
     try:
         from jax2onnx import to_onnx
     except ImportError as error:
@@ -107,12 +115,9 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
             model = to_onnx(function, program.arrays, model_name=Path(name).stem)
         files[f"{Path(name).stem}.{ONNX}"] = model.SerializeToString()
     about = json.dumps(_about(renderer, ONNX, files), indent=1)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make {folder} a folder: {error.strerror}") from error
-    for name, content in (files | {CONFIG_FILE: about.encode()}).items():
-        write_whole(folder / name, content)
+    with new_folder(folder, RENDER_ONNX) as new:
+        for name, content in (files | {CONFIG_FILE: about.encode()}).items():
+            (new / name).write_bytes(content)
 
 
 def keep_compiled(folder: Path) -> None:
@@ -323,11 +328,25 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raises InputError for what would fail, or destroy something, when the work is done."""
+    check_target(arguments.out, *((ONNX, RENDER_ONNX) if arguments.onnx else (KIND,)))
+    check_outside(arguments.checkpoint, arguments.out)
+    platform = jax_export.default_export_platform()
+    if arguments.compile and platform not in arguments.platforms:
+        raise InputError(
+            f"--compile is for machines like this one, which is {platform}: add {platform} to "
+            f"--platforms, or leave --compile out"
+        )
+
+
 def main(argv: list[str] | None = None) -> None:
     from reta_jax.render import Renderer
 
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        check_device()
+        check_arguments(arguments)
         renderer = Renderer.from_pretrained(
             arguments.checkpoint,
             arguments.close_in_silence,

@@ -15,6 +15,14 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path} cannot be made a folder: {error.strerror}") from error
 
 
+def check_place(path: Path) -> None:
+    """Raises InputError where no file can have this path: a folder has it, or none is above it."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: {path.parent} is no folder")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all; raises InputError if it cannot be written."""
     try:

@@ -127,8 +127,10 @@ class _Flattener:
 def work(program: Program, times: int = 1, scope: str = "") -> Iterator[tuple[str, str, int]]:
     """(scope, dtype, operations) of every product and convolution, two operations for each term.
 
-    A convolution's terms are those with a pixel that exists: neither padding nor the zeros between
-    the pixels of a dilated input count. Of the branches of a condition the dearest counts.
+    A convolution's terms are those with a pixel that exists: neither its padding nor the zeros
+    between the pixels of a dilated input count. What the program itself pads before it does, as
+    `ops.conv.conv` does: those zeros are an array's. Of the branches of a condition the dearest
+    counts.
     """
     for operation in program.operations:
         equation, inside = operation.equation, f"{scope}/{operation.scope}"

@@ -28,8 +28,9 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, is_silent, load_audio
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, portrait_crop
 from data_pipeline.video import VideoWriter, read_image
-from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.export import ExportedRenderer, is_exported
+from reta_jax.files import check_place, make_folder
 from reta_jax.images import to_float, to_uint8
 from reta_jax.models.generator import GeneratorOutput, prepare_for_inference
 from reta_jax.models.morphable import MorphableModel
@@ -276,6 +277,7 @@ def render_file(
     face_landmarker: Path | None = None,
 ) -> int:
     """Renders a portrait file and a voice file to an mp4; returns the number of frames."""
+    check_place(out)
     waveform = load_audio(audio)
     if is_silent(waveform):
         raise InputError(f"{audio} is silent: give a recording with a voice in it")
@@ -317,7 +319,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--out", type=Path, help="video to write; default <image>_<audio>.mp4")
-    output.add_argument("--result_dir", type=Path, help="folder for <image>_<audio>.mp4")
+    output.add_argument(
+        "--result_dir", type=Path, help="folder for <image>_<audio>.mp4, made if need be"
+    )
     parser.add_argument(
         "--crop",
         choices=("auto", "none"),
@@ -362,12 +366,15 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        check_device()
         renderer = load_renderer(
             arguments.checkpoint,
             arguments.close_in_silence,
             arguments.dtype,
             arguments.expression_scale,
         )
+        if arguments.result_dir:
+            make_folder(arguments.result_dir)
         frames = render_file(
             renderer,
             arguments.image,

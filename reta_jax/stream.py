@@ -36,7 +36,7 @@ from jaxtyping import Float32, Int16, UInt8
 from data_pipeline.audio import FPS, SAMPLE_RATE
 from data_pipeline.errors import InputError
 from reta_jax.utterance import Frame, Utterance
-from reta_jax.windows import AudioWindow, ChunkRenderer, check_portrait
+from reta_jax.windows import AudioWindow, ChunkRenderer, to_portrait
 
 PATIENCE = 5  # frames that a voice waits for its images in an utterance
 HELD = FPS // 2  # frames that the last image stays where an utterance's sound does not come
@@ -63,7 +63,7 @@ class Streamer:
 
     @property
     def idle_frame(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The portrait while nobody speaks."""
+        """The portrait while nobody speaks: a copy, as every image that is given out."""
         return self._stream.idle_frame
 
     def __iter__(self) -> Iterator[Frame]:
@@ -80,16 +80,21 @@ class ServedStream:
     """One of a server's streams; made by `StreamServer.open`. Safe to call from two threads.
 
     Args:
-      ahead: frames that may wait to be played; no chunk is begun while so many do.
+      ahead: no chunk is begun while so many frames wait to be played.
     """
 
     def __init__(self, spec: AudioWindow, idle_frame: UInt8[np.ndarray, "h w 3"], ahead: int):
-        self.idle_frame = idle_frame
+        self._idle_frame = idle_frame
         self._spec, self._ahead = spec, ahead
         self._utterances: collections.deque[Utterance] = collections.deque()
         self._is_open = False  # the last utterance may grow
         self._is_closed = False
         self._lock = threading.Lock()
+
+    @property
+    def idle_frame(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The portrait while nobody speaks: a copy, as every image that is given out."""
+        return self._idle_frame.copy()
 
     def push_audio(self, pcm: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
         """Adds sound of any length; see `Utterance.push`.
@@ -150,6 +155,12 @@ class ServedStream:
             return self._utterances[0].next_sound() if self._current() else None
 
     @property
+    def has_next(self) -> bool:
+        """Whether `next_frame` would give one now."""
+        with self._lock:
+            return bool(self._current() and self._utterances[0].has_next)
+
+    @property
     def is_late(self) -> bool:
         """The sound of the next frame is there and its image is not: the device is behind."""
         with self._lock:
@@ -190,10 +201,16 @@ class StreamServer:
 
     Args:
       streams: how many there can be at a time.
-      ahead: frames of a stream that may wait to be played.
+      ahead: no chunk of a stream is begun while so many of its frames wait to be played: no more
+        than `ahead` - 1 and a chunk ever do.
+
+    Raises:
+      InputError: no stream, or nothing that may ever be begun.
     """
 
     def __init__(self, renderer: ChunkRenderer, streams: int, ahead: int = 2 * FPS):
+        if min(streams, ahead) < 1:
+            raise InputError(f"{streams} streams, {ahead} frames ahead: give 1 or more of each")
         self._renderer, self._streams, self._ahead = renderer, streams, ahead
         # Weak: what a host dropped, or a cancelled task opened for nobody, gives its place back.
         self._identities: weakref.WeakKeyDictionary[ServedStream, Any] = weakref.WeakKeyDictionary()
@@ -214,7 +231,7 @@ class StreamServer:
         Raises:
           InputError: all places are taken, or the portrait has another size.
         """
-        check_portrait(portrait, self._renderer.size)
+        portrait = to_portrait(portrait, self._renderer.size)
         with self._lock:
             if self._opening + len(self._identities) >= self._streams:
                 raise InputError(f"all {self._streams} streams are taken: close one")
@@ -301,8 +318,17 @@ class HostSettings(NamedTuple):
     INPUT_SAMPLE_RATE: int = SAMPLE_RATE
 
 
+class _Run(NamedTuple):
+    """A `run` that is on; of its event loop."""
+
+    wake: asyncio.Event  # there may be something to render
+    rendered: asyncio.Event  # there may be a frame
+
+
 class AsyncReta:
     """The asynchronous form: `run` yields 25 frames a second, speaking or idle.
+
+    Images are the host's, who may draw on them.
 
     The device works in a thread, ahead of what is played. Where sound is late, the last frame
     stays, after `HELD` frames the idle one. Where images are late, the voice may wait for them
@@ -324,11 +350,11 @@ class AsyncReta:
     ):
         self._server = server or StreamServer(renderer, streams=1)
         self._stream = self._server.open(portrait)
-        self._idle = _to_bgr(self._stream.idle_frame)
-        self._wake, self._rendered = asyncio.Event(), asyncio.Event()
         self._is_shut = False
-        self._run: object | None = None  # the `run` that is on
-        self._shown, self._is_resting = self._idle, True
+        self._run: _Run | None = None
+        # Kept as they are: hosts get copies, and draw on them.
+        self._idle = self._shown = _to_bgr(self._stream.idle_frame)
+        self._is_resting = True  # the idle frame is shown: a speech may begin at any time
         self._waited = self._held = 0  # frames: for images in this utterance, for its sound now
         self.dropped = 0
 
@@ -344,7 +370,7 @@ class AsyncReta:
 
     def get_first_frame(self) -> UInt8[np.ndarray, "h w 3"]:
         """The idle frame, BGR."""
-        return self._idle
+        return self._idle.copy()
 
     async def push_audio(
         self, data: bytes, sample_rate: int = SAMPLE_RATE, last_chunk: bool = True
@@ -360,12 +386,12 @@ class AsyncReta:
         self._stream.push_audio(np.frombuffer(data, "<i2").astype(np.int16), sample_rate)
         if last_chunk:
             self._stream.flush()
-        self._wake.set()
+        self._wake()
 
     async def flush(self) -> None:
         """Ends the utterance: what was pushed is said to its end."""
         self._stream.flush()
-        self._wake.set()
+        self._wake()
 
     def interrupt(self) -> None:
         """Falls silent at once: what has been pushed and not been played is dropped."""
@@ -375,21 +401,25 @@ class AsyncReta:
         """Ends `run` and gives the server's place back, for good."""
         self._is_shut = True
         await asyncio.to_thread(self._server.close, self._stream)
-        self._wake.set()
+        self._wake()
 
     stop = shutdown
+
+    def _wake(self) -> None:
+        if self._run is not None:
+            self._run.wake.set()
 
     async def run(self) -> AsyncIterator[HostFrame]:
         """Yields a frame each 40 ms until `shutdown`; one that is begun ends the one before.
 
         The first frame of a speech comes as soon as it is rendered.
         """
-        run = self._run = object()
+        run = self._run = _Run(asyncio.Event(), asyncio.Event())
         rendering = asyncio.create_task(self._render(run))
         due = time.monotonic()
         try:
             while self._run is run and not (self._is_shut or rendering.done()):
-                due = await self._sleep_until(due)
+                due = await self._sleep_until(due, run)
                 if late := int((time.monotonic() - due) * FPS):
                     for _ in range(late):  # the host was slow: their time is over
                         if (frame := self._sound_alone()) is not None:
@@ -397,40 +427,39 @@ class AsyncReta:
                     # A host that waits while their sound is played is not late again for it.
                     due = max(due + late / FPS, time.monotonic())
                 yield self._next()
-                self._wake.set()
+                run.wake.set()
                 due += 1 / FPS
         finally:
             if self._run is run:
                 self._run = None
-            self._wake.set()
+            run.wake.set()
             await rendering  # raises what went wrong
 
-    async def _sleep_until(self, due: float) -> float:
+    async def _sleep_until(self, due: float, run: _Run) -> float:
         """Sleeps until a frame is due, at rest until a speech begins; says when that was."""
         pause = max(0.0, due - time.monotonic())
         if not self._is_resting:
             await asyncio.sleep(pause)
             return due
-        self._rendered.clear()
-        if not self._stream.waiting:
-            try:
-                await asyncio.wait_for(self._rendered.wait(), pause)
-            except TimeoutError:
-                return due
+        try:
+            await asyncio.wait_for(self._has_begun(run), pause)
+        except TimeoutError:
+            return due
         return min(due, time.monotonic())
 
-    def _next(self) -> HostFrame:
-        frame = self._next_frame()
-        self._is_resting = frame.bgr_image is self._idle
-        return frame
+    async def _has_begun(self, run: _Run) -> None:
+        while not self._stream.has_next:
+            run.rendered.clear()
+            await run.rendered.wait()
 
-    def _next_frame(self) -> HostFrame:
+    def _next(self) -> HostFrame:
         frame = self._stream.next_frame()
         if frame is not None:
-            self._shown, self._held = _to_bgr(frame.image), 0
-            return self._host_frame(self._shown, frame.audio, frame.end_of_speech)
+            self._shown, self._is_resting, self._held = _to_bgr(frame.image), False, 0
+            return self._host_frame(self._shown.copy(), frame.audio, frame.end_of_speech)
         if not self._stream.is_speaking:
-            self._shown, self._waited, self._held = self._idle, 0, 0
+            self._waited = self._held = 0
+            self._rest()
         elif self._stream.is_late:
             self._waited += 1
             if self._waited > PATIENCE and (sound := self._sound_alone()) is not None:
@@ -438,13 +467,17 @@ class AsyncReta:
         else:
             self._held += 1
             if self._held > HELD:
-                self._shown = self._idle
-        return HostFrame(self._shown, None)
+                self._rest()
+        return HostFrame(self._shown.copy(), None)
+
+    def _rest(self) -> None:
+        self._shown, self._is_resting = self._idle, True
 
     def _sound_alone(self) -> HostFrame | None:
         if not self._stream.is_speaking or (sound := self._stream.next_sound()) is None:
             return None
         self.dropped += 1
+        self._is_resting = False
         return self._host_frame(None, *sound)
 
     def _host_frame(
@@ -454,20 +487,18 @@ class AsyncReta:
             self._waited = 0
         return HostFrame(image, AudioChunk(sound), is_last)
 
-    async def _render(self, run: object) -> None:
+    async def _render(self, run: _Run) -> None:
         # The server's own thread: as many avatars waiting for it would fill the host's pool.
         step = functools.partial(
             asyncio.get_running_loop().run_in_executor, self._server.thread, self._server.step
         )
         while self._run is run and not self._is_shut:
-            self._wake.clear()
+            run.wake.clear()
             has_rendered = await step()
-            if (
-                has_rendered or self._stream.waiting
-            ):  # another avatar's step may have been ours, too
-                self._rendered.set()
+            if self._stream.has_next:  # a step may be another avatar's alone, or another's ours
+                run.rendered.set()
             if not has_rendered:
-                await self._wake.wait()
+                await run.wake.wait()
 
 
 def _to_bgr(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:

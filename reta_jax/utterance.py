@@ -142,9 +142,14 @@ class Utterance:
             self._images[number] = images[number - first]
         self._leave_chunk()
 
+    @property
+    def has_next(self) -> bool:
+        """Whether the next frame is rendered, and is known to be the last or not."""
+        return self._played in self._images and self._is_known
+
     def next_frame(self) -> Frame | None:
         """The next frame with its sound, if it is rendered."""
-        if self._played not in self._images or not self._is_known:
+        if not self.has_next:
             return None
         return Frame(self._images.pop(self._played), *self._play())
 

@@ -1,10 +1,11 @@
 """Folders of weights: params.safetensors with config.json, written whole or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,30 @@ def save_weights(
       InputError: it cannot be written there, or there is a folder of something else.
     """
     config = config | {"format": FORMAT}
+    with new_folder(folder) as new:
+        _write_tensors(new / PARAMS_FILE, flatten(params), dtype)
+        (new / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+        for name, content in (files or {}).items():
+            (new / name).write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, mark: str = PARAMS_FILE) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `folder` when the block ends well.
+
+    Args:
+      mark: a file of it; see `check_target`.
+
+    Raises:
+      InputError: it cannot be written there, or there is a folder of something else.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
-            _write_tensors(new / PARAMS_FILE, flatten(params), dtype)
-            (new / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-            for name, content in (files or {}).items():
-                (new / name).write_bytes(content)
-            check_target(folder)
+            yield new
+            check_target(folder, mark=mark)
             if folder.is_dir():
                 os.replace(folder, old)
             try:
@@ -60,13 +75,40 @@ def save_weights(
         raise InputError(f"cannot write weights to {folder}: {reason}") from error
 
 
-def check_target(folder: Path) -> None:
-    """Raises InputError if `folder` is something else than weights that may be replaced."""
-    if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / PARAMS_FILE).is_file():
-            raise InputError(f"{folder} holds other files: name another folder for weights")
-    elif folder.exists():
+def check_target(folder: Path, kind: str | None = None, mark: str = PARAMS_FILE) -> None:
+    """Raises InputError if `folder` is something else than weights that may be replaced.
+
+    Args:
+      kind: of the weights that are to take its place, as in their config; None: it may be any.
+      mark: a file that folders of such weights have.
+    """
+    if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write weights to {folder}: a file is in the way")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / mark).is_file():
+        raise InputError(f"{folder} holds other files: name another folder for weights")
+    if kind is not None and (found := _kind_of(folder)) != kind:
+        raise InputError(
+            f"{folder} holds {found or 'unknown'} weights, which {kind} ones would replace: name "
+            f"another folder"
+        )
+
+
+def _kind_of(folder: Path) -> str | None:
+    """What a folder's config calls its weights; None where there is none to be read."""
+    try:
+        return json.loads((folder / CONFIG_FILE).read_text()).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_outside(path: Path, folder: Path) -> None:
+    """Raises InputError if what is read lies in the folder that is written."""
+    if folder.resolve() in (path.resolve(), *path.resolve().parents):
+        raise InputError(
+            f"{path} lies in {folder}, which is replaced: name another folder to write"
+        )
 
 
 def _write_tensors(path: Path, flat: dict[str, np.ndarray], dtype: str) -> None:

@@ -68,17 +68,18 @@ class ChunkRenderer:
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         """Yields frames chunk by chunk, in constant memory; ceil(n / 640) frames in all.
 
+        They are read-only, as the device left them: copy those that are to be drawn on.
+
         Args:
           portrait: a face crop of the model's size.
           waveform: 16 kHz, as `data_pipeline.audio.to_mono` takes it.
 
         Raises:
-          InputError: the portrait has another size or type, or the sound is none.
+          InputError: at once, if the portrait has another size or type, or the sound is none.
         """
-        check_portrait(portrait, self.size)
-        mono = to_mono(waveform)
+        portrait, mono = to_portrait(portrait, self.size), to_mono(waveform)
         chunk = functools.partial(self.render_windows, self.encode(portrait[None]))
-        yield from in_chunks(chunk, mono, self.window)
+        return in_chunks(chunk, mono, self.window)
 
     def render(
         self, portrait: UInt8[np.ndarray, "h w 3"], waveform: np.ndarray
@@ -88,13 +89,15 @@ class ChunkRenderer:
         return np.concatenate([none, *self.stream(portrait, waveform)])
 
 
-def check_portrait(portrait: np.ndarray, size: int) -> None:
-    """Raises InputError for what is no face crop of the model's size."""
+def to_portrait(image: Any, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """An image, PIL's too, as an array; raises InputError for no face crop of the model's size."""
+    portrait = np.asarray(image)
     if portrait.shape != (size, size, 3) or portrait.dtype != np.uint8:
         raise InputError(
             f"a portrait of shape {portrait.shape} and type {portrait.dtype}: this model takes a "
             f"face crop of {size}x{size} pixels in uint8 (data_pipeline.face.portrait_crop)"
         )
+    return portrait
 
 
 def in_chunks(

@@ -133,9 +133,27 @@ def test_the_command_prints_and_writes(weights, tmp_path, capsys):
     assert report["chunk"] == 2 and report["device"].startswith(jax.devices()[0].device_kind)
     printed = capsys.readouterr().out
     assert "end to end" in printed and "Not counted: reading" in printed
-    unknown = ["--stage", "generator", "lips"]
-    for wrong in (["--batch", "0"], ["--out", str(tmp_path / "none" / "x.json")], unknown):
-        with pytest.raises(SystemExit) as caught:
-            main(["--checkpoint", str(weights), *wrong])
-        assert caught.value.code == 2
-        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["--batch", "0"], "--batch and --repeats are 1 or more"),
+        (["--out", "none/x.json"], "cannot write none/x.json: none is no folder"),
+        (["--out", "folder"], "cannot write folder: it is a folder"),
+        (["--stage", "generator", "lips"], "no stage lips"),
+        (["--live", "nan"], "--live nan: give 0.1 minutes or more"),
+        (["--live", "inf"], "--live inf: give"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(
+    weights, tmp_path, capsys, monkeypatch, wrong, sentence
+):
+    monkeypatch.setattr(timing, "measure", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SystemExit) as caught:
+        main(["--checkpoint", str(weights), *wrong])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line

@@ -1,9 +1,11 @@
 """Exported programs: the frames of the model that they were made of, or a sentence."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -18,7 +20,7 @@ from reta_jax.export import COMPILED, RENDER, ExportedRenderer, export, export_o
 from reta_jax.models import generator
 from reta_jax.render import Renderer, load_renderer
 from reta_jax.stream import Streamer, StreamServer
-from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
+from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, check_params, load_weights, save_weights
 from reta_jax.windows import audio_windows
 from tests.tiny import save_tiny_model
 
@@ -131,6 +133,30 @@ def test_a_program_for_cpus_alone_has_their_forms(weights, tmp_path, monkeypatch
     assert ["winograd" in layer for layer in layers] == [False, True]
     frames = [program.render(PORTRAITS[0], VOICE).astype(int) for program in programs]
     assert np.abs(frames[0] - frames[1]).max() <= 1  # of 255: sums in another order
+
+
+def test_a_program_for_gpus_alone_has_their_forms_and_is_refused_here(weights, tmp_path):
+    renderer = Renderer.from_pretrained(weights).with_chunk(1)
+    export(renderer, tmp_path / "model", ["cuda"])
+    params = load_weights(tmp_path / "model")[0]["params"]
+    check_params(params, renderer.prepare("cuda"), "what was written")
+    level = params["generator"]["level_32"]
+    assert "transposed" in level["up"] and "outputs_first" in level["conv"]
+    for name in (exporting.ENCODE, RENDER):
+        program = (tmp_path / "model" / name).read_bytes()
+        assert exporting.jax_export.deserialize(bytearray(program)).platforms == ("cuda",)
+    with pytest.raises(InputError, match="for cuda, and this machine is cpu: .*--platforms cpu$"):
+        ExportedRenderer.load(tmp_path / "model")
+
+
+def test_a_model_of_the_published_arithmetic_is_exported_as_it_is(tmp_path):
+    weights = save_tiny_model(tmp_path / "weights", modulation="modconv")
+    renderer = Renderer.from_pretrained(weights, close_in_silence=False).with_chunk(1)
+    assert renderer.reta.generator.modulation == "modconv"
+    export(renderer, tmp_path / "model", ["cpu"])
+    frames = ExportedRenderer.load(tmp_path / "model").render(PORTRAITS[0], VOICE[: 2 * 640])
+    assert frames.std() > 1
+    np.testing.assert_array_equal(frames, renderer.render(PORTRAITS[0], VOICE[: 2 * 640]))
 
 
 def test_needs_neither_flax_nor_the_models_code(folder):
@@ -270,11 +296,77 @@ def test_the_command_writes_and_refuses(weights, tmp_path, capsys):
     assert quick.window.chunk == 1
     whole = Renderer.from_pretrained(weights).with_chunk(1).render(PORTRAITS[0], VOICE)
     np.testing.assert_array_equal(quick.render(PORTRAITS[0], VOICE), whole)
-    (tmp_path / "file").touch()
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch) -> Path:
+    """Folders and files that nothing may take the place of; no model can be loaded."""
+    one = {"a": np.zeros(1, np.float32)}
+    for name, kind in (("reta", "reta"), ("expert", "vgg19"), ("model", "exported")):
+        save_weights(tmp_path / name, one, {"kind": kind})
+    save_weights(tmp_path / "model" / "mine", one, {"kind": "reta"})
+    (tmp_path / "others").mkdir()
+    for name in ("file", "others/a", "others/config.json"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(Renderer, "from_pretrained", None)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("--checkpoint reta --out reta", "reta holds reta weights, which exported ones would rep"),
+        ("--checkpoint reta --out expert", "expert holds vgg19 weights"),
+        ("--checkpoint model/mine --out model", "model/mine lies in model, which is replaced"),
+        ("--checkpoint reta --out others", "others holds other files"),
+        ("--checkpoint reta --out file", "a file is in the way"),
+        ("--checkpoint reta --out reta --onnx", "reta holds other files"),
+        ("--checkpoint reta --out model --onnx", "model holds other files"),
+        ("--checkpoint reta --out others --onnx", "others holds other files"),
+        ("--checkpoint reta --out new --platforms cuda --compile",
+         "--compile is for machines like this one, which is cpu: add cpu to --platforms"),
+    ],
+)  # fmt: skip
+def test_nothing_is_destroyed_and_no_work_done_in_vain(places, capsys, command, sentence):
+    contents = lambda: {p: p.is_file() and p.read_bytes() for p in places.rglob("*")}
+    before = contents()
     with pytest.raises(SystemExit) as left:
-        main([f"--checkpoint={weights}", f"--out={tmp_path}/file"])
+        main(command.split())
     assert left.value.code == 2
-    assert "a file is in the way" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_scripts_destroy_nothing_either(renderer, places):
+    for write in (export, export_onnx):
+        with pytest.raises(InputError, match="reta holds"):
+            write(renderer, places / "reta")
+
+
+def test_onnx_models_appear_whole_or_not_at_all(renderer, tmp_path, monkeypatch):
+    program = types.SimpleNamespace(SerializeToString=lambda: b"a program")
+    converter = types.SimpleNamespace(to_onnx=lambda *_, model_name: program)
+    monkeypatch.setitem(sys.modules, "jax2onnx", converter)
+    folder, write_bytes, files = tmp_path / "onnx", Path.write_bytes, []
+    export_onnx(renderer, folder)
+    export_onnx(renderer, folder)  # takes the place of its like
+    assert json.loads((folder / CONFIG_FILE).read_text())["kind"] == "onnx"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before.keys() == {"encode_portrait.onnx", "render_chunk.onnx", CONFIG_FILE}
+
+    def fill_up(path, content):
+        files.append(path)
+        if len(files) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    program.SerializeToString = lambda: b"another"
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    with pytest.raises(InputError, match=f"cannot write weights to {folder}: No space left"):
+        export_onnx(renderer, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_onnx_renders_the_models_frames(renderer, tmp_path):

@@ -37,7 +37,7 @@ from reta_jax.render import (
     render_file,
 )
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
-from reta_jax.windows import AudioWindow, audio_windows, check_portrait
+from reta_jax.windows import AudioWindow, audio_windows, to_portrait
 from tests.tiny import save_tiny_model
 
 RATE, FRAME, CHUNK, LOOK_AHEAD, PAST = 16_000, 640, 10, 2, 50
@@ -178,7 +178,11 @@ def test_what_is_no_sound_is_refused_offline_as_live(renderer, portrait, sound, 
 
 def test_a_portrait_in_floats_is_refused(renderer, portrait):
     with pytest.raises(InputError, match="type float32: .* in uint8"):
-        check_portrait(portrait / np.float32(255), renderer.size)
+        to_portrait(portrait / np.float32(255), renderer.size)
+
+
+def test_a_portrait_of_pil_is_one(portrait):
+    np.testing.assert_array_equal(to_portrait(Image.fromarray(portrait), 32), portrait)
 
 
 def test_the_voice_moves_the_frames_and_the_portrait_shapes_them(renderer, portrait):
@@ -295,10 +299,12 @@ def process_environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(folder / ".cache")}
 
 
-def test_short_names_and_the_default_place(command, folder, capsys):
+def test_short_names_and_the_default_places(command, folder, capsys):
     command(out=None)
     assert (folder / "woman_voice.mp4").is_file()
     assert capsys.readouterr().out == "woman_voice.mp4: 13 frames, 0.52 s\n"
+    command(out=None, result_dir="new/folder")
+    assert (folder / "new" / "folder" / "woman_voice.mp4").is_file()
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp", "rgba.png", "rgba.webp", "grey.png"])
@@ -442,9 +448,10 @@ def test_bfloat16_shows_the_same_face_with_the_same_mouth():
 
 
 def test_a_portrait_of_another_size(renderer, portrait):
+    """At once: not when the first frame is asked for."""
     for other in (portrait[:-1], np.zeros((64, 64, 3), np.uint8)):
         with pytest.raises(InputError, match="takes a face crop of 32x32"):
-            renderer.render(other, speech(FRAME))
+            renderer.stream(other, speech(FRAME))
 
 
 def test_bad_portraits(refused, folder):
@@ -469,6 +476,8 @@ def test_bad_voices(refused, folder):
     (folder / "text.wav").write_text("not a voice")
     save_wav(folder / "none.wav", np.zeros((0,), np.float32))
     save_wav(folder / "silent.wav", 1e-4 * speech(RATE))
+    hiss = 1e-3 * np.random.default_rng(0).standard_normal(RATE)
+    save_wav(folder / "offset.wav", hiss + 0.01)
     save_wav(folder / "quiet.wav", SOFT)
     for name, what in {
         "missing.wav": "does not exist",
@@ -477,6 +486,7 @@ def test_bad_voices(refused, folder):
         "none.wav": "without a single sample",
         "silent.wav": "is silent",
         "quiet.wav": "quieter than -50 dB.* --no-close-in-silence",
+        "offset.wav": "quieter than -50 dB",
         "woman.png": "audio",
     }.items():
         sentence = refused(audio=name)
@@ -523,12 +533,14 @@ def test_bad_checkpoints(refused, folder, weights):
         assert what in sentence and name in sentence
 
 
-def test_places_that_cannot_be_written_to(refused, folder):
+def test_places_that_cannot_be_written_to(refused, folder, monkeypatch):
+    """Are refused before anything is rendered."""
+    monkeypatch.setattr(rendering, "load_audio", None)
     (folder / "file").touch()
     (folder / "taken").mkdir()
     for place in ("missing/a.mp4", "file/a.mp4", "taken"):
         assert f"cannot write {place}" in refused(out=place)
-    assert "cannot write missing/woman_voice.mp4" in refused(out=None, result_dir="missing")
+    assert "file cannot be made a folder" in refused(out=None, result_dir="file")
     assert not list(folder.glob("**/*.part")) and list((folder / "taken").iterdir()) == []
 
 

@@ -20,8 +20,10 @@ def tiny_model_config():
     return config
 
 
-def save_tiny_model(folder: Path) -> Path:
+def save_tiny_model(folder: Path, **fields) -> Path:
+    """fields: of the config's `model` section, in place of the tiny one's."""
     config = tiny_model_config()
+    config.model.update(fields)
     reta = build_reta(config.model)
     morphable = builtin_morphable(config.model.uv_resolution)
 

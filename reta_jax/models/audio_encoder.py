@@ -37,7 +37,7 @@ class MelEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, audio: Float[Array, "b n"]) -> Float[Array, "b s {self.width}"]:
-        x = log_mel(audio, self.bins).astype(self.dtype)
+        x = encoder_log_mel(audio, self.bins).astype(self.dtype)
         x = nn.Conv(self.width, (5,), padding="SAME", dtype=self.dtype, name="stem")(x)
         x = nn.gelu(x)
         x = nn.Conv(self.width, (4,), (2,), padding=((1, 1),), dtype=self.dtype, name="down")(
@@ -53,8 +53,8 @@ class MelEncoder(nn.Module):
 MEL_FFT, MEL_HOP = 512, 160
 
 
-def log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]:
-    """Log-mel spectrogram at 100 Hz, about [-1, 1]: Hann 512, hop 160, centred, zero-padded."""
+def encoder_log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]:
+    """`MelEncoder`'s spectrogram at 100 Hz, about [-1, 1]: Hann 512, centred, zeros at the ends."""
     padded = jnp.pad(audio.astype(jnp.float32), ((0, 0), (MEL_FFT // 2, MEL_FFT // 2)))
     padded = padded[:, MEL_HOP // 2 :]  # window centred on the hop it describes
     mel = mel_energies(padded, np.hanning(MEL_FFT), audio.shape[1] // MEL_HOP, bins, low_hz=50.0)

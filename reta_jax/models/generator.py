@@ -230,9 +230,9 @@ class Level(nn.Module):
         raw: Float[Array, "n g g 3"] | None,
     ) -> tuple[Float[Array, "n h h {self.features}"], Float[Array, "n h h 3"], Array]:
         told = lambda name: code[name] if isinstance(code, dict) else code
-        conv = functools.partial(StyledConv, self.features, self.modulation, dtype=self.dtype)
-        x = conv(up=True, name="up")(x, told("up"))
-        x = conv(name="conv")(x, told("conv"))
+        styled = functools.partial(StyledConv, self.features, self.modulation, dtype=self.dtype)
+        x = styled(up=True, name="up")(x, told("up"))
+        x = styled(name="conv")(x, told("conv"))
 
         step = ToRaw(self.modulation, self.mask_bias, name="to_flow")(x, told("to_flow"))
         raw = step if raw is None else step + upsample(raw)

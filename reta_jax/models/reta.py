@@ -95,12 +95,12 @@ class RETA(nn.Module):
         return load_reta(source)
 
     @staticmethod
-    def save_pretrained(folder: Path, params: Any, config: ml_collections.ConfigDict) -> None:
+    def save_pretrained(folder: str | Path, params: Any, config: ml_collections.ConfigDict) -> None:
         """Writes a folder to share: weights, the config of their training, and a model card."""
         from reta_jax.pretrained.reta import save_reta
 
         values = config_to_dict(config)
-        save_reta(folder, params, values, values.pop("provenance", []))
+        save_reta(Path(folder), params, values, values.pop("provenance", []))
 
     def encode_portrait(self, portrait: Float[Array, "b h w 3"]) -> Identity:
         if not self.light:

@@ -38,7 +38,7 @@ class Whisper(nn.Module):
     def __call__(self, audio: Float[Array, "b n"]) -> Float[Array, "b t {self.width}"]:
         """Features of 16 kHz `audio`; n is at least 400 and a multiple of 320."""
         conv = partial(nn.Conv, self.width, (3,), padding=((1, 1),), dtype=self.dtype)
-        x = log_mel(audio, self.bins).astype(self.dtype)
+        x = whisper_log_mel(audio, self.bins).astype(self.dtype)
         x = nn.gelu(conv(name="conv_0")(x), approximate=False)
         x = nn.gelu(conv(strides=(2,), name="conv_1")(x), approximate=False)
         x = x + jnp.asarray(positions(x.shape[1], self.width), self.dtype)[None]
@@ -48,7 +48,7 @@ class Whisper(nn.Module):
         return norm(x)
 
 
-def log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]:
+def whisper_log_mel(audio: Float[Array, "b n"], bins: int) -> Float[Array, "b s {bins}"]:
     """Whisper's spectrogram at 100 Hz: Hann 400, mirrored ends, floor 80 dB down."""
     padded = jnp.pad(audio.astype(jnp.float32), ((0, 0), (FFT // 2, FFT // 2)), mode="reflect")
     taper = np.hanning(FFT + 1)[:-1]

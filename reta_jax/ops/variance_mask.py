@@ -1,5 +1,6 @@
 """Temporal Variance Masking (Algorithm 1): where a clip moves."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -53,10 +54,21 @@ def _normalised_variance(features: Array) -> Array:
 
 
 def _opening(mask: Array, kernel: int) -> Array:
-    """Erosion, then dilation. Pixels beyond the border take no part."""
-    window = (1, kernel, kernel)
-    eroded = jax.lax.reduce_window(mask, jnp.inf, jax.lax.min, window, (1, 1, 1), "SAME")
-    return jax.lax.reduce_window(eroded, -jnp.inf, jax.lax.max, window, (1, 1, 1), "SAME")
+    """Erosion, then dilation. Pixels beyond the border take no part.
+
+    An even kernel has no centre: what it is left of in one, it is right of in the other.
+    """
+    before, after = (kernel - 1) // 2, kernel // 2
+    eroded = _slide(mask, jnp.inf, jax.lax.min, before, after)
+    return _slide(eroded, -jnp.inf, jax.lax.max, after, before)
+
+
+def _slide(mask: Array, start: float, reduce: Callable, before: int, after: int) -> Array:
+    """Over squares of the pixels so far before and after each, along both axes."""
+    size, pad = before + 1 + after, (before, after)
+    return jax.lax.reduce_window(
+        mask, start, reduce, (1, size, size), (1, 1, 1), ((0, 0), pad, pad)
+    )
 
 
 def _gaussian_blur(mask: Array, sigma: float) -> Array:

@@ -22,7 +22,7 @@ from reta_jax.pretrained import (
 )
 from reta_jax.pretrained.hub import is_hub_id, model_file
 from reta_jax.pretrained.source import Source, Weights, file_facts
-from reta_jax.weights import check_target, save_weights
+from reta_jax.weights import check_outside, check_target, save_weights
 
 SOURCES = {
     source.name: source
@@ -41,6 +41,9 @@ SOURCES = {
         ict_facekit.SOURCE,
     )
 }
+
+# What comes of names and numbers that files of other networks, or damaged ones, have in them.
+UNFIT = (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError)
 
 
 def read_source(
@@ -81,6 +84,11 @@ def read_source(
         if str(path) in str(error):
             raise
         raise InputError(f"{path} as {source.name}: {error}") from error
+    except UNFIT as error:
+        raise InputError(
+            f"{path}, or the config.json beside it, is not as {source.name} is published "
+            f"({type(error).__name__}: {error})"
+        ) from error
     if weights.kind == "image_networks":
         weights = _modulate(weights, modulation, portraits)
     return weights, provenance(source, path)
@@ -89,9 +97,9 @@ def read_source(
 def import_source(name: str, path: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Writes a folder of weights, complete or not at all; returns its config. As `read_source`."""
     check_target(out)
-    if out.resolve() in (path.resolve(), *path.resolve().parents):
-        raise InputError(f"{path} lies in {out}, which is replaced: name another folder to write")
+    check_outside(path, out)
     weights, record = read_source(name, path, **options)
+    check_target(out, weights.kind)
     config = {"kind": weights.kind, "fields": weights.fields, "provenance": [record]}
     if weights.labels:
         config["labels"] = list(weights.labels)

@@ -16,8 +16,23 @@ from reta_jax import stream as streaming
 from reta_jax.render import Renderer
 from reta_jax.stream import HELD, AsyncReta, StreamServer
 from reta_jax.utterance import Utterance
-from reta_jax.windows import AudioWindow
+from reta_jax.windows import AudioWindow, ChunkRenderer
 from tests.live.voices import FRAME, RATE, pieces, speech
+
+
+class Statue(ChunkRenderer):
+    """Needs no time, and hears no future."""
+
+    size, window, closes_in_silence = 8, AudioWindow(past=5, chunk=2, look_ahead=0), False
+
+    def encode(self, portraits):
+        return np.zeros((len(portraits), 1), np.float32)
+
+    def render_windows(self, identities, audio):
+        return np.zeros((len(audio), 2, 8, 8, 3), np.uint8)
+
+
+STONE = np.zeros((8, 8, 3), np.uint8)
 
 
 async def listen(reta: AsyncReta, until) -> list:
@@ -120,12 +135,14 @@ def test_avatars_leave_the_host_s_threads_alone(renderer, portrait, monkeypatch)
 
 
 def by_hand(reta: AsyncReta, frames: int) -> list:
-    """What `run` gives of so many ticks where the device needs no time."""
+    """What `run` gives of so many ticks where the device needs no time, to a host that draws."""
     found = []
     for _ in range(frames):
         while reta._server.step():
             pass
-        found.append(reta._next())
+        frame = reta._next()
+        found.append(frame._replace(bgr_image=frame.bgr_image.copy()))
+        frame.bgr_image[:] //= 2
     return found
 
 
@@ -136,12 +153,15 @@ def test_a_voice_that_is_late_is_waited_for_and_nothing_is_dropped(renderer, por
 
     async def host(pause: int):
         reta = AsyncReta(renderer, portrait)
+        idle = reta.get_first_frame()
         await reta.push_audio(voice[: 37 * FRAME].tobytes(), RATE, last_chunk=False)
         frames = by_hand(reta, 30 + pause)
         rest = frames[30:]
         assert all(f.audio_chunk is None for f in rest)
-        assert all(f.bgr_image is frames[29].bgr_image for f in rest[:HELD])
-        assert all(f.bgr_image is reta.get_first_frame() for f in rest[HELD:])
+        reta.get_first_frame()[:] = 0  # drawn on: the next one is as before
+        for shown, held in ((rest[:HELD], frames[29].bgr_image), (rest[HELD:], idle)):
+            for frame in shown:
+                np.testing.assert_array_equal(frame.bgr_image, held)
         await reta.push_audio(voice[37 * FRAME :].tobytes(), RATE, last_chunk=False)
         frames += by_hand(reta, 58)
         assert not any(frame.end_of_speech for frame in frames)
@@ -167,6 +187,47 @@ def test_a_window_without_look_ahead_still_says_where_the_speech_ends():
     assert len(frames) == 3 and utterance.next_sound() is None, "the fourth may be the last"
     utterance.finish()
     assert utterance.next_frame().end_of_speech and utterance.is_played
+
+
+async def seconds_of(reta: AsyncReta, frames: int) -> float:
+    start = time.monotonic()
+    await listen(reta, lambda shown: len(shown) == frames)
+    return time.monotonic() - start
+
+
+def test_a_voice_that_stops_where_a_chunk_ends_is_waited_for_in_step(monkeypatch):
+    """An image waits, of which nobody knows yet whether it is the last: no frame to play."""
+    monkeypatch.setattr(streaming, "FPS", 200)
+
+    async def host():
+        reta = AsyncReta(Statue(), STONE)
+        await reta.push_audio(speech(2 * FRAME).tobytes(), last_chunk=False)
+        return await seconds_of(reta, frames=HELD + 20)
+
+    assert asyncio.run(host()) > (HELD + 18) / 200
+
+
+def test_who_is_silent_keeps_step_while_others_speak():
+    server = StreamServer(Statue(), 2)
+    other = server.open(STONE)
+    other.push_audio(speech(45 * FRAME))
+    reta = AsyncReta(Statue(), STONE, server)
+    assert asyncio.run(seconds_of(reta, frames=10)) > 8 / 25
+    assert other.waiting == 44  # their chunks were rendered meanwhile
+
+
+def test_an_avatar_outlives_its_event_loop():
+    reta = AsyncReta(Statue(), STONE)
+
+    async def host():
+        frames = 0
+        async for _ in reta.run():
+            frames += 1
+            if frames == 3:
+                return
+
+    asyncio.run(host())
+    asyncio.run(host())
 
 
 def test_what_is_queued_is_not_copied_for_every_frame():

@@ -123,7 +123,10 @@ def test_nothing_pushed_is_nothing_said(renderer, portrait):
     streamer = Streamer(renderer, portrait)
     streamer.flush()
     assert not list(streamer)
-    assert streamer.idle_frame.shape == (32, 32, 3)
+    idle = streamer.idle_frame
+    streamer.idle_frame[:] = 0  # a host's own drawing
+    assert idle.shape == (32, 32, 3) and idle.any()
+    np.testing.assert_array_equal(streamer.idle_frame, idle)
 
 
 @pytest.mark.parametrize("rate", [RATE, 44_100])
@@ -367,15 +370,23 @@ def test_a_stream_that_could_not_open_leaves_its_place(renderer, portrait, monke
     assert server.open(portrait).waiting == 0
 
 
-def test_what_nobody_plays_is_rendered_no_further_than_ahead(renderer, portrait):
-    server = StreamServer(renderer, streams=1, ahead=2 * CHUNK)
+@pytest.mark.parametrize("ahead", [CHUNK + 1, 2 * CHUNK])
+def test_what_nobody_plays_is_rendered_no_further_than_ahead(renderer, portrait, ahead):
+    server = StreamServer(renderer, streams=1, ahead=ahead)
     stream = server.open(portrait)
     stream.push_audio(speech(60 * FRAME))
     while server.step():
         pass
     assert stream.waiting == 2 * CHUNK
-    stream.next_frame()
+    while stream.waiting >= ahead:
+        assert not server.step() and stream.next_frame()
     assert server.step() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"streams": 0}, {"streams": 1, "ahead": 0}])
+def test_a_server_of_nothing_is_refused(renderer, wrong):
+    with pytest.raises(InputError, match="give 1 or more of each"):
+        StreamServer(renderer, **wrong)
 
 
 def test_an_image_that_waits_keeps_no_other_stream_s(renderer, portrait):

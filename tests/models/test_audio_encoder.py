@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.models.audio_encoder import AudioEncoder, MelEncoder, log_mel
+from reta_jax.models.audio_encoder import AudioEncoder, MelEncoder, encoder_log_mel
 from reta_jax.windows import AudioWindow
 from tests.weights import random_variables
 
@@ -56,7 +56,7 @@ def test_log_mel_is_numpys():
     seconds = np.arange(3200) / 16_000
     tone = 0.3 * np.sin(2 * np.pi * (300 + 5000 * seconds) * seconds)
     audio = np.stack([0.1 * rng.standard_normal(3200), tone]).astype(np.float32)
-    ours = log_mel(jnp.asarray(audio), 80)
+    ours = encoder_log_mel(jnp.asarray(audio), 80)
     assert ours.shape == (2, 20, 80)
     expected = np.stack([numpy_log_mel(row, 80) for row in audio])
     np.testing.assert_allclose(ours, expected, atol=1e-4)
@@ -64,7 +64,9 @@ def test_log_mel_is_numpys():
 
 
 def test_log_mel_of_silence_is_its_floor():
-    np.testing.assert_array_equal(log_mel(jnp.zeros((1, 1600)), 8), np.full((1, 10, 8), -1.0))
+    np.testing.assert_array_equal(
+        encoder_log_mel(jnp.zeros((1, 1600)), 8), np.full((1, 10, 8), -1.0)
+    )
 
 
 @pytest.mark.parametrize("frames", [1, 7, AudioWindow().frames])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import InputError
-from reta_jax.models.whisper import Whisper, log_mel, positions
+from reta_jax.models.whisper import Whisper, positions, whisper_log_mel
 from reta_jax.pretrained import whisper
+from reta_jax.pretrained.sources import read_source
 from tests.weights import random_variables
 
 SMALL = Whisper(width=16, layers=2, heads=4, mlp_dim=24, bins=80)
@@ -30,7 +31,7 @@ def test_log_mel_is_the_published_one():
     published = WhisperFeatureExtractor(feature_size=80)(
         audio, sampling_rate=16_000, return_tensors="np"
     )["input_features"][0]
-    ours = log_mel(jnp.asarray(audio)[None], 80)[0]
+    ours = whisper_log_mel(jnp.asarray(audio)[None], 80)[0]
     assert ours.shape == (100, 80) and np.ptp(ours) > 1.9  # from the loudest to its floor
     # The published window goes on with zeros, where ours is mirrored.
     np.testing.assert_allclose(ours[:98], published.T[:98], atol=1e-4)
@@ -88,7 +89,7 @@ def test_network_is_numpys():
     ours = jax.jit(SMALL.apply)(variables, audio)
     assert ours.shape == (2, 20, 16)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
-    mels = np.asarray(log_mel(audio, 80), np.float64)
+    mels = np.asarray(whisper_log_mel(audio, 80), np.float64)
     expected = np.stack([numpy_encoder(params, mel, SMALL) for mel in mels])
     np.testing.assert_allclose(ours, expected, atol=2e-5)
 
@@ -160,6 +161,14 @@ def test_refuses_a_cut_and_a_quantised_file(tmp_path):
     state = {key: value.astype(np.int8) for key, value in hub_state().items()}
     with pytest.raises(InputError, match="quantised"):
         whisper.read(ctranslate2_file(tmp_path / "int8.bin", state, dtype=1))
+
+
+@pytest.mark.parametrize("left_out", ["conv1", "layers.0.fc1"])
+def test_refuses_a_file_without_what_its_sizes_are_read_off(tmp_path, left_out):
+    state = {key: value for key, value in hub_state().items() if f".{left_out}." not in key}
+    path = ctranslate2_file(tmp_path / "model.bin", state)
+    with pytest.raises(InputError, match=f"{path}.* is not as whisper is published .*{left_out}"):
+        read_source("whisper", path)
 
 
 def test_names_every_misfit():

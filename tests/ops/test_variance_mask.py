@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from reta_jax.ops.variance_mask import temporal_variance_mask
+from configs.synthetic import get_config
+from data_pipeline.errors import InputError
+from reta_jax.checks import check_config
+from reta_jax.ops.variance_mask import _opening, temporal_variance_mask
 
 
 def mask_of(clips, size):
@@ -47,6 +50,15 @@ def test_matches_algorithm_1(size):
         np.testing.assert_array_equal(mask[..., 0], expected)
 
 
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_an_opening_leaves_what_is_as_large_as_its_kernel_where_it_is(kernel):
+    mask = np.zeros((2, 10, 12), np.float32)
+    mask[0, 4:8, 5:9] = mask[1, :4, 8:] = 1
+    given = mask.copy()
+    given[0, 1, 1] = 1
+    np.testing.assert_array_equal(_opening(jnp.asarray(given), kernel), mask)
+
+
 def test_a_small_cluster_is_opened_away():
     clip = np.zeros((1, 4, 16, 16, 2), np.float32)
     clip[0, ::2, 5:7, 5:7] = 1
@@ -75,3 +87,14 @@ def test_no_gradient_flows_through_any_stage():
     total = lambda clips: sum(stage.sum() for stage in temporal_variance_mask(clips, 24))
     gradient = jax.grad(total)(moving_clips(b=1))
     np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"kernel": 0}, {"sigma": 0.0}, {"sigma": float("nan")}])
+def test_constants_that_make_no_mask_are_refused_where_the_loss_looks(wrong):
+    config = get_config("smoke")
+    config.tvm.update(wrong)
+    config.loss.motion = 1.0
+    with pytest.raises(InputError, match=f"tvm.{next(iter(wrong))}={next(iter(wrong.values()))}"):
+        check_config(config, devices=1)
+    config.loss.motion = 0.0
+    check_config(config, devices=1)

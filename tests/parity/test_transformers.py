@@ -10,7 +10,7 @@ import transformers  # noqa: E402
 
 from reta_jax.experts.emotion_vit import EmotionViT  # noqa: E402
 from reta_jax.models.wav2vec2 import Wav2Vec2  # noqa: E402
-from reta_jax.models.whisper import Whisper, log_mel  # noqa: E402
+from reta_jax.models.whisper import Whisper, whisper_log_mel  # noqa: E402
 from reta_jax.pretrained.load import load  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -86,7 +86,7 @@ def test_whisper(tmp_path):
     network.save_pretrained(tmp_path)
 
     audio = 0.1 * np.random.default_rng(0).standard_normal((2, 62 * 320)).astype(np.float32)
-    mel = np.asarray(log_mel(jnp.asarray(audio), 80)).transpose(0, 2, 1)
+    mel = np.asarray(whisper_log_mel(jnp.asarray(audio), 80)).transpose(0, 2, 1)
     with torch.no_grad():
         expected = network.encoder(torch.from_numpy(mel.copy())).last_hidden_state.numpy()
 

@@ -67,7 +67,7 @@ def test_a_model_comes_back_as_it_was(shared, folder, contents):
     equal(model.params, contents[0])
     save_reta(folder, jax.device_get(model.params), config_to_dict(model.config), RECORDS)
     first = RETA.from_pretrained(folder)
-    RETA.save_pretrained(folder, jax.device_get(first.params), first.config)
+    RETA.save_pretrained(str(folder), jax.device_get(first.params), first.config)
     second = RETA.from_pretrained(folder)
     assert second.reta == first.reta == model.reta
     equal(second.params, model.params)

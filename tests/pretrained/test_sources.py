@@ -27,6 +27,7 @@ from reta_jax.pretrained.layers import NOT_WEIGHTS
 from reta_jax.pretrained.load import load
 from reta_jax.pretrained.sources import SOURCES, import_source, read_source
 from reta_jax.pretrained.table import apply_table
+from reta_jax.weights import load_weights, save_weights
 from tests.pretrained import states
 from tests.pretrained.states import full_state
 from tests.pretrained.torch_writer import parameter, save_legacy, save_zip
@@ -257,6 +258,14 @@ def test_numbers_of_an_unknown_type(scratch):
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(InputError, match=f"{path} has numbers of type F8_E4M3: save it as F32"):
         read_source("vgg19", path)
+
+
+def test_weights_of_another_kind_are_never_replaced(scratch):
+    path, _ = write_bfm(scratch)
+    save_weights(scratch / "out", {"a": np.zeros(1, np.float32)}, {"kind": "reta"})
+    with pytest.raises(InputError, match="holds reta weights, which morphable ones would replace"):
+        import_source("bfm", path, scratch / "out")
+    assert load_weights(scratch / "out")[1]["kind"] == "reta"
 
 
 def test_the_published_file_is_never_replaced_by_what_it_becomes(scratch):

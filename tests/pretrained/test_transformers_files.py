@@ -212,3 +212,22 @@ def test_broken_json_beside_the_weights(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(InputError, match=str(folder / "config.json")):
         read_source("wav2vec2", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("wav2vec2", {"num_hidden_layers": "2"}),
+        ("wav2vec2", {"conv_dim": [16]}),
+        ("whisper", {"encoder_layers": None}),
+        ("emotion_vit", {"id2label": ["angry"]}),
+        ("emotion_vit", {"patch_size": 0}),
+    ],
+)
+def test_json_of_other_kinds_of_values_is_refused(folder, tmp_path, name, wrong):
+    states = {"wav2vec2": voice_state(), "emotion_vit": vit_state(), "whisper": voice_state()}
+    configs = {"wav2vec2": TINY_VOICE, "emotion_vit": TINY_VIT, "whisper": {}}
+    path = write(folder, states[name], configs[name] | wrong)
+    with pytest.raises(InputError, match=f"{path}, or the config.json beside it, is not as {name}"):
+        import_source(name, path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
