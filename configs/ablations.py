@@ -15,6 +15,7 @@ weights.
 from ml_collections import ConfigDict
 
 from configs import synthetic
+from reta_jax.config import check_variant
 
 SIZE = 32  # pixels
 
@@ -49,9 +50,7 @@ WEIGHTS = {"weights_1_1_1": (1, 1, 1), "weights_2_2_2": (2, 2, 2), "weights_1_2_
 
 def get_config(row: str = "full") -> ConfigDict:
     row, _, size = row.partition(",")
-    names = [*ROWS, "base", *WEIGHTS]
-    if row not in names:
-        raise ValueError(f"there is no row {row!r}: name one of {', '.join(names)}")
+    check_variant(row, *ROWS, "base", *WEIGHTS)
     config = _full(int(size or SIZE))
     config.name = f"ablation_{row}"
     if row in WEIGHTS:

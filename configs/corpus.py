@@ -20,10 +20,11 @@ shape of the lips, as a landmark network of filmed faces sees it (configs/judges
 and given by --config.experts.lips.weights). Perceptual features are those of an untrained VGG.
 """
 
-from reta_jax.config import paper, small, smoke
+from reta_jax.config import check_variant, paper, small, smoke
 
 
 def get_config(variant: str = ""):
+    check_variant(variant, "", "64", "128", "256", "voice", "smoke")
     size = int(variant) if variant.isdecimal() else 256 if variant == "voice" else 64
     config = small(paper(), size=size, channel_multiplier=1 / 8, style_dim=128)
     config.name = "corpus"

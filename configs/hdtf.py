@@ -13,10 +13,11 @@ reta_jax/config.py. The paper trains on MEAD, too: configs/mead.py.
 `:smoke` runs two steps of the same code, shrunk, with random teachers: on a CPU, in seconds.
 """
 
-from reta_jax.config import paper, smoke
+from reta_jax.config import check_variant, paper, smoke
 
 
 def get_config(variant: str = ""):
+    check_variant(variant, "", "smoke")
     config = paper()
     config.name = "hdtf"
     config.init_from = "weights/edtalk"

@@ -11,10 +11,11 @@ add the portrait's own detail.
 from ml_collections import ConfigDict
 
 from configs import synthetic
-from reta_jax.config import smoke
+from reta_jax.config import check_variant, smoke
 
 
 def get_config(variant: str = "") -> ConfigDict:
+    check_variant(variant, "", "smoke")
     config = synthetic.get_config()
     config.name = "lite"
     model, train = config.model, config.train

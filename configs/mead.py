@@ -13,10 +13,11 @@ not say. `:smoke` runs two steps of the same code, shrunk: on a CPU, in seconds.
 """
 
 from configs import hdtf
-from reta_jax.config import smoke
+from reta_jax.config import check_variant, smoke
 
 
 def get_config(variant: str = ""):
+    check_variant(variant, "", "smoke")
     config = hdtf.get_config()
     config.name = "mead"
     config.data.dirs, config.data.weights = ("data/mead", "data/hdtf"), (0.5, 0.5)

@@ -10,12 +10,13 @@ trained on the same world (configs/judges/synthetic.py).
 two steps of the same code, shrunk, with random teachers: in seconds.
 """
 
-from reta_jax.config import paper, small, smoke
+from reta_jax.config import check_variant, paper, small, smoke
 
 WEIGHTS = "weights/synthetic"
 
 
 def get_config(variant: str = ""):
+    check_variant(variant, "", "warmup", "smoke")
     config = small(paper(), size=64, channel_multiplier=1 / 8, style_dim=128)
     config.name = "synthetic"
     config.model.split_res, config.model.rgb_from = 32, "blended"

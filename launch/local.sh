@@ -17,9 +17,11 @@ if [ "$PROCESSES" = 1 ]; then
 fi
 
 pids=
-trap 'kill -TERM $pids 2>/dev/null || true' INT TERM
+stopped=
+# $! is the process that was just started and is not among $pids yet.
+trap 'stopped=1; kill -TERM $pids ${!:-} 2>/dev/null || true' INT TERM
 index=0
-while [ "$index" -lt "$PROCESSES" ]; do
+while [ "$index" -lt "$PROCESSES" ] && [ -z "$stopped" ]; do
     become "$PYTHON" -m reta_jax.train "$@" --coordinator "localhost:$PORT" \
         --num_processes "$PROCESSES" --process_id "$index" &
     pids="$pids $!"

@@ -4,10 +4,13 @@ Orbax makes a checkpoint appear whole or not at all, but it reads a flipped bit 
 another number. So each holds the checksums of its files, and none is used that they do not fit.
 """
 
+import contextlib
 import json
 import os
+import re
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ PROVENANCE_FILE = "provenance.json"  # beside it: whose weights and people are b
 CHECKSUMS_FILE = "checksums.json"  # {file: [bytes, CRC-32]}
 CORRUPT_FOLDER = "corrupt_checkpoints"  # what could not be used, for a person to look at
 _BLOCK = 1 << 20
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what tensorstore raises: no OSError
 
 
 class Checkpoints:
@@ -64,16 +68,18 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Starts an asynchronous save of this step; nothing happens if it is saved already."""
+        """Starts an asynchronous save of this step; nothing happens if it is saved already.
+
+        Raises:
+          InputError: the disk refuses this save, or the one before, which was still under way.
+        """
         step = int(state.step)
         if self.latest_step == step:
             return
-        try:
+        with self._sentence_of_the_disk():
             self._checkpointer.save_checkpointables_async(
                 step, {"state": state, "data": data_state, "config": config_to_dict(self._config)}
             )
-        except OSError as error:
-            raise InputError(f"cannot write a checkpoint of step {step}: {error}") from error
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The latest checkpoint, placed as `abstract` says (any number of devices).
@@ -88,12 +94,19 @@ class Checkpoints:
         try:
             loaded = load(None, {"state": abstract, "data": None})
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"step {self.latest_step} in {self._folder} does not fit the config "
-                f"({told(changes) or 'of another version'}): give the same config, or another "
-                "--workdir"
-            ) from error
+            raise self._misfit(changes) from error
+        if _arrays(loaded["state"]) != _arrays(abstract):  # what a checkpoint lacks comes as None
+            raise self._misfit(changes)
         return loaded["state"], loaded["data"]
+
+    def _misfit(self, changes: dict[str, tuple[Any, Any]]) -> InputError:
+        elsewhere = "another --workdir"
+        if "train.only" in changes:  # a part has moments only where it was trained
+            elsewhere = f"a new --workdir and --config.init_from={self._folder.parent / 'weights'}"
+        return InputError(
+            f"step {self.latest_step} in {self._folder} does not fit the config "
+            f"({told(changes) or 'of another version'}): give the same config, or {elsewhere}"
+        )
 
     def _changes(self) -> dict[str, tuple[Any, Any]]:
         """Fields that are others than in the latest checkpoint; refuses those of the model."""
@@ -110,8 +123,25 @@ class Checkpoints:
         return changes
 
     def close(self) -> None:
-        """Waits for saves under way."""
-        self._checkpointer.close()
+        """Waits for saves under way; raises InputError if the disk refuses them."""
+        with self._sentence_of_the_disk():
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _sentence_of_the_disk(self) -> Iterator[None]:
+        """Around what writes, or waits for Orbax's threads that write."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            code = _OS_ERROR.search(str(error))
+            if not code and not isinstance(error, OSError):
+                raise
+            reason = os.strerror(int(code[1])) if code else error.strerror or error
+            step = max(_steps(self._folder), default=None)
+            good = "there is none yet" if step is None else f"the last good one is of step {step}"
+            raise InputError(
+                f"cannot write a checkpoint to {self._folder}: {reason} ({good})"
+            ) from error
 
     def _write_checksums(self) -> None:
         """On process 0 alone, in Orbax's thread."""
@@ -200,15 +230,24 @@ def _size_and_crc(file: Path) -> tuple[int, int]:
     return size, crc
 
 
+def _arrays(state: TrainState) -> tuple[Any, list[tuple[int, ...]]]:
+    """What two states that fit each other have in common."""
+    return jax.tree.structure(state), [leaf.shape for leaf in jax.tree.leaves(state)]
+
+
+def _steps(folder: Path) -> list[int]:
+    """Of the checkpoints that are finished."""
+    return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+
+
 def _latest_good(folder: Path) -> tuple[int | None, dict[int, str]]:
     """The latest step that is as it was written, and what is wrong with each later one.
 
     Raises:
       InputError: there are checkpoints, but no such step.
     """
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     damages: dict[int, str] = {}
-    for step in sorted(steps, reverse=True):
+    for step in sorted(_steps(folder), reverse=True):
         damage = find_damage(folder / str(step))
         if damage is None:
             return step, damages

@@ -1,13 +1,46 @@
 """Refuses settings that cannot work, before anything is made, loaded or compiled."""
 
+import math
+from numbers import Real
+from typing import get_args
+
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
-from reta_jax.config import swaps_emotions
+from data_pipeline.loader import WindowSpec
+from reta_jax.config import swaps_emotions, uses_discriminator
+from reta_jax.differences import flat_fields
 from reta_jax.losses import RELATIVISTIC
 from reta_jax.models.stylegan import resolutions
 from reta_jax.step import REMAT, SYNC_FRAMES
 
+AT_LEAST = {
+    "model.style_dim": 1,
+    "model.emotion_span": 1,
+    "model.uv_resolution": 1,
+    "model.window.past": 0,
+    "model.window.look_ahead": 0,
+    "discriminator.minibatch_std_group": 1,
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "train.frames": 1,
+    "train.warmup_steps": 0,
+    "train.adversarial_start": 0,
+    "train.r1_every": 1,
+    "train.emotion_frames": 1,
+    "train.log_every": 1,
+    "train.preview_every": 1,
+    "train.save_every": 1,
+    "train.keep_checkpoints": 1,
+    "train.keep_every": 1,
+}
+CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "loss.relativistic": RELATIVISTIC,
+    "data.portrait": get_args(WindowSpec.__annotations__["portrait"]),
+    "train.remat": REMAT,
+}
+SMALLEST_PERCEIVED = 16  # pixels of which VGG-19's last tap has one
 PARTS = {
     *("image_encoder", "audio_encoder", "generator", "motion_decoder", "motion_encoder"),
     *("emotion_student", "fusion"),
@@ -23,11 +56,31 @@ def check_config(config: ConfigDict, devices: int) -> None:
     Raises:
       InputError: with what to set instead.
     """
+    _check_fields(config)
     _check_shares(config, devices)
     _check_losses(config)
     _check_parts(config)
     _check_clips(config)
     _check_schedule(config)
+
+
+def _check_fields(config: ConfigDict) -> None:
+    """What a field may be whatever the others are."""
+    values = flat_fields(config.to_dict())
+    for field, least in AT_LEAST.items():
+        if values[field] < least:
+            never = " (for never, more than train.steps)" if field.endswith("_every") else ""
+            raise InputError(f"{field}={values[field]}: give {least} or more{never}")
+    for field, choices in CHOICES.items():
+        if values[field] not in choices:
+            raise InputError(f"{field} is {values[field]!r}; use {', '.join(map(repr, choices))}")
+    size, betas, weights = config.model.size, config.train.betas, config.data.weights
+    if size < 8 or size & (size - 1):
+        raise InputError(f"model.size={size}: give a power of two, 8 or more")
+    if len(betas) != 2 or not all(isinstance(beta, Real) and 0 <= beta < 1 for beta in betas):
+        raise InputError(f"train.betas={betas}: give two numbers, 0 or more and below 1")
+    if not all(isinstance(weight, Real) and weight > 0 for weight in weights):
+        raise InputError(f"data.weights={weights}: give a number above 0 for each of data.dirs")
 
 
 def _check_shares(config: ConfigDict, devices: int) -> None:
@@ -39,7 +92,7 @@ def _check_shares(config: ConfigDict, devices: int) -> None:
         raise InputError(f"train.expected_devices={expected}, but the job has {devices} devices")
     if batch % devices:
         raise InputError(f"train.batch_size={batch} does not divide over {devices} devices")
-    if parts < 1 or (batch // devices) % parts:
+    if (batch // devices) % parts:
         raise InputError(
             f"train.accumulate={parts} does not divide the {batch // devices} clips of a device "
             f"(train.batch_size={batch} over {devices} devices)"
@@ -60,10 +113,6 @@ def _check_shares(config: ConfigDict, devices: int) -> None:
 
 def _check_losses(config: ConfigDict) -> None:
     loss, train = config.loss, config.train
-    if loss.relativistic not in RELATIVISTIC:
-        raise InputError(
-            f"loss.relativistic is {loss.relativistic!r}; use {_choices(RELATIVISTIC)}"
-        )
     if loss.sync and train.frames < SYNC_FRAMES:
         raise InputError(f"loss.sync needs train.frames >= {SYNC_FRAMES}, not {train.frames}")
     if loss.lips_cross and not loss.lips:
@@ -71,8 +120,16 @@ def _check_losses(config: ConfigDict) -> None:
             "loss.lips_cross is measured on the lips that loss.lips finds: give loss.lips a weight "
             "too"
         )
+    tvm = config.tvm
+    if loss.motion and (tvm.kernel < 1 or not tvm.sigma > 0):
+        raise InputError(
+            f"tvm.kernel={tvm.kernel} and tvm.sigma={tvm.sigma}: give a square of 1 pixel or more, "
+            f"and a blur of more than 0"
+        )
     if train.size:
         _check_coarser_levels(config)
+    if loss.perceptual:
+        _check_pyramid(config)
 
 
 def _check_coarser_levels(config: ConfigDict) -> None:
@@ -89,11 +146,19 @@ def _check_coarser_levels(config: ConfigDict) -> None:
         )
 
 
+def _check_pyramid(config: ConfigDict) -> None:
+    side, scales = config.train.size or config.model.size, config.train.perceptual_scales
+    for scale in scales:
+        if not 0 < scale <= 1 or math.ceil(side / round(1 / scale)) < SMALLEST_PERCEIVED:
+            raise InputError(
+                f"train.perceptual_scales={scales}: of {side} px, give scales up to 1 that leave "
+                f"{SMALLEST_PERCEIVED} px or more"
+            )
+
+
 def _check_parts(config: ConfigDict) -> None:
     """What is trained, and what is computed again for it."""
     train, audio = config.train, config.model.audio_encoder
-    if train.remat not in REMAT:
-        raise InputError(f"train.remat is {train.remat!r}; use {_choices(REMAT)}")
     if unknown := set(train.only) - PARTS:
         raise InputError(
             f"train.only names {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}"
@@ -123,12 +188,18 @@ def _check_clips(config: ConfigDict) -> None:
 
 
 def _check_schedule(config: ConfigDict) -> None:
-    if config.train.decay and config.train.steps <= config.train.warmup_steps:
+    train = config.train
+    if not train.decay:
+        return
+    if train.steps <= train.warmup_steps:
         raise InputError(
-            f"train.steps={config.train.steps} ends within train.warmup_steps="
-            f"{config.train.warmup_steps}: nothing is left to decay (set train.decay=False)"
+            f"train.steps={train.steps} ends within train.warmup_steps={train.warmup_steps}: "
+            "nothing is left to decay (set train.decay=False)"
         )
-
-
-def _choices(names: tuple[str, ...]) -> str:
-    return ", ".join(map(repr, names))
+    steps = train.steps - train.adversarial_start
+    if uses_discriminator(config) and steps <= train.warmup_steps:
+        raise InputError(
+            f"train.adversarial_start={train.adversarial_start} leaves the discriminator {steps} "
+            f"of train.steps={train.steps}, within train.warmup_steps={train.warmup_steps}: "
+            "nothing is left to decay (set train.decay=False)"
+        )

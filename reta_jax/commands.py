@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
+from logging import LogRecord
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -60,6 +62,19 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def check_device() -> None:
+    """Raises InputError where the device that JAX is asked to run on is not there."""
+    import jax  # as above
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX lacks its plugin
+        raise InputError(
+            f"there is no {jax.config.jax_platforms} device here, or no JAX for it: choose another "
+            "(JAX_PLATFORMS=cpu)"
+        ) from error
+
+
 @contextlib.contextmanager
 def sentences_for_errors() -> Iterator[None]:
     """Turns what a user can put right into one line and an exit code.
@@ -84,6 +99,7 @@ def run_with_flags(main: Callable[[list[str]], None]) -> None:
     """absl's app.run, with wrong flags and config fields refused by a sentence too."""
 
     logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell much at the level of information
+    logging.get_absl_logger().addFilter(_is_told_once)
 
     def guarded(argv: list[str]) -> None:
         with sentences_for_errors():
@@ -92,16 +108,42 @@ def run_with_flags(main: Callable[[list[str]], None]) -> None:
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def _is_told_once(record: LogRecord) -> bool:
+    """False for what Orbax's threads raise: it is raised again where they are waited for."""
+    return "_SignalingThread.run()" not in str(record.msg)
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:  # a file that cannot be loaded says so when it is first used
             getattr(flags.FLAGS["config"].value, "name", None)
         return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # Of a config file that fails, ml_collections has the whole traceback: what, is its end.
-        flag, mark, trace = str(error).partition("Traceback (most recent call last)")
-        _leave(flag + trace.rstrip().splitlines()[-1] if mark else flag)
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+        _leave(_wrong_field(error, argv) or _wrong_file(str(error)) or _wrong_flag(str(error)))
+
+
+def _wrong_field(error: Exception, argv: list[str]) -> str | None:
+    """Of a field that is not there ml_collections tells the last part alone, as a repr of one."""
+    found = re.match(r"\W*(\w+)\W+nDid you mean \"(\w+)\"", str(error))
+    missing = found[1] if found else str(error).strip("\"'\\")
+    path = re.compile(rf"--?(config\.(?:\w+\.)*?{re.escape(missing)})[.=\[]")
+    field = next(filter(None, map(path.match, argv)), None)
+    if field is None or not isinstance(error, AttributeError | KeyError):
+        return None
+    return f"there is no field {field[1]}" + (f": did you mean {found[2]!r}?" if found else "")
+
+
+def _wrong_file(told: str) -> str | None:
+    """Of a config file that cannot be read ml_collections tells all the ways that it tried."""
+    _, mark, reason = told.partition("an earlier failure to load: ")
+    return f"cannot load --config: {reason.rpartition('] ')[2]}" if mark else None
+
+
+def _wrong_flag(told: str) -> str:
+    """Of a config file that fails ml_collections tells the whole traceback: what, is its end."""
+    flag, mark, trace = told.partition("Error whilst parsing config file:")
+    return flag + trace.rstrip().splitlines()[-1].removeprefix("ValueError: ") if mark else told
 
 
 def _leave(sentence: str, code: int = EXIT_BAD_INPUT) -> None:

@@ -73,12 +73,12 @@ def paper() -> ConfigDict:
             # Of the optimiser the paper gives no more than the learning rate: the rest is ours.
             "betas": (0.0, 0.99),  # of Adam, as StyleGAN2 has them
             "warmup_steps": 500,
-            "decay": False,  # True: cosine to 5 % of the learning rate
+            "decay": False,  # True: cosine to 5 % of the learning rate, over a side's own steps
             "clip_norm": 10.0,
             "ema_decay": 0.999,
             "adversarial_start": 0,  # first step with the discriminator
             "r1_gamma": 0.0,  # R1 on the discriminator, off in the paper
-            "r1_every": 16,
+            "r1_every": 16,  # steps
             "size": 0,  # of the frames that are generated and judged, of G's coarser levels; 0: all
             "only": (),  # parts of RETA that are trained, as they are named there; (): all
             "eds": True,  # False is "w/o EDS" of Table 4
@@ -97,9 +97,21 @@ def paper() -> ConfigDict:
     return config
 
 
+def check_variant(variant: str, *known: str) -> None:
+    """Raises ValueError if an experiment is asked for a variant that it does not know."""
+    if variant not in known:
+        names = ", ".join(name for name in known if name)
+        raise ValueError(f"there is no variant {variant!r}: name one of {names}")
+
+
 def swaps_emotions(config: ConfigDict) -> bool:
     """Whether a step does EDS: it exchanges f_E, and the emotion losses judge what comes of it."""
     return bool(config.train.eds and config.model.emotion and config.loss.emotion)
+
+
+def uses_discriminator(config: ConfigDict) -> bool:
+    """Whether the discriminator learns before the last step."""
+    return bool(config.loss.adversarial) and config.train.adversarial_start < config.train.steps
 
 
 def _model() -> ConfigDict:
@@ -222,7 +234,10 @@ def random_teachers(config: ConfigDict) -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """Shrinks any experiment to two steps that touch every loss, on a few synthetic clips."""
+    """Shrinks any experiment to two steps that touch every loss, on a few synthetic clips.
+
+    The discriminator has the second one, which its learning rate cannot decay over.
+    """
     random_teachers(small(config, size=32, channel_multiplier=1 / 16, style_dim=32))
     config.name += "_smoke"
     config.init_from = ""
@@ -246,8 +261,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
             "batch_size": 4,
             "steps": 2,
             "warmup_steps": 1,
+            "decay": False,
             "adversarial_start": 1,
             "r1_gamma": 1.0,
+            "r1_every": 2,
             "perceptual_scales": (1.0, 0.5),
             "log_every": 1,
             "preview_every": 1,

@@ -7,7 +7,6 @@ arrays (reta_jax/program.py); time, money and many devices are arithmetic on pub
 is assumed says so. docs/scaling.md has the formulas, the sources, and how far the figures are off.
 """
 
-import functools
 import math
 import time
 from collections.abc import Sequence
@@ -27,12 +26,13 @@ from data_pipeline.errors import InputError
 from reta_jax import parallel
 from reta_jax.absent import GPUS, compiler_options, devices_of, is_slice
 from reta_jax.checks import check_config
+from reta_jax.config import uses_discriminator
 from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
 from reta_jax.kernels import NETWORKS, network_of, print_kernels
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
-from reta_jax.state import TrainState, build_networks, create_state, only_trained
+from reta_jax.state import TrainState, build_networks, only_trained, state_shapes
 from reta_jax.step import Constants, make_step
 from reta_jax.windows import AudioWindow
 
@@ -115,15 +115,9 @@ def abstract_job(config: ConfigDict) -> Job:
     width = experts.teacher.width if experts.teacher else config.model.style_dim
     networks = build_networks(config, width)
     morphable, _ = load_morphable(config.model)
-    create = functools.partial(create_state, config, networks)
-    state = jax.eval_shape(create, morphable, jax.random.key(0, impl="rbg"))
-    step = make_step(config, networks, _has_adversary(config))
+    state = state_shapes(config, networks, morphable)
+    step = make_step(config, networks, uses_discriminator(config))
     return Job(step, state, Constants(experts, morphable), abstract_batch(config))
-
-
-def _has_adversary(config: ConfigDict) -> bool:
-    """Whether the discriminator learns before the last step."""
-    return bool(config.loss.adversarial) and config.train.adversarial_start < config.train.steps
 
 
 def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -372,7 +366,7 @@ def parameter_counts(config: ConfigDict, job: Job) -> dict[str, tuple[int, int]]
         every, trained = counts.get(network, (0, 0))
         counts[network] = every + size(part), trained + size(kept[name])
     adversary = size(job.state.d_params)
-    counts[NETWORKS["Discriminator"]] = adversary, adversary if _has_adversary(config) else 0
+    counts[NETWORKS["Discriminator"]] = adversary, adversary if uses_discriminator(config) else 0
     counts[NETWORKS["EmotionViT"]] = size(experts.teacher_variables), 0
     counts[NETWORKS["SyncNetExpert"]] = size(experts.sync_variables), 0
     counts[NETWORKS["VGG19"]] = size(experts.vgg_variables), 0

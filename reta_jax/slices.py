@@ -31,11 +31,20 @@ from safetensors.numpy import save
 
 from data_pipeline.errors import InputError
 from reta_jax.differences import FREE_FIELDS, differences, flat_fields, told
+from reta_jax.experts.load import wanted_experts
 from reta_jax.files import write_whole
 from reta_jax.initial import initial_weights
 from reta_jax.pretrained.load import RANDOM, load, load_morphable
 from reta_jax.pretrained.reta import save_reta
-from reta_jax.state import Networks, TrainState, build_networks, create_state, only_trained
+from reta_jax.state import (
+    Networks,
+    TrainState,
+    build_networks,
+    create_state,
+    first_key,
+    only_trained,
+    state_shapes,
+)
 from reta_jax.weights import config_from_dict, config_to_dict, flatten
 
 MANIFEST_FILE, METRICS_FILE, PREVIEW_FILE = "manifest.json", "metrics.jsonl", "preview.png"
@@ -263,19 +272,17 @@ def _first_discriminator(config: ConfigDict, abstract: TrainState) -> dict[str, 
     """As `create_state` makes it of the config's seed and start."""
     networks, morphable = _networks(config)
     given = initial_weights(config, abstract).discriminator
-    key = jax.random.key(config.train.seed, impl="rbg")
 
     def start(key: jax.Array, given: Any) -> dict[str, Any]:
         state = create_state(config, networks, morphable, key, {}, given)
         return {"d_params": state.d_params, "d_opt_state": state.d_opt_state}
 
-    return {name: np.asarray(leaf) for name, leaf in _named(jax.jit(start)(key, given)).items()}
+    first = jax.jit(start)(first_key(config), given)
+    return {name: np.asarray(leaf) for name, leaf in _named(first).items()}
 
 
 def abstract_state(config: ConfigDict) -> TrainState:
-    networks, morphable = _networks(config)
-    key = jax.random.key(config.train.seed, impl="rbg")
-    return jax.eval_shape(lambda key: create_state(config, networks, morphable, key), key)
+    return state_shapes(config, *_networks(config))
 
 
 def _networks(config: ConfigDict) -> tuple[Networks, Any]:
@@ -285,7 +292,8 @@ def _networks(config: ConfigDict) -> tuple[Networks, Any]:
 def _teacher_width(config: ConfigDict) -> int:
     """As train.run has it, without loading the other experts."""
     teacher = config.experts.teacher
-    if not (config.loss.emotion and config.model.emotion):
+    _, is_needed = wanted_experts(config)["teacher"]
+    if not is_needed:
         return config.model.style_dim
     if teacher.weights == RANDOM:
         return teacher.fields.width

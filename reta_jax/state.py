@@ -1,5 +1,6 @@
 """Everything that training changes, as one pytree."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from reta_jax.config import uses_discriminator
 from reta_jax.models.discriminator import Discriminator
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, build_reta
@@ -57,16 +59,19 @@ def build_networks(config: ml_collections.ConfigDict, teacher_width: int) -> Net
 def optimizers(
     config: ml_collections.ConfigDict,
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Adam for the generator's side and for the discriminator, at the learning rate of D.2."""
+    """Adam for the generator's side and for the discriminator, at the learning rate of D.2.
+
+    Each side's schedule counts the steps in which it learns.
+    """
     train = config.train
 
-    def adam(learning_rate: float) -> optax.GradientTransformation:
+    def adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
         schedule = learning_rate
         if train.warmup_steps:  # of no steps, optax would make a schedule of zero for ever
             schedule = optax.linear_schedule(0.0, learning_rate, train.warmup_steps)
         if train.decay:
             schedule = optax.warmup_cosine_decay_schedule(
-                0.0, learning_rate, train.warmup_steps, train.steps, 0.05 * learning_rate
+                0.0, learning_rate, train.warmup_steps, steps, 0.05 * learning_rate
             )
         return optax.chain(
             optax.clip_by_global_norm(train.clip_norm), optax.adam(schedule, *train.betas)
@@ -77,9 +82,11 @@ def optimizers(
         return jax.tree.map(lambda _, leaf: "frozen" if leaf is None else "trained", params, kept)
 
     generator = optax.partition(
-        {"trained": adam(train.learning_rate), "frozen": optax.set_to_zero()}, labels
+        {"trained": adam(train.learning_rate, train.steps), "frozen": optax.set_to_zero()}, labels
     )
-    return generator, adam(train.d_learning_rate)
+    # A discriminator that never learns has a schedule all the same, which has to have some steps.
+    d_steps = train.steps - train.adversarial_start if uses_discriminator(config) else train.steps
+    return generator, adam(train.d_learning_rate, d_steps)
 
 
 def only_trained(config: ml_collections.ConfigDict) -> Callable[[Any], Any]:
@@ -122,6 +129,19 @@ def create_state(
     d_params = networks.discriminator.init(key_d, portrait)["params"]
     d_params = take_fitting(d_params, d_start or {})
     return first_state(config, params, d_params)
+
+
+def first_key(config: ml_collections.ConfigDict) -> jax.Array:
+    """What a run's first parameters are drawn with."""
+    return jax.random.key(config.train.seed, impl="rbg")  # threefry takes a minute to compile
+
+
+def state_shapes(
+    config: ml_collections.ConfigDict, networks: Networks, morphable: MorphableModel
+) -> TrainState:
+    """The shapes of `create_state`."""
+    create = functools.partial(create_state, config, networks)
+    return jax.eval_shape(create, morphable, first_key(config))
 
 
 def first_state(config: ml_collections.ConfigDict, params: Any, d_params: Any) -> TrainState:

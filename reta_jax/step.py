@@ -191,12 +191,16 @@ def descend(
     gradient: Any,
     opt_state: Any,
     params: Any,
-    witness: Array,
+    must_be_finite: Array,
 ) -> tuple[Any, Any]:
-    """Parameters and optimizer state after a step; as they were where `witness` is not finite."""
+    """Parameters and optimizer state after a step; as they were if a number is not finite.
+
+    Args:
+      must_be_finite: what is no number if the loss or a part of the gradient is none.
+    """
     updates, after = optimizer.update(gradient, opt_state, params)
     new = (optax.apply_updates(params, updates), after)
-    is_finite = jnp.isfinite(witness)
+    is_finite = jnp.isfinite(must_be_finite)
     return jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, (params, opt_state))
 
 
@@ -271,7 +275,7 @@ def generator_terms(
     terms = {"l1": losses.l1_loss(generated, real)}
     if weights.perceptual:
         taps = vgg_taps(config, experts.perceive, real)
-        perceive = forgetful(config, experts.perceive)
+        perceive = recomputed(config, experts.perceive)
         terms["perceptual"] = losses.perceptual_loss(vgg_taps(config, perceive, generated), taps)
     if weights.motion:
         mask = motion_mask(config, networks.reta, params["reta"], real).mask
@@ -285,14 +289,14 @@ def generator_terms(
         )
     if weights.sync:
         terms["sync"] = losses.sync_loss(
-            forgetful(config, experts.embed_faces)(generated[:, :SYNC_FRAMES], batch.sync_box),
+            recomputed(config, experts.embed_faces)(generated[:, :SYNC_FRAMES], batch.sync_box),
             experts.embed_voice(batch.mel),
         )
     if weights.mouth:
         terms["mouth"] = losses.mouth_loss(generated, real, batch.sync_box)
     if weights.lips:
         box = jnp.repeat(batch.sync_box, real.shape[1], 0)
-        find_lips = lambda frames: forgetful(config, experts.find_lips)(_flat(frames), box)
+        find_lips = lambda frames: recomputed(config, experts.find_lips)(_flat(frames), box)
         lips = experts.find_lips(_flat(real), box)
         terms["lips"] = losses.lip_shape_loss(find_lips(generated), lips)
         if weights.lips_cross:
@@ -321,7 +325,7 @@ def emotion_terms(
     """
     frames = min(config.train.emotion_frames, real.shape[1])
     real, generated, batch = real[:, :frames], generated[:, :frames], len(real)
-    teach = forgetful(config, experts.teach)
+    teach = recomputed(config, experts.teach)
     f_v, logits = experts.teach(_flat(real))
     logits = logits.reshape(batch, frames, -1)
     terms = {}
@@ -380,8 +384,8 @@ def vgg_taps(
     return [perceive(images) for images in image_pyramid(_flat(frames), scales)]
 
 
-def forgetful(config: ml_collections.ConfigDict, expert: Callable) -> Callable:
-    """A frozen network of which nothing is kept for the gradient if `train.remat` says so."""
+def recomputed(config: ml_collections.ConfigDict, expert: Callable) -> Callable:
+    """A frozen network that is computed again for the gradient if `train.remat` says so."""
     return expert if config.train.remat == "none" else jax.checkpoint(expert)
 
 
@@ -410,7 +414,10 @@ def discriminator_terms(
     fake: Array,
     step: Array,
 ) -> dict[str, Array]:
-    """The discriminator's symmetric loss and, lazily, R1 (weighted)."""
+    """The discriminator's symmetric loss and, lazily, R1 (weighted).
+
+    `step` counts from 1, as the log does: R1 is of every `r1_every`-th step.
+    """
     real, fake = _flat(real), jax.lax.stop_gradient(_flat(fake))
 
     def judge(images: Array) -> Array:

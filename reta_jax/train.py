@@ -2,7 +2,7 @@
 
 The same command with the same workdir goes on where it stopped, with the same next batch. Ctrl-C
 and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves with 2. A loss that
-is no number leaves with 70: the last checkpoint is good, but the same command would diverge again.
+is no number leaves with 70: what is saved is good, but the same command would diverge again.
 
 On several hosts the launcher gives the same command to every process; SLURM, Open MPI, JobSet and
 TPU pods are recognised, elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
@@ -26,11 +26,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
-from data_pipeline.records import list_splits, trained_people
+from data_pipeline.records import (
+    decode_jpeg,
+    list_clips,
+    list_splits,
+    open_records,
+    read_record,
+    trained_people,
+)
 from reta_jax import parallel
 from reta_jax.batches import open_batches
 from reta_jax.checkpoint import PROVENANCE_FILE, Checkpoints, read_provenance
@@ -46,7 +54,14 @@ from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import save_reta
 from reta_jax.preview import Preview, make_preview
-from reta_jax.state import Networks, TrainState, build_networks, create_state
+from reta_jax.state import (
+    Networks,
+    TrainState,
+    build_networks,
+    create_state,
+    first_key,
+    state_shapes,
+)
 from reta_jax.step import GRADIENT_NORMS, Constants, make_step
 from reta_jax.weights import config_to_dict
 from reta_jax.writers import Writer
@@ -72,6 +87,7 @@ _PEER_TIMEOUT = flags.DEFINE_integer(
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "First and last step to trace, e.g. 10:15."
 )
+SYNTHETIC_SIZE = 64  # pixels of the synthetic world's clips, at least
 AGREE_EVERY = 10  # steps between which processes do not ask each other whether to stop
 
 
@@ -91,17 +107,19 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
         where the step's batch is.
     """
     check_config(config, jax.device_count())
+    experts, provenance = load_experts(config)  # before the data, which takes long to make
     parallel.first_then_others(lambda: make_synthetic_data(config))
+    check_pictures(config)
     workdir.mkdir(parents=True, exist_ok=True)
     parallel.check_shared(workdir)
     mesh = parallel.make_mesh()
-    experts, provenance = load_experts(config)
     teacher_width = experts.teacher.width if experts.teacher else config.model.style_dim
     networks = build_networks(config, teacher_width)
     morphable, records = load_morphable(config.model)
     constants = parallel.replicate(Constants(experts, morphable), mesh)
     batches = open_batches(config)  # before the start, which takes longer to fail
-    state, checkpoints, data_state, initial = start(config, workdir, networks, constants, mesh)
+    training = Training(config, workdir, networks, constants, mesh)
+    state, checkpoints, data_state, initial = start(training)
     seen = [{"source": dir, "people": trained_people([dir])} for dir in config.data.dirs]
     provenance = keep_provenance(workdir, [*provenance, *records, *initial, *seen])
     if data_state is not None:
@@ -110,9 +128,8 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
     try:
         with StopRequest() as stop:
             state, finished = loop(
-                config, workdir, networks, constants, mesh, state, batches, checkpoints, writer,
-                stop, profile_steps,
-            )  # fmt: skip
+                training, state, batches, checkpoints, writer, stop, profile_steps
+            )
         checkpoints.save(state, batches.get_state())
     finally:
         checkpoints.close()
@@ -123,8 +140,21 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
     return finished
 
 
+class Training(NamedTuple):
+    """What stays as it is from a run's first step to its last."""
+
+    config: ConfigDict
+    workdir: Path
+    networks: Networks
+    constants: Constants
+    mesh: Mesh
+
+
 def make_synthetic_data(config: ConfigDict) -> None:
-    """Makes the synthetic world's clips where an experiment wants them and has none yet."""
+    """Makes the synthetic world's clips where an experiment wants them and has none yet.
+
+    Smaller models read the clips of the one of 64 px, whose folder theirs is.
+    """
     data = config.data
     if data.synthetic_identities and not (Path(data.dirs[0]) / "records").exists():
         prepare_synthetic(
@@ -132,21 +162,35 @@ def make_synthetic_data(config: ConfigDict) -> None:
             identities=data.synthetic_identities,
             clips_per_identity=data.synthetic_clips_per_identity,
             seconds=data.synthetic_seconds,
-            size=config.model.size,
+            size=max(SYNTHETIC_SIZE, config.model.size),
         )
 
 
+def check_pictures(config: ConfigDict) -> None:
+    """Raises InputError if a data set's pictures are smaller than those that the model makes."""
+    wanted = config.model.size
+    for dir in config.data.dirs:
+        first = read_record(open_records(dir, "train"), 0, list_clips(dir, "train")[0]["clip"])
+        size = len(decode_jpeg(first["frames"][0]))
+        if size < wanted:
+            anew = f"prepare another folder with --size {wanted}"
+            if config.data.synthetic_identities:
+                anew = "move it away, and the same command makes it anew"
+            raise InputError(
+                f"{dir} has pictures of {size} px, which model.size={wanted} would magnify: {anew}"
+            )
+
+
 def start(
-    config: ConfigDict, workdir: Path, networks: Networks, constants: Constants, mesh: Any
+    training: Training,
 ) -> tuple[TrainState, Checkpoints, dict[str, Any] | None, list[dict[str, Any]]]:
     """The workdir's latest checkpoint, else the weights that the config names, else from scratch.
 
     Returns also the data position, None at the first step, and the records of weights just loaded.
     """
-    create = functools.partial(create_state, config, networks)
-    key = jax.random.key(config.train.seed, impl="rbg")  # threefry takes a minute to compile
+    config, workdir, networks, constants, mesh = training
     replicated = parallel.replicated(mesh)
-    abstract = jax.eval_shape(create, constants.morphable, key)
+    abstract = state_shapes(config, networks, constants.morphable)
     checkpoints = Checkpoints(workdir, config)
     if checkpoints.latest_step is not None:
         print(f"going on from step {checkpoints.latest_step} of {workdir}", flush=True)
@@ -158,8 +202,9 @@ def start(
     initial = initial_weights(config, abstract)
     if initial.otherwise and jax.process_index() == 0:
         print(initial.otherwise, flush=True)
+    create = jax.jit(functools.partial(create_state, config, networks), out_shardings=replicated)
     given = (initial.reta, initial.discriminator)
-    state = jax.jit(create, out_shardings=replicated)(constants.morphable, key, *given)
+    state = create(constants.morphable, first_key(config), *given)
     return state, checkpoints, None, initial.provenance
 
 
@@ -184,11 +229,7 @@ class Pending(NamedTuple):
 
 
 def loop(
-    config: ConfigDict,
-    workdir: Path,
-    networks: Networks,
-    constants: Constants,
-    mesh: Any,
+    training: Training,
     state: TrainState,
     batches: Any,
     checkpoints: Checkpoints,
@@ -197,6 +238,7 @@ def loop(
     profile_steps: range | None,
 ) -> tuple[TrainState, bool]:
     """Steps, logs, previews and saves; returns the state and whether the work is finished."""
+    config, workdir, networks, constants, mesh = training
     train = config.train
     steps = {
         adversarial: parallel.data_parallel(make_step(config, networks, adversarial), mesh)
@@ -214,7 +256,7 @@ def loop(
         """Looks at a step: stops the run if it broke, reports it if that is due."""
         values, norms = read(progress, pending.metrics)
         if not all(map(math.isfinite, values.values())):
-            diverge(config, workdir, pending, values, norms, state)
+            diverge(training, pending, values, norms, state, checkpoints.latest_step)
         heartbeat.beat(pending.step)
         if pending.is_due:
             report(progress, writer, pending.step, values | pending.held_out)
@@ -283,23 +325,27 @@ def read(
 
 
 def diverge(
-    config: ConfigDict,
-    workdir: Path,
+    training: Training,
     pending: Pending,
     values: dict[str, float],
     norms: dict[str, jax.Array],
     state: TrainState,
+    saved_step: int | None,
 ) -> None:
     """Keeps what is left of a broken step, and raises DivergenceError."""
+    config, workdir = training.config, training.workdir
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     try:
         folder = dump_step(workdir, pending.step, values, norms, pending.batch, state, config)
         where = f"its batch, losses and gradients are in {folder}"
     except (OSError, InputError) as error:
         where = f"its batch could not be kept: {error}"
+    good = "nothing was saved before it"
+    if saved_step is not None:
+        good = f"the last checkpoint, of step {saved_step}, is good"
     raise DivergenceError(
-        f"{', '.join(broken)} is not finite at step {pending.step}; {where}; the last checkpoint "
-        f"is good: lower train.learning_rate, or start the adversarial loss later"
+        f"{', '.join(broken)} is not finite at step {pending.step}; {where}; {good}: lower "
+        "train.learning_rate, or start the adversarial loss later"
     )
 
 

@@ -45,7 +45,7 @@ def test_a_row_differs_from_the_full_model_in_its_fields_alone(row):
 
 
 def test_a_row_that_is_none_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="no row 'smoke': name one of full, no_gpl, .*weights_1_2"):
+    with pytest.raises(ValueError, match="no variant 'smoke': name one of full, .*weights_1_2"):
         ablations.get_config("smoke")
 
 

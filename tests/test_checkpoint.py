@@ -347,6 +347,81 @@ def test_other_arrays_are_refused_by_what_was_set_otherwise(run):
         checkpoints.close()
 
 
+def test_moments_that_were_never_kept_are_missed(tmp_path):
+    """Of a run that trained a part, Orbax gives None for all that the others' moments are."""
+    part, whole = make_state(3), make_state(3)
+    part = part.replace(opt_state={"generator": jnp.ones(4)})
+    whole = whole.replace(opt_state={"generator": jnp.ones(4), "motion_decoder": jnp.ones(4)})
+    checkpoints = open_checkpoints(tmp_path, **{"train.only": ("generator",)})
+    checkpoints.save(part, {"global_next_index": 30})
+    checkpoints.close()
+    checkpoints = open_checkpoints(tmp_path)
+    told = r"\(train.only was \['generator'\] and is \[\]\): give the same config, or a new "
+    try:
+        with pytest.raises(InputError, match=f"step 3 in .* does not fit the config {told}") as no:
+            checkpoints.restore(abstract(whole))
+        assert str(no.value).endswith(f"--workdir and --config.init_from={tmp_path / 'weights'}")
+        restored, _ = checkpoints.restore(abstract(part))
+    finally:
+        checkpoints.close()
+    np.testing.assert_array_equal(restored.opt_state["generator"], np.ones(4))
+
+
+# As tensorstore words it: once in the next save, or while the run's end waits for the last one.
+REFUSED = (
+    'RESOURCE_EXHAUSTED: Failed writing: "/run/2.orbax-checkpoint-tmp/d/9ba10b": Failed to write '
+    "2985984 bytes to file 16: {} [os_error_code='{}']"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError(REFUSED.format("No space left on device", 28)), "No space left on device"),
+        (ValueError(REFUSED.format("Disk quota exceeded", 122)), "Disk quota exceeded"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("saved", [(), (3, 6)])
+def test_what_the_disk_refuses_in_orbaxs_threads_is_a_sentence(
+    tmp_path, monkeypatch, error, reason, saved
+):
+    save_steps(tmp_path, *saved)
+    checkpoints = open_checkpoints(tmp_path)
+    close = checkpoints._checkpointer.close
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", fail)
+    monkeypatch.setattr(checkpoints._checkpointer, "close", fail)
+    good = "the last good one is of step 6" if saved else "there is none yet"
+    told = rf"cannot write a checkpoint to {tmp_path}/checkpoints: {reason} \({good}\)$"
+    try:
+        with pytest.raises(InputError, match=told):
+            checkpoints.save(make_state(7), {})
+        with pytest.raises(InputError, match=told):
+            checkpoints.close()
+    finally:
+        close()
+
+
+def test_another_error_of_orbaxs_threads_keeps_its_traceback(tmp_path, monkeypatch):
+    checkpoints = open_checkpoints(tmp_path)
+    bug = ValueError("a bug")
+
+    def fail(*_):
+        raise bug
+
+    monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", fail)
+    try:
+        with pytest.raises(ValueError) as raised:
+            checkpoints.save(make_state(1), {})
+    finally:
+        checkpoints.close()
+    assert raised.value is bug
+
+
 def test_weights_of_a_run_come_with_what_is_behind_them(run):
     assert latest_ema(run)[1]["provenance"] == []
     records = [{"source": "edtalk"}, {"source": "data/mine", "people": ["anna"]}]

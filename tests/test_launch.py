@@ -55,27 +55,27 @@ def test_scripts_parse(script):
 
 
 @pytest.mark.parametrize(
-    "script, variables",
+    "script, variables, own",
     [
-        ("local.sh", {}),
-        ("slurm/train.sbatch", {}),
-        ("tpu/pod.sh", {"TPU": "a", "ZONE": "b"}),
-        ("gke/xpk.sh", {"CLUSTER": "a", "TYPE": "v5litepod-64", "IMAGE": "b"}),
+        ("local.sh", {}, []),
+        ("slurm/train.sbatch", {}, []),
+        ("tpu/pod.sh", {"TPU": "a", "ZONE": "b"}, ["--distributed=on"]),
+        ("gke/xpk.sh", {"CLUSTER": "a", "TYPE": "v5litepod-64", "IMAGE": "b"}, []),
     ],
 )
-def test_training_launchers_pass_their_arguments_on(script, variables):
+def test_training_launchers_pass_their_arguments_on(script, variables, own):
     (line,) = dry_run(LAUNCH / script, *ARGUMENTS, **variables)
-    assert line.endswith("-m reta_jax.train " + " ".join(ARGUMENTS))
+    assert line.endswith(" ".join(["-m reta_jax.train", *own, *ARGUMENTS]))
 
 
 @pytest.mark.parametrize(
-    "script, variables",
+    "script, variables, own",
     [
-        ("tpu/pod.sh", {"TPU": "a", "ZONE": "b"}),
-        ("gke/xpk.sh", {"CLUSTER": "a", "TYPE": "b", "IMAGE": "c"}),
+        ("tpu/pod.sh", {"TPU": "a", "ZONE": "b"}, ["--distributed=on"]),
+        ("gke/xpk.sh", {"CLUSTER": "a", "TYPE": "b", "IMAGE": "c"}, []),
     ],
 )
-def test_arguments_come_through_the_shell_that_reads_them_again(script, variables, tmp_path):
+def test_arguments_come_through_the_shell_that_reads_them_again(script, variables, own, tmp_path):
     """The engine's stand-in has a shell run the last of its own arguments, as hosts do."""
     for name in ("gcloud", "xpk"):
         (tmp_path / name).write_text('#!/bin/bash\nexec sh -c "${@: -1}"\n')
@@ -90,7 +90,7 @@ def test_arguments_come_through_the_shell_that_reads_them_again(script, variable
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | variables,
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["-m", "reta_jax.train", *arguments], done.stderr
+    assert done.stdout.splitlines() == ["-m", "reta_jax.train", *own, *arguments], done.stderr
 
 
 SAVING = """#!/bin/sh
@@ -161,7 +161,7 @@ END
 SCONTROL = '#!/bin/sh\necho scontrol "$@"\n'
 
 
-def run_batch_script(folder: Path, python: str) -> tuple[int, list[str]]:
+def run_batch_script(folder: Path, python: str, **variables: str) -> tuple[int, list[str]]:
     """train.sbatch where `python` is the script given: its exit code and what it printed."""
     for name, text in (("srun", SRUN), ("python", python), ("scontrol", SCONTROL)):
         (folder / name).write_text(text)
@@ -173,7 +173,7 @@ def run_batch_script(folder: Path, python: str) -> tuple[int, list[str]]:
         "PYTHONPATH": str(LAUNCH.parent),
         "JAX_PLATFORMS": "cpu",
         "SLURM_JOB_ID": str(_free_job()),
-    }
+    } | variables
     # A CPU build of XLA knows no flag of NCCL's and would end: the script adds it for GPUs.
     script = (LAUNCH / "slurm/train.sbatch").read_text().replace("export XLA_FLAGS", "XLA_FLAGS")
     done = subprocess.run(
@@ -201,11 +201,30 @@ def test_tasks_of_a_slurm_job_find_each_other(tmp_path):
     assert (code, heard) == (0, [f"task {i} of 2 2 {arguments}\n" for i in range(2)])
 
 
-def test_a_saved_slurm_job_is_queued_again(tmp_path):
-    code, lines = run_batch_script(tmp_path, "#!/bin/sh\nexit 75\n")
-    assert code == 75 and re.fullmatch(r"scontrol requeue \d+", lines[0])
-    code, lines = run_batch_script(tmp_path, "#!/bin/sh\nexit 2\n")
-    assert (code, lines) == (2, [])
+@pytest.mark.parametrize("restarts", ["0", "19", "20"])
+@pytest.mark.parametrize("code", [0, 1, 2, 70, 75, 128 + 9, 128 + 15])
+def test_a_slurm_job_is_queued_again_where_that_may_help(tmp_path, code, restarts):
+    """After it has saved always; after a death not for ever, for each start may end so."""
+    found, lines = run_batch_script(
+        tmp_path, f"#!/bin/sh\nexit {code}\n", SLURM_RESTART_COUNT=restarts
+    )
+    assert found == code
+    if code == 75 or (code > 128 and restarts != "20"):
+        assert re.fullmatch(r"scontrol requeue \d+", lines[0])
+    else:
+        assert lines == []
+
+
+@pytest.mark.parametrize("script", ["slurm/train.sbatch", "slurm/prepare.sbatch"])
+def test_what_slurm_queues_again_keeps_its_log(script):
+    """SLURM's own default begins the file anew at each start."""
+    lines = (LAUNCH / script).read_text().splitlines()
+    assert {"#SBATCH --requeue", "#SBATCH --open-mode=append"} <= set(lines)
+
+
+def test_a_slurm_task_that_ends_first_does_not_end_the_others():
+    """They still save, or see who died."""
+    assert "srun --kill-on-bad-exit=0 " in dry_run(LAUNCH / "slurm/train.sbatch")[0]
 
 
 # YAML
@@ -393,6 +412,8 @@ def test_the_image_is_sound_and_runs_as_nobody_special():
     last = lines[stages[-1] :]
     (user,) = (line.split()[1] for line in last if line.startswith("USER "))
     assert int(user) > 0
+    installed = " ".join(last).partition("--no-install-recommends ")[2].split()
+    assert {"libegl1", "libgles2"} <= set(installed)  # MediaPipe's
     copied = [line for line in last if line.startswith("COPY ")]
     assert copied and all("--from=install" in line for line in copied)
 

@@ -291,6 +291,25 @@ def test_warm_up_begins_at_zero_and_zero_steps_of_it_begin_at_once():
     np.testing.assert_allclose(first_update(0), smoke_config().train.d_learning_rate, rtol=1e-4)
 
 
+def test_each_side_s_rate_decays_over_its_own_steps():
+    """The discriminator's first update is at its start, its last one near 5 % of its rate."""
+
+    def last_share(side, count, **train):
+        config = smoke_config(decay=True, warmup_steps=2, steps=20, **train)
+        params = {"reta": {"generator": jnp.ones(3)}, "projection": {}}
+        optimizer = optimizers(config)[side]
+        state = optimizer.init(params)
+        for _ in range(count):
+            update, state = optimizer.update(params, state, params)
+        rate = (config.train.learning_rate, config.train.d_learning_rate)[side]
+        return float(jnp.abs(update["reta"]["generator"]).max()) / rate
+
+    expected = lambda count: 0.05 + 0.95 * (1 + np.cos(np.pi * (count - 3) / (count - 2))) / 2
+    np.testing.assert_allclose(last_share(0, 20, adversarial_start=10), expected(20), rtol=1e-3)
+    np.testing.assert_allclose(last_share(1, 10, adversarial_start=10), expected(10), rtol=1e-3)
+    assert last_share(1, 1, adversarial_start=1_000) == 0, "of no steps there would be no schedule"
+
+
 # The emotion disentanglement strategy.
 
 

@@ -15,6 +15,8 @@ syncnet_v2 60.
 
 from ml_collections import ConfigDict
 
+from reta_jax.config import check_variant
+
 FIELDS = {
     "emotion_vit": {
         "size": 64, "patch": 8, "width": 96, "layers": 4, "heads": 4, "mlp_dim": 192, "classes": 8,
@@ -39,6 +41,7 @@ SEEDS = {"emotion_fan": 1, "landmark_net": 2, "face_net": 3, "identity_net": 4, 
 
 
 def get_config(task: str = "sync_expert"):
+    check_variant(task, *FIELDS)
     judges = task not in TEACHERS
     return ConfigDict(
         {
