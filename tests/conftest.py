@@ -16,6 +16,7 @@ import jax
 import pytest
 from absl import flags
 
+from reta_jax.commands import PORTABLE_CACHE
 from tests.recorder import Recorder
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,6 +27,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_unconfigure():
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """For modules that mostly compile, and whose numbers do not depend on how well that is done.
+
+    What the commands that they start compile and what this process does is found by both.
+    """
+    settings = PORTABLE_CACHE | {"jax_disable_most_optimizations": True}
+    before = {name: jax.config.values[name] for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        for name in settings:
+            jax.config.update(name, settings[name])
+        yield
+        for name in settings:
+            jax.config.update(name, before[name])
 
 
 @pytest.fixture

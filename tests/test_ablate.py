@@ -20,6 +20,8 @@ from reta_jax.pretrained.reta import expected_params
 from reta_jax.state import build_networks
 from reta_jax.weights import config_to_dict, flatten, load_weights, nest, save_weights
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def fields(row):
     return flatdict(ablations.get_config(row).to_dict()) | {"name": None}

@@ -28,6 +28,8 @@ from reta_jax.weights import (
     save_weights,
 )
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 CONFIG = {"kind": "emotion_vit", "fields": {"size": 64, "patch": 8}}
 
 

@@ -36,6 +36,8 @@ from reta_jax.weights import load_weights, save_weights
 from tests.tiny import save_tiny_model
 from tests.weights import random_variables
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 FIGURES = {
     "psnr",
     "psnr_clip",

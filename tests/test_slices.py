@@ -23,6 +23,8 @@ from reta_jax.pretrained.reta import load_reta
 from reta_jax.state import create_state
 from reta_jax.weights import config_to_dict, save_weights
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ROOT = Path(__file__).parents[1]
 ALL_BUT_L1 = ("perceptual", "motion", "adversarial", "sync", "emotion")
 

@@ -35,6 +35,8 @@ from reta_jax.step import (
 )
 from tests.weights import random_variables
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 LOSSES = {"l1", "perceptual", "motion", "adversarial", "sync", "prior", "mouth", "lips",
           "lips_cross", "emotion_visual", "emotion_audio", "emotion_cross"}  # fmt: skip
 

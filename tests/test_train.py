@@ -18,13 +18,14 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import parallel, train
 from reta_jax.checkpoint import latest_ema
-from reta_jax.commands import PORTABLE_CACHE
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.preview import Preview
 from reta_jax.state import create_state
 from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device_batch
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
 from tests.recorder import Recorder
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 ROOT = Path(__file__).parents[1]
 LIGHT = {  # L1 alone, of a model and a batch that trace and compile in seconds
@@ -35,21 +36,6 @@ LIGHT = {  # L1 alone, of a model and a batch that trace and compile in seconds
 }  # fmt: skip
 LIGHT_FLAGS = [f"--config.{name}={value}" for name, value in LIGHT.items()]
 LOSSES = {"l1", "perceptual", "motion", "emotion_visual", "emotion_audio", "emotion_cross"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """Most of the time is compilation, and no number here depends on how well that is done.
-
-    What the commands compile and what this process does is found by both, once it is compiled.
-    """
-    settings = PORTABLE_CACHE | {"jax_disable_most_optimizations": True}
-    before = {name: jax.config.values[name] for name in settings}
-    for name in settings:
-        jax.config.update(name, settings[name])
-    yield
-    for name in settings:
-        jax.config.update(name, before[name])
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,8 @@ from reta_jax.train_expert import (
 )
 from reta_jax.weights import load_weights
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SMALL = {
     "identity_net": {"size": 64, "width": 8, "features": 8},
     "face_net": {"size": 32, "width": 8, "landmarks": 68},

@@ -33,6 +33,9 @@ from reta_jax.metrics.videos import (
 )
 
 FRAMES, SIDE = 30, 256
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SILENT = -1  # a video without a sound track
 
 

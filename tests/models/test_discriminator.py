@@ -7,6 +7,8 @@ from reta_jax.models.discriminator import Discriminator, append_minibatch_std
 from reta_jax.pretrained import edtalk
 from tests.golden.fill import golden, state_dict, uniform
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SMALL = Discriminator(size=32, channel_multiplier=1 / 16)
 
 

@@ -20,6 +20,8 @@ from reta_jax.pretrained import lia
 from reta_jax.weights import flatten, nest
 from tests.golden.fill import golden, state_dict, uniform
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SMALL = Generator(size=32, style_dim=32, channel_multiplier=1 / 16, split_res=16)
 FRAMES, CLIPS = 3, 2
 

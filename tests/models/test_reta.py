@@ -14,6 +14,8 @@ from reta_jax.models.reta import RETA, Controls, Identity, build_reta, gain_to_l
 from reta_jax.windows import AudioWindow
 from tests.weights import random_variables
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 WIDTH = 32  # of the smoke model's codes
 FRAMES = 5
 
