@@ -79,11 +79,14 @@ def test_what_has_one_direction_has_one_component():
     assert (still.shares == 0).all() and (still.scores == 0).all()
 
 
-def test_components_of_a_part_of_the_frames_fit_all():
+def test_components_of_a_part_of_the_frames_fit_all(monkeypatch):
     rng = np.random.default_rng(1)
     samples = rng.normal(size=(60, 1)) @ rng.normal(size=(1, 500))
     samples += 0.01 * rng.normal(size=(60, 500))
-    whole, part = (principal_components(samples, 1, fit_to=n) for n in (60, 20))
+    whole = principal_components(samples, 1)
+    monkeypatch.setattr("reta_jax.inside.FIT_TO", 20)
+    part = principal_components(samples, 1)
+    assert not np.array_equal(part.directions, whole.directions)
     assert len(part.scores) == 60
     assert abs(np.corrcoef(whole.scores[:, 0], part.scores[:, 0])[0, 1]) > 0.999
 
@@ -273,9 +276,13 @@ def test_features_are_those_that_the_colours_are_read_off(model, shown):
     np.testing.assert_allclose(uint8, shown.inside[1].frames, atol=1)
 
 
-def test_the_last_stage_is_the_mask_of_training(model, clips):
-    frames = clips[0][0].frames[:5]
-    mask = mask_stages(model, frames).mask
+def test_the_last_stage_is_the_mask_of_training(model, clips, monkeypatch):
+    traced = []
+    monkeypatch.setattr(figures, "motion_mask", lambda *of: traced.append(of) or motion_mask(*of))
+    frames, stages_of = clips[0][0].frames[:5], mask_stages(model)
+    stages_of(clips[1][0].frames[:5])
+    mask = stages_of(frames).mask
+    assert len(traced) == 1
     real = to_float(jnp.asarray(frames))[None]
     expected = jax.jit(functools.partial(motion_mask, model.config, model.reta))(model.params, real)
     np.testing.assert_array_equal(mask, expected.mask[0])
@@ -593,7 +600,7 @@ def test_the_command_refuses_in_a_sentence(weights, data, tmp_path, capsys):
         ({"evaluation": tmp_path / "empty"}, "cannot read"),
         ({"ablation": tmp_path / "empty"}, "cannot read"),
         ({"robustness": tmp_path / "file"}, "is no JSON"),
-        ({"out": tmp_path / "file" / "report"}, "cannot make the folder"),
+        ({"out": tmp_path / "file" / "report"}, "cannot be made a folder"),
     ):
         values = {name: value for name, value in (good | wrong).items() if value is not None}
         with pytest.raises(SystemExit) as caught:
