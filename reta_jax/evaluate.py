@@ -60,7 +60,7 @@ from reta_jax.metrics.protocol import (
 from reta_jax.metrics.rendering import cut, render_clip, through_codec, waiting_clips
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.summary import peak_memory, speed, summarise
-from reta_jax.metrics.tables import markdown_report, markdown_table
+from reta_jax.metrics.tables import evaluation_sections, markdown_report, title_of_report
 from reta_jax.metrics.videos import (
     NO_LANDMARKS,
     Reference,
@@ -70,6 +70,7 @@ from reta_jax.metrics.videos import (
 )
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
+from reta_jax.report import markdown_page
 from reta_jax.weights import config_to_dict
 
 CLIPS, REPORT, REPORT_TEXT, PROTOCOL = "clips", "report.json", "report.md", "protocol.yaml"
@@ -380,9 +381,8 @@ def main(argv: list[str] | None = None) -> None:
     with sentences_for_errors():
         report = run(arguments)
     if not arguments.out:
-        print(markdown_table(report["rows"], report["counts"]))
-        for line in (*(f"**{text}**" for text in report["objections"]), *report["notes"]):
-            print(line)
+        print(markdown_page(title_of_report(report), evaluation_sections(report)[:1]))
+        print(*report["notes"], sep="\n")
         return
     print(markdown_report(report), end="")
 
@@ -409,7 +409,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     report = _judge_places(places, protocol, expected, cache)
     run = {"places": places, "sha256": report["sha256"], "versions": versions()}
     report["notes"] += changed_versions(recorded.get("versions", {}), run["versions"])
-    report |= {"places": places, "versions": run["versions"]}
+    report |= {"judged": _judged(places), "places": places, "versions": run["versions"]}
     if out:
         write_whole(out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
         write_whole(out / REPORT_TEXT, markdown_report(report).encode())
@@ -483,7 +483,7 @@ def _judge_places(
             labels=read_labels(Path(places["labels"])) if "labels" in places else None,
             **common,
         )
-    model = load_reta(places.get("checkpoint", SYNTHETIC_WEIGHTS))
+    model = load_reta(_judged(places))
     return evaluate(
         Renderer(model.reta, model.params, model.morphable, model.config.model.size),
         load_judges(folder, identity=identity, **named),
@@ -491,6 +491,11 @@ def _judge_places(
         config=config_to_dict(model.config),
         **common,
     )
+
+
+def _judged(places: dict[str, str]) -> str:
+    """The folder of videos, or the model's; the synthetic world's, if none is named."""
+    return places.get("videos") or places.get("checkpoint") or str(SYNTHETIC_WEIGHTS)
 
 
 def _find_landmarker(named: Path | None) -> tuple[FaceLandmarker | None, str]:
