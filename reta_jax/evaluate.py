@@ -302,7 +302,11 @@ def _judge_pairs(
     seen: ClipCache,
     advance: Callable[[int], None],
 ) -> list[Judged]:
-    """Every pair, of which those that the cache knows by what they are and are `about` are read."""
+    """What is found of every pair; those that the cache knows are not judged again.
+
+    Args:
+      about: digest of all that figures depend on, but for the videos.
+    """
     keys = [digest(about, task.generated, *task.beside) for task in tasks]
     known = [seen.get(key, Judged) for key in keys]
     waiting = [i for i, one in enumerate(known) if one is None]
