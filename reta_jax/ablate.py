@@ -10,116 +10,35 @@ At 64 px a run takes eight minutes of one core; at 32 px (--size) five, but face
 """
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
 from configs import ablations
 from configs.judges import synthetic as judges_of_the_world
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
+from reta_jax.claims import FIGURES, PAPER, ablation_sections, judge_claims
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import write_whole
 from reta_jax.metrics.cache import VERSION, clip_digests, digest
 from reta_jax.metrics.protocol import Protocol, is_of_judge, judges_digests
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
+from reta_jax.report import markdown_page
 from reta_jax.weights import CONFIG_FILE, config_to_dict, load_weights, save_weights
 
 SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
 SYNC_BATCH, SYNC_STEPS = 16, 2_000
 SYNC_EXPERT, BASE, JUDGED, RESULT_FILE = "sync_expert", "base", "judged", "result.json"
-# Column of the tables: figure of reta_jax.evaluate. In this world the truth is known, so that
-# "Mouth", the correlation of the lips' opening with the true one, stands beside Sync_c.
-FIGURES = {
-    "PSNR": "psnr",
-    "SSIM": "ssim",
-    "Sync_c": "sync_c",
-    "ACC_e": "emotion_accuracy",
-    "Mouth": "mouth_correlation",
-}
 PROTOCOL = Protocol(figures=("image", "sync", "emotion", "mouth"), sync_crops=("pipeline",))
-
-
-class PaperRow(NamedTuple):
-    """A line of the paper's tables, in the order of FIGURES; None where it gives no figure."""
-
-    title: str
-    psnr: float
-    ssim: float
-    sync: float | None
-    emotion: float  # percent
-
-
-PAPER = {
-    "full": PaperRow("full model", 22.19, 0.77, 5.84, 62.35),
-    "no_gpl": PaperRow("A.1 w/o GPL", 21.21, 0.68, 1.85, 61.72),
-    "no_erl": PaperRow("A.2 w/o ERL", 21.37, 0.70, 5.65, 41.23),
-    "no_3dmm": PaperRow("A.3 w/o 3DMM", 21.05, 0.66, 3.23, 57.41),
-    # A.3 as appendix H words it, with "a simple decoder"; the row above changes one thing only.
-    "no_3dmm_framewise": PaperRow("A.3 w/o 3DMM, frame by frame", 21.05, 0.66, 3.23, 57.41),
-    "no_hi": PaperRow("B.1 w/o HI", 21.47, 0.71, 4.91, 52.64),
-    "no_style": PaperRow("B.2 w/o f_STY", 21.63, 0.70, 5.75, 60.15),
-    "no_eds": PaperRow("C.1 w/o EDS", 21.85, 0.73, 5.82, 45.79),
-    "no_tvm": PaperRow("C.2 w/o TVM", 21.93, 0.75, 5.77, 62.10),
-    "no_sync": PaperRow("w/o L_syn", 22.10, 0.77, 3.12, 58.35),
-    "no_emotion_visual": PaperRow("w/o L_emo^{v-v}", 22.13, 0.78, 5.43, 51.42),
-    "no_emotion_audio": PaperRow("w/o L_emo^{v-a}", 22.01, 0.76, 5.63, 55.76),
-    "weights_1_1_1": PaperRow("lambda 1, 1, 1", 21.89, 0.70, None, 60.07),
-    "weights_2_2_2": PaperRow("lambda 2, 2, 2", 22.10, 0.73, None, 60.72),
-    "weights_1_2_1": PaperRow("lambda 1, 2, 1", 22.15, 0.76, None, 61.21),
-}
-
-
-class Claim(NamedTuple):
-    """What the paper says of a row: a figure falls, or it stays when another falls."""
-
-    row: str
-    figure: str
-    direction: Literal["falls", "stays"]
-
-
-CLAIMS = (  # each of Sync_c is one of Mouth, too
-    Claim("no_gpl", "Sync_c", "falls"),
-    Claim("no_gpl", "Mouth", "falls"),
-    Claim("no_gpl", "ACC_e", "stays"),
-    Claim("no_erl", "ACC_e", "falls"),
-    Claim("no_erl", "Sync_c", "stays"),
-    Claim("no_erl", "Mouth", "stays"),
-    Claim("no_3dmm", "Sync_c", "falls"),
-    Claim("no_3dmm", "Mouth", "falls"),
-    Claim("no_3dmm", "ACC_e", "falls"),
-    Claim("no_3dmm_framewise", "Sync_c", "falls"),
-    Claim("no_3dmm_framewise", "Mouth", "falls"),
-    Claim("no_3dmm_framewise", "ACC_e", "falls"),
-    Claim("no_hi", "Sync_c", "falls"),
-    Claim("no_hi", "Mouth", "falls"),
-    Claim("no_hi", "ACC_e", "falls"),
-    Claim("no_style", "PSNR", "falls"),
-    Claim("no_eds", "ACC_e", "falls"),
-    Claim("no_tvm", "PSNR", "falls"),
-    Claim("no_tvm", "SSIM", "falls"),
-    Claim("no_sync", "Sync_c", "falls"),
-    Claim("no_sync", "Mouth", "falls"),
-    Claim("no_emotion_visual", "ACC_e", "falls"),
-    Claim("no_emotion_audio", "ACC_e", "falls"),
-    *(
-        Claim(row, figure, "falls")
-        for row in ("weights_1_1_1", "weights_2_2_2", "weights_1_2_1")
-        for figure in ("PSNR", "SSIM", "ACC_e")
-    ),
-)
-STAYS = 0.25  # share of the full model's figure that may be lost by a figure that "stays"
 
 
 class Study(NamedTuple):
@@ -341,125 +260,14 @@ def _columns(figures: dict[str, float]) -> dict[str, float]:
     return found | {"ACC_e": 100 * found["ACC_e"]} if "ACC_e" in found else found
 
 
-class Verdict(NamedTuple):
-    """Of a claim: the difference to the full model, by seed, and what follows from it."""
-
-    difference: float  # mean over the seeds
-    spread: float  # half of its 95 % interval (Student's t over the seeds' differences)
-    word: Literal["reproduced", "contradicted", "undecided"]
-
-
-def judge_claim(claim: Claim, row: Sequence[float], full: Sequence[float], still: float) -> Verdict:
-    """Verdict from the figures of the same seeds, at least two.
-
-    "falls": the interval of the difference lies below zero; contradicted if above. "stays": what is
-    lost is less than a quarter of the full model's figure; contradicted if it is more, and nothing
-    can be said if the full model's own is no better than the still portrait's.
-    """
-    mean, spread = _mean_and_spread(np.subtract(row, full))
-    low, high = mean - spread, mean + spread
-    if claim.direction == "stays":
-        margin = -STAYS * float(np.mean(full))
-        gain, gain_spread = _mean_and_spread(np.subtract(full, still))
-        is_there = gain > gain_spread
-        is_so, is_not = is_there and low > margin, is_there and high < margin
-    else:
-        is_so, is_not = high < 0, low > 0
-    word = "reproduced" if is_so else "contradicted" if is_not else "undecided"
-    return Verdict(mean, spread, word)
-
-
-def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """With half of the 95 % interval, Student's t."""
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
-
-
-def judge_claims(
-    figures: dict[str, dict[int, dict[str, float]]], still: dict[str, float]
-) -> dict[Claim, Verdict]:
-    """Verdicts on the claims whose row and the full model share at least two seeds.
-
-    Only seeds count whose runs have the figure: without a SyncNet none has Sync_c.
-    """
-    verdicts = {}
-    for claim in CLAIMS:
-        row, full = (
-            {
-                seed: run[claim.figure]
-                for seed, run in figures.get(name, {}).items()
-                if claim.figure in run
-            }
-            for name in (claim.row, "full")
-        )
-        seeds = sorted(set(row) & set(full))
-        if len(seeds) >= 2 and claim.figure in still:
-            values = [[runs[seed] for seed in seeds] for runs in (row, full)]
-            verdicts[claim] = judge_claim(claim, *values, still[claim.figure])
-    return verdicts
-
-
 def write_tables(workdir: Path, study: dict[str, Any]) -> None:
     """Writes ablation.json and ablation.md."""
-    still = study["known"].get("still portrait", {})
-    verdicts = judge_claims(study["figures"], still)
+    verdicts = judge_claims(study["figures"], study["known"].get("still portrait", {}))
     claims = [claim._asdict() | verdict._asdict() for claim, verdict in verdicts.items()]
-    values = json.dumps(study | {"claims": claims}, indent=1)
-    write_whole(workdir / "ablation.json", f"{values}\n".encode())
-    write_whole(workdir / "ablation.md", markdown(study, verdicts).encode())
-
-
-def markdown(study: dict[str, Any], verdicts: dict[Claim, Verdict]) -> str:
-    """The tables beside the paper's, and the verdicts."""
-    names = list(FIGURES)
-    lines = [
-        f"# Ablations: {study['steps']} steps each at {study['size']} px, synthetic world",
-        "",
-        "Mean ± standard deviation over the seeds; (the paper's figure). Mouth is the correlation "
-        "of the lips' opening with the truth's; data and judges differ from the paper's: compare "
-        "directions.",
-        "",
-        *(f"**{objection}**\n" for objection in study["objections"]),
-        f"| row | seeds | {' | '.join(names)} |",
-        "|---" * (len(names) + 2) + "|",
-    ]
-    for row, runs in study["figures"].items():
-        paper = PAPER[row]
-        cells = [
-            _mean(runs, name) + ("" if published is None else f" ({published})")
-            for name, published in itertools.zip_longest(names, paper[1:])
-        ]
-        lines.append(f"| {paper.title} | {len(runs)} | {' | '.join(cells)} |")
-    for title, figures in study["known"].items():
-        cells = [_figure(figures[name], name) if name in figures else "" for name in names]
-        lines.append(f"| *{title}* | | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f'"Stays" means that the figure falls by less than {STAYS:.0%}. Each verdict is at 95 %, '
-        "for itself: of so many, one or another may be chance.",
-        "",
-        "| the paper's claim | difference to the full model | verdict |",
-        "|---|---|---|",
-    ]
-    for claim, verdict in verdicts.items():
-        lines.append(
-            f"| {PAPER[claim.row].title}: {claim.figure} {claim.direction} | "
-            f"{verdict.difference:+.3f} ± {verdict.spread:.3f} | {verdict.word} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _mean(runs: dict[int, dict[str, float]], name: str) -> str:
-    values = [figures[name] for figures in runs.values() if name in figures]
-    if not values:
-        return ""
-    spread = f" ± {_figure(np.std(values, ddof=1), name)}" if len(values) > 1 else ""
-    return f"{_figure(np.mean(values), name)}{spread}"
-
-
-def _figure(value: float, name: str) -> str:
-    """With three decimals what lies in [0, 1]."""
-    return f"{value:.3f}" if name in ("SSIM", "Mouth") else f"{value:.2f}"
+    study = study | {"claims": claims}
+    text = markdown_page("The synthetic world's ablations", ablation_sections(study))
+    write_whole(workdir / "ablation.json", f"{json.dumps(study, indent=1)}\n".encode())
+    write_whole(workdir / "ablation.md", text.encode())
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,39 +1,26 @@
 """Sections of files: a training's metrics.jsonl as curves, judged models as bars and tables."""
 
-import itertools
+import contextlib
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
-from reta_jax import ablate, plots, robustness
-from reta_jax.metrics.statistics import NAMED, Figures
-from reta_jax.metrics.tables import UNITS
+from reta_jax import claims, plots
+from reta_jax.metrics import tables
+from reta_jax.metrics.statistics import Figures
+from reta_jax.metrics.tables import UNITS, head_of
 from reta_jax.observe import RATES
 from reta_jax.preview import HELD_OUT
 from reta_jax.report import Section, Table, decimals
 
 NOT_LOSSES = ("step", "stage", HELD_OUT, *RATES)  # what their names begin with
-GROUPS = ("by_emotion", "by_identity", "by_clip")
-# Of which more, or less, is better. Of what the truth does as well (jitter, blinks, the head's
-# way), neither is: the nearer to the truth's row.
-UP = (
-    *("psnr", "psnr_clip", "ssim", "mouth_correlation", "emotion_accuracy", "faces_seen"),
-    *("identity_similarity", "sync_c"),
-)
-DOWN = (
-    *("mouth_opening_error", "mouth_landmark_distance", "mouth_landmark_distance_px"),
-    *("lip_vertex_error_mm2", "lip_vertex_distance_mm", "lip_landmark_error_mm2"),
-    *("lip_landmark_distance_mm", "face_landmark_distance", "face_landmark_distance_px"),
-    *("fid", "kid", "sync_d", "sync_offset"),
-)
 TITLE_WIDTH = 54  # letters of a panel's title
 Series = dict[str, list[tuple[np.ndarray, np.ndarray]]]  # stretches (steps, values) by name
 
@@ -151,11 +138,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """
     file = file_in(path, "report.json")
     report = read_json(file)
-    try:
+    with as_written_by("reta_jax.evaluate", file):
         rows = figures_of(report["rows"])
-        groups = {group: figures_of(report.get(group) or {}) for group in GROUPS}
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is no report of reta_jax.evaluate") from error
+        groups = {group: figures_of(report.get(group) or {}) for group in tables.GROUPS}
     if not any(rows.values()):
         raise InputError(f"{file} has no figures in it")
     return report | groups | {"rows": rows}
@@ -167,50 +152,19 @@ def evaluation_sections(out: Path, path: Path) -> list[Section]:
     Raises InputError if it is not there, or not as `reta_jax.evaluate` writes it.
     """
     report = read_evaluation(path)
-    try:
-        return _evaluation_sections(out, path, report)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no report of reta_jax.evaluate") from error
-
-
-def _evaluation_sections(out: Path, path: Path, report: dict[str, Any]) -> list[Section]:
     rows, intervals = report["rows"], report.get("intervals") or {}
     of = [f"{report[key]} {key}" for key in ("clips", "identities") if key in report]
     text = f"{path.name}: " + (", ".join(of) or "an evaluation") + "."
-    if digest := report.get("protocol_sha256"):
-        text += f" Protocol {digest[:16]}."
-    if intervals:
-        text += " Lines are intervals of 95 %, by people drawn anew with all their clips."
-    text = "\n\n".join([text, *objections_of(report)])
-    figure = plots.metric_bars(rows, intervals, {name: title_of(name) for name in names_of(rows)})
+    with as_written_by("reta_jax.evaluate", path):
+        if digest := report.get("protocol_sha256"):
+            text += f" Protocol {digest[:16]}."
+        if intervals:
+            text += " Lines are intervals of 95 %, by people drawn anew with all their clips."
+        whole, *others = tables.evaluation_sections(report)
+        figure = plots.metric_bars(rows, intervals, titles_of(rows))
     picture = plots.save(out, "metrics.png", figure, "Mean over the clips, row by row.")
-    table = figures_table(rows, report.get("counts") or {})
-    groups = [
-        Section(f"Evaluation {group.replace('_', ' ')}", "Of the generated clips.", [], table_of)
-        for group in GROUPS
-        if (table_of := figures_table(report[group])).rows
-    ]
-    return [Section("Evaluation", text, [picture], table), *groups, *emotion_sections(report)]
-
-
-def emotion_sections(report: Mapping[str, Any]) -> list[Section]:
-    """What each emotion's clips were named, and how far their pictures are from the true ones."""
-    sections = []
-    for row, found in (report.get("emotions_named") or {}).items():
-        counts = found["counts"]
-        named = list(next(iter(counts.values())))
-        text = f"Clips, by the emotion judge; blind naming would be right of {found['chance']:.3f}."
-        rows = [[true, *(str(theirs[name]) for name in named)] for true, theirs in counts.items()]
-        title = f"Emotions, true and named: {row}"
-        sections.append(Section(title, text, [], Table(["", *named], rows)))
-    if kid := report.get("kid_by_emotion"):
-        rows = [
-            [emotion, str(found["clips"]), figure_cell("kid", found["kid"], found["interval"])]
-            for emotion, found in kid.items()
-        ]
-        table = Table(["", "clips", head_of("kid")], rows)
-        sections.append(Section("KID by emotion", "Of the generated clips.", [], table))
-    return sections
+    text = "\n\n".join(filter(None, [text, whole.text]))
+    return [whole._replace(text=text, pictures=[picture]), *others]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -228,81 +182,27 @@ def ablation_sections(out: Path, path: Path) -> list[Section]:
     """
     file = file_in(path, "ablation.json")
     study = read_json(file)
-    try:
-        rows, claims = ablation_table(study), claims_table(study["claims"])
+    with as_written_by("reta_jax.ablate", file):
+        rows, verdicts = claims.ablation_sections(study)
         figure = ablation_bars(study)
-        text = f"{study['steps']} steps each at {study['size']} px."
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is no ablation.json of this reta_jax.ablate") from error
-    text += (
-        " Mean ± standard deviation over the seeds; (the paper's figure). Mouth is the correlation "
-        "of the lips' opening with the truth's, ACC_e is in percent; data and judges differ from "
-        "the paper's: compare directions."
-    )
-    text = "\n\n".join([text, *objections_of(study)])
-    verdicts = (
-        f'"Stays" means that the figure falls by less than {100 * ablate.STAYS:.0f} %. Differences '
-        "are to the full model of the same seeds, ± half of their 95 % interval. Each verdict is "
-        "for itself: of so many, one or another may be chance."
-    )
     caption = "Mean over the seeds; lines are one standard deviation to either side."
     picture = plots.save(out, "ablation.png", figure, caption)
-    return [
-        Section("Ablations", text, [picture], rows),
-        Section("Ablations: the paper's claims", verdicts, [], claims),
-    ]
-
-
-def ablation_table(study: Mapping[str, Any]) -> Table:
-    head = ["row", "seeds", *(head_of(*names) for names in ablate.FIGURES.items())]
-    rows = []
-    for row, runs in study["figures"].items():
-        title, *published = ablate.PAPER[row]
-        cells = [
-            over_seeds(runs, name) + ("" if paper is None else f" ({paper})")
-            for name, paper in itertools.zip_longest(ablate.FIGURES, published)
-        ]
-        rows.append([title, str(len(runs)), *cells])
-    for title, figures in study["known"].items():
-        cells = [decimals(figures.get(name, math.nan)) for name in ablate.FIGURES]
-        rows.append([title, "", *cells])
-    return Table(head, rows)
-
-
-def over_seeds(runs: Mapping[str, Figures], name: str) -> str:
-    mean, spread = mean_and_spread(runs, name)
-    return decimals(mean) + (f" ± {decimals(spread)}" if len(runs) > 1 else "")
-
-
-def mean_and_spread(runs: Mapping[str, Figures], name: str) -> tuple[float, float]:
-    """A figure's mean over the seeds and its standard deviation, 0 of one seed."""
-    values = [run[name] for run in runs.values()]
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return [rows._replace(pictures=[picture]), verdicts]
 
 
 def ablation_bars(study: Mapping[str, Any]) -> Figure:
     means: dict[str, Figures] = {}
     spreads: dict[str, dict[str, list[float]]] = {}
     for row, runs in study["figures"].items():
-        title = ablate.PAPER[row].title
-        found = {name: mean_and_spread(runs, name) for name in ablate.FIGURES}
+        title = claims.PAPER[row].title
+        found = {name: claims.over_seeds(runs, name) for name in claims.FIGURES}
         means[title] = {name: mean for name, (mean, _) in found.items()}
-        spreads[title] = {name: [mean - sd, mean + sd] for name, (mean, sd) in found.items()}
+        spreads[title] = {
+            name: [mean - sd, mean + sd] for name, (mean, sd) in found.items() if math.isfinite(sd)
+        }
     still = {title: row for title, row in study["known"].items() if title == "still portrait"}
-    titles = {name: title_of(name, figure) for name, figure in ablate.FIGURES.items()}
-    return plots.metric_bars(means | figures_of(still), spreads, titles)
-
-
-def claims_table(claims: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [
-        [
-            f"{ablate.PAPER[claim['row']].title}: {claim['figure']} {claim['direction']}",
-            f"{claim['difference']:+.3f} ± {claim['spread']:.3f}",
-            claim["word"],
-        ]
-        for claim in claims
-    ]
-    return Table(["the paper's claim", "difference", "verdict"], rows)
+    titles = {name: title_of(name, figure) for name, figure in claims.FIGURES.items()}
+    return plots.metric_bars(figures_of(means | still), spreads, titles)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -318,28 +218,16 @@ def robustness_sections(out: Path, path: Path) -> list[Section]:
 
     Raises InputError if it is not there, or has no such conditions.
     """
-    file = file_in(path, robustness.REPORT)
+    file = file_in(path, "robustness.json")
     report = read_json(file)
-    try:
-        rows, intervals = figures_of(report["rows"]), report["intervals"]
-        table = figures_table(rows, report["counts"], intervals)
-        people = figures_table(figures_of(report["by_identity"]))
-        share = f"{100 * report['own_voice_wins']:.0f} % of {report['own_voice_clips']} clips"
-        titles = {name: title_of(name) for name in names_of(rows)}
-        figure = plots.metric_bars(rows, intervals, titles)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is no report of reta_jax.robustness") from error
-    text = (
-        f"{share} follow their own voice better than another's. In brackets, and "
-        "as lines: intervals of 95 %, by people drawn anew with all their clips. PSNR and SSIM of "
-        "portraits in another light or frame say nothing: the truth is as filmed."
-    )
-    caption = "Mean over the clips, condition by condition."
+    with as_written_by("reta_jax.robustness", file):
+        report |= {name: figures_of(report[name]) for name in ("rows", "by_identity")}
+        conditions, people = tables.robustness_sections(report)
+        rows = report["rows"]
+        figure = plots.metric_bars(rows, report["intervals"], titles_of(rows))
+    caption = "Mean over the clips, condition by condition; lines are the intervals."
     picture = plots.save(out, "robustness.png", figure, caption)
-    return [
-        Section("Disturbed inputs", text, [picture], table),
-        Section("Inputs as filmed, by identity", "Means over a person's clips.", [], people),
-    ]
+    return [conditions._replace(pictures=[picture]), people]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -369,65 +257,17 @@ def figures_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Figures]:
     }
 
 
-def objections_of(report: Mapping[str, Any]) -> list[str]:
-    """What is to be said against the judges, each a bold paragraph."""
-    return [f"**{text[0].upper()}{text[1:]}.**" for text in report.get("objections", ())]
+@contextlib.contextmanager
+def as_written_by(command: str, file: Path) -> Iterator[None]:
+    """Raises InputError in place of what a file leads to that is not as the command writes it."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is no report of {command}") from error
 
 
-def names_of(rows: Mapping[str, Figures]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows.values() for name in row))
-
-
-def figures_table(
-    rows: Mapping[str, Figures],
-    counts: Mapping[str, Mapping[str, int]] = {},
-    intervals: Mapping[str, Mapping[str, Sequence[float]]] = {},
-) -> Table:
-    """A column a figure: "0.611 [0.500, 0.700] (n = 12)".
-
-    Args:
-      counts: of how many clips a figure is, where it is not of all.
-      intervals: in which it lies, where that is known.
-    """
-    names = names_of(rows)
-    cells = [
-        [
-            figure_cell(
-                name,
-                row.get(name, math.nan),
-                intervals.get(title, {}).get(name),
-                counts.get(title, {}).get(name),
-            )
-            for name in names
-        ]
-        for title, row in rows.items()
-    ]
-    return Table(
-        ["", *map(head_of, names)], [[t, *row] for t, row in zip(rows, cells, strict=True)]
-    )
-
-
-def figure_cell(
-    name: str, value: float, interval: Sequence[float] | None, count: int | None = None
-) -> str:
-    if name == NAMED and math.isfinite(value):
-        return EMOTIONS[int(value)]
-    text = f"{value:.0f}" if name == "clips" else decimals(value)
-    if interval is not None:
-        low, high = interval
-        text += f" [{low:.3f}, {high:.3f}]"
-    return text if count is None else f"{text} (n = {count})"
-
-
-def head_of(name: str, figure: str | None = None) -> str:
-    """A figure's name with an arrow to the better side, where it has one: "sync d ↓".
-
-    Args:
-      figure: what reta_jax.evaluate calls it, if `name` is another table's.
-    """
-    known = (figure or name).removesuffix("_whole")
-    arrow = " ↑" if known in UP else " ↓" if known in DOWN else ""
-    return (name if figure else name.replace("_", " ")) + arrow
+def titles_of(rows: Mapping[str, Figures]) -> dict[str, str]:
+    return {name: title_of(name) for name in tables.names_of(rows)}
 
 
 def title_of(name: str, figure: str | None = None) -> str:

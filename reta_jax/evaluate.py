@@ -18,9 +18,9 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -45,7 +45,7 @@ from reta_jax.metrics.cache import (
 )
 from reta_jax.metrics.clips import Known, emotion_name, judge_generated, judge_known, remarks
 from reta_jax.metrics.judges import JUDGES, Judges, is_own, load_judges, objections
-from reta_jax.metrics.pairs import Label, find_pairs, read_labels
+from reta_jax.metrics.pairs import Label, Pair, find_pairs, read_labels
 from reta_jax.metrics.protocol import (
     Protocol,
     changed_versions,
@@ -60,7 +60,7 @@ from reta_jax.metrics.protocol import (
 from reta_jax.metrics.rendering import cut, render_clip, through_codec, waiting_clips
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.summary import peak_memory, speed, summarise
-from reta_jax.metrics.tables import markdown_report, markdown_table
+from reta_jax.metrics.tables import evaluation_sections, markdown_report, title_of_report
 from reta_jax.metrics.videos import (
     NO_LANDMARKS,
     Reference,
@@ -70,6 +70,7 @@ from reta_jax.metrics.videos import (
 )
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
+from reta_jax.report import markdown_page
 from reta_jax.weights import config_to_dict
 
 CLIPS, REPORT, REPORT_TEXT, PROTOCOL = "clips", "report.json", "report.md", "protocol.yaml"
@@ -79,8 +80,6 @@ def evaluate(
     renderer: Renderer,
     judges: Judges,
     data: Path,
-    split: str | None = None,
-    limit: int | None = None,
     protocol: Protocol | None = None,
     cache: Path | None = None,
     config: dict[str, Any] | None = None,
@@ -91,7 +90,6 @@ def evaluate(
 
     Args:
       data: folder of prepared records.
-      split, limit: override the protocol's split and its number of clips.
       protocol: default `Protocol()`, which is configs/protocols/full.yaml.
       cache: folder for judged clips; those that are there are not judged again, and their rows
         but the generated one are not judged again for another model either.
@@ -106,8 +104,7 @@ def evaluate(
        "protocol", "protocol_sha256", "sha256": {what: digest}}
     """
     protocol = protocol or Protocol()
-    given = {"split": split, "clips": limit, "size": protocol.size or renderer.size}
-    protocol = dataclasses.replace(protocol, **{k: v for k, v in given.items() if v is not None})
+    protocol = dataclasses.replace(protocol, size=protocol.size or renderer.size)
     keys = clip_digests(data, protocol.split, protocol.clips)
     model = model_digest(renderer)
     sha256 = {"model": model, "data": digest(*keys), **judges_digests(judges.sha256)}
@@ -191,7 +188,6 @@ def evaluate_videos(
     generated: Path,
     reference: Path,
     landmarker: FaceLandmarker | None,
-    limit: int | None = None,
     judges: Judges = Judges(),
     protocol: Protocol | None = None,
     cache: Path | None = None,
@@ -228,9 +224,7 @@ def evaluate_videos(
             "size: leave it out"
         )
     # What a protocol says of how a model's videos are made holds for none that are given.
-    protocol = dataclasses.replace(
-        protocol, clips=limit or protocol.clips, split="", source="own", codec="none"
-    )
+    protocol = dataclasses.replace(protocol, split="", source="own", codec="none")
     pairs = find_pairs(generated, reference, labels)
     lone = len(set(video_files(reference)) - {pair.real for pair in pairs})
     is_felt = judges.emotion is not None and "emotion" in protocol.figures
@@ -240,53 +234,27 @@ def evaluate_videos(
             "(happy/level_3/001.mp4); give --labels, a CSV file with columns id and emotion"
         )
     pairs = [pair for pair in pairs if names is None or pair.name in names][: protocol.clips]
-    made = [file_digest(pair.generated) for pair in pairs]
-    real = [file_digest(pair.real) for pair in pairs]
-    # Whose voice each one borrows; a lone one borrows none.
-    people = [pair.identity for pair in pairs]
-    lenders = [other_voice(i, people) if len(pairs) > 1 else None for i in range(len(pairs))]
-    of_real = [
-        (real[i], "" if other is None else real[other], pairs[i].emotion)
-        for i, other in enumerate(lenders)
-    ]
-    sha256 = {"videos": digest(*made), "reference": digest(*real)}
-    sha256 |= judges_digests(judges.sha256)
+    tasks = _pair_tasks(pairs)
+    sha256 = {
+        "videos": digest(*(task.generated for task in tasks)),
+        "reference": digest(*(task.real for task in tasks)),
+        **judges_digests(judges.sha256),
+    }
     if any(emotion_name(pair.emotion) for pair in pairs):
         sha256["labels"] = digest(*(pair.emotion for pair in pairs))
     if landmarker_sha256:
         sha256["face_landmarker"] = landmarker_sha256
     check_same(expected or {}, sha256)
-    seen = ClipCache(cache)
     eyes = "none" if landmarker is None else landmarker_sha256
     about = digest(_about_clips(protocol, judges), eyes)
-    keys = [digest(about, made[i], *of_real[i]) for i in range(len(pairs))]
-    known = [seen.get(key, Judged) for key in keys]
-    waiting = [i for i, one in enumerate(known) if one is None]
-    read = read_pairs([pairs[i] for i in waiting], protocol.frames)
     with _progress(len(pairs), show_progress) as advance:
-        for i, (pair, decoded) in zip(waiting, read, strict=True):
-            key = digest(about, *of_real[i], len(decoded.real.frames))
-            beside = seen.get(key, Reference)
-            if beside is None:
-                lender = None if lenders[i] is None else pairs[lenders[i]].real
-                beside = judge_reference(
-                    judges, protocol, decoded.real, lender, landmarker, pair.emotion
-                )
-                seen.put(key, beside)
-            known[i] = judge_pair(judges, protocol, pair, decoded, beside, landmarker)
-            seen.put(keys[i], known[i])
-            advance(i)
-    # The cache knows videos by what they show, whatever they were called then.
-    known = [
-        one._replace(clip=pair.name, identity=pair.identity)
-        for one, pair in zip(known, pairs, strict=True)
-    ]
+        known = _judge_pairs(judges, protocol, tasks, landmarker, about, ClipCache(cache), advance)
     report = summarise(judges, protocol, known)
     if lone and names is None:
         report["notes"].append(f"{lone} videos of {reference} have no generated one: not judged")
     if landmarker is None:
         report["notes"].append(NO_LANDMARKS.format(", emotions" if is_felt else ""))
-    rows = [one.rows["generated"] for one in known]
+    rows, people = [one.rows["generated"] for one in known], [one.identity for one in known]
     if all(people):
         report["identities"] = len(set(people))
     return report | {
@@ -296,6 +264,69 @@ def evaluate_videos(
         "objections": [],
         "sha256": sha256,
     }
+
+
+class PairTask(NamedTuple):
+    """A pair to judge, with the digests of what is looked at."""
+
+    pair: Pair
+    lender: Path | None  # the video whose voice it borrows; a lone one borrows none
+    generated: str  # SHA-256 of the videos
+    real: str
+    borrowed: str  # empty without a lender
+
+    @property
+    def beside(self) -> tuple[Any, ...]:
+        """What the rows that are not of the generated video depend on."""
+        return self.real, self.borrowed, self.pair.emotion
+
+
+def _pair_tasks(pairs: Sequence[Pair]) -> list[PairTask]:
+    people, real = [pair.identity for pair in pairs], [file_digest(pair.real) for pair in pairs]
+    tasks = []
+    for i, pair in enumerate(pairs):
+        lender, borrowed = None, ""
+        if len(pairs) > 1:
+            other = other_voice(i, people)
+            lender, borrowed = pairs[other].real, real[other]
+        tasks.append(PairTask(pair, lender, file_digest(pair.generated), real[i], borrowed))
+    return tasks
+
+
+def _judge_pairs(
+    judges: Judges,
+    protocol: Protocol,
+    tasks: Sequence[PairTask],
+    landmarker: FaceLandmarker | None,
+    about: str,
+    seen: ClipCache,
+    advance: Callable[[int], None],
+) -> list[Judged]:
+    """What is found of every pair; those that the cache knows are not judged again.
+
+    Args:
+      about: digest of all that figures depend on, but for the videos.
+    """
+    keys = [digest(about, task.generated, *task.beside) for task in tasks]
+    known = [seen.get(key, Judged) for key in keys]
+    waiting = [i for i, one in enumerate(known) if one is None]
+    read = read_pairs([tasks[i].pair for i in waiting], protocol.frames)
+    for i, (pair, decoded) in zip(waiting, read, strict=True):
+        key = digest(about, *tasks[i].beside, len(decoded.real.frames))
+        beside = seen.get(key, Reference)
+        if beside is None:
+            beside = judge_reference(
+                judges, protocol, decoded.real, tasks[i].lender, landmarker, pair.emotion
+            )
+            seen.put(key, beside)
+        known[i] = judge_pair(judges, protocol, pair, decoded, beside, landmarker)
+        seen.put(keys[i], known[i])
+        advance(i)
+    # The cache knows videos by what they show, whatever they were called then.
+    return [
+        one._replace(clip=task.pair.name, identity=task.pair.identity)
+        for one, task in zip(known, tasks, strict=True)
+    ]
 
 
 @contextlib.contextmanager
@@ -342,8 +373,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-NETWORKS = ("emotion", "syncnet", "inception", "face_landmarker")
-PLACES = ("checkpoint", "data", "videos", "reference", "labels", "judges", "identity", *NETWORKS)
+JUDGE_OPTIONS = ("emotion", "syncnet", "inception", "face_landmarker")
+PLACES = (
+    *("checkpoint", "data", "videos", "reference", "labels", "judges", "identity"),
+    *JUDGE_OPTIONS,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -351,9 +385,8 @@ def main(argv: list[str] | None = None) -> None:
     with sentences_for_errors():
         report = run(arguments)
     if not arguments.out:
-        print(markdown_table(report["rows"], report["counts"]))
-        for line in (*(f"**{text}**" for text in report["objections"]), *report["notes"]):
-            print(line)
+        print(markdown_page(title_of_report(report), evaluation_sections(report)[:1]))
+        print(*report["notes"], sep="\n")
         return
     print(markdown_report(report), end="")
 
@@ -380,7 +413,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     report = _judge_places(places, protocol, expected, cache)
     run = {"places": places, "sha256": report["sha256"], "versions": versions()}
     report["notes"] += changed_versions(recorded.get("versions", {}), run["versions"])
-    report |= {"places": places, "versions": run["versions"]}
+    report |= {"judged": _judged(places), "places": places, "versions": run["versions"]}
     if out:
         write_whole(out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
         write_whole(out / REPORT_TEXT, markdown_report(report).encode())
@@ -429,7 +462,7 @@ def _judge_places(
         raise InputError("give --data to judge a model, or --videos to judge videos")
     if "videos" in places and "reference" not in places:
         raise InputError("--videos needs --reference, the folder of the real videos")
-    named = {name: Path(places[name]) for name in NETWORKS if name in places}
+    named = {name: Path(places[name]) for name in JUDGE_OPTIONS if name in places}
     common = {"protocol": protocol, "cache": cache, "expected": expected, "show_progress": True}
     folder, identity = Path(places.get("judges", JUDGES)), places.get("identity")
     if "videos" in places:
@@ -454,7 +487,7 @@ def _judge_places(
             labels=read_labels(Path(places["labels"])) if "labels" in places else None,
             **common,
         )
-    model = load_reta(places.get("checkpoint", SYNTHETIC_WEIGHTS))
+    model = load_reta(_judged(places))
     return evaluate(
         Renderer(model.reta, model.params, model.morphable, model.config.model.size),
         load_judges(folder, identity=identity, **named),
@@ -462,6 +495,11 @@ def _judge_places(
         config=config_to_dict(model.config),
         **common,
     )
+
+
+def _judged(places: dict[str, str]) -> str:
+    """The folder of videos, or the model's; the synthetic world's, if none is named."""
+    return places.get("videos") or places.get("checkpoint") or str(SYNTHETIC_WEIGHTS)
 
 
 def _find_landmarker(named: Path | None) -> tuple[FaceLandmarker | None, str]:

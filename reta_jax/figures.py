@@ -11,7 +11,7 @@ import argparse
 import functools
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,13 @@ from reta_jax.curves import (
     robustness_sections,
     training_sections,
 )
+from reta_jax.files import make_folder
 from reta_jax.images import to_float
-from reta_jax.inside import (
-    LevelFacts,
-    level_facts,
-    principal_components,
-)
+from reta_jax.inside import LevelFacts, level_facts, principal_components
 from reta_jax.metrics.clips import has_known_mesh
 from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
 from reta_jax.models.morphable import MorphableModel, mesh
+from reta_jax.models.stylegan import resolutions
 from reta_jax.ops.variance_mask import Stages
 from reta_jax.pictures import flow_key, flow_picture, mask_picture, mesh_picture
 from reta_jax.pretrained.reta import Pretrained, load_reta
@@ -68,12 +66,11 @@ PIXELS = 200_000  # at most that a PCA is fitted to
 
 def level_names(model: Pretrained) -> list[str]:
     """Size and control code of each level: "32² f_E"."""
-    generator, config = model.reta.generator, model.config.model
-    sizes = [2**n for n in range(3, generator.size.bit_length())]
-    if config.injection == "concat":
+    generator = model.reta.generator
+    sizes = resolutions(generator.size)
+    if model.config.model.injection == "concat":
         return [f"{n}²" for n in sizes]
-    codes = ["f_M" if n < generator.split_res else "f_E" for n in sizes]
-    return [f"{n}² {code}" for n, code in zip(sizes, codes, strict=True)]
+    return [f"{n}² {'f_M' if generator.is_early(n) else 'f_E'}" for n in sizes]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -233,13 +230,13 @@ def frame_at(frames: UInt8[np.ndarray, "t h w 3"], moment: int) -> np.ndarray | 
 
 def mask_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Section:
     """Fig. 5: Algorithm 1, stage by stage."""
-    rows, titles, shares = [], [], []
+    rows, titles, shares, stages_of = [], [], [], mask_stages(model)
     columns = ["frame", "variance", "thresholded", "opened", "blurred", "mask", "over the frame"]
     for s in shown[:SHOWN]:
         for length in dict.fromkeys((model.config.train.frames, SECOND)):
             window = liveliest(s.clip, length)
             frames = s.clip.frames[window]
-            stages = mask_stages(model, frames)
+            stages = stages_of(frames)
             steps = stages.coarse, stages.opened, stages.smooth, stages.mask[..., 0]
             grey = [mask_picture(step[..., None]) for step in steps]
             middle = frames[len(frames) // 2]
@@ -265,11 +262,18 @@ def mask_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Sectio
     return Section("Temporal variance masking (Fig. 5)", text, [picture])
 
 
-def mask_stages(model: Pretrained, frames: UInt8[np.ndarray, "t h w 3"]) -> Stages:
-    """Algorithm 1 on real frames, as in training; each stage without the axis of clips."""
+def mask_stages(model: Pretrained) -> Callable[[UInt8[np.ndarray, "t h w 3"]], Stages]:
+    """Algorithm 1 on real frames, as in training; each stage without the axis of clips.
+
+    It is compiled once for clips of one length.
+    """
     compiled = jax.jit(functools.partial(motion_mask, model.config, model.reta))
-    stages = compiled(model.params, to_float(jnp.asarray(frames))[None])
-    return jax.tree.map(lambda x: np.asarray(x)[0], stages)
+
+    def stages_of(frames: UInt8[np.ndarray, "t h w 3"]) -> Stages:
+        stages = compiled(model.params, to_float(jnp.asarray(frames))[None])
+        return jax.tree.map(lambda x: np.asarray(x)[0], stages)
+
+    return stages_of
 
 
 def mesh_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Section:
@@ -482,10 +486,7 @@ def make_figures(arguments: argparse.Namespace, made_by: str) -> list[Section]:
     if videos and not arguments.data:
         raise InputError("--videos needs --data, the clips that they were rendered from")
     folder = arguments.out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folder(folder)
     sections = []
     for make_sections, path in of_files.items():
         if path:

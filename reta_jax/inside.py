@@ -22,6 +22,7 @@ from reta_jax.models.reta import RETA, Identity
 from reta_jax.render import Controls, forward_chunk
 
 POOLED = 16  # side of the maps that frames are compared by
+FIT_TO = 1_000  # wide samples at most that components are fitted to
 
 
 class Inside(NamedTuple):
@@ -87,20 +88,15 @@ class Components(NamedTuple):
     scores: np.ndarray  # (n, k)
 
 
-def principal_components(
-    samples: Float[np.ndarray, "n d"], count: int = 3, fit_to: int = 1_000
-) -> Components:
+def principal_components(samples: Float[np.ndarray, "n d"], count: int = 3) -> Components:
     """PCA of samples, by the smaller of the two matrices of products.
 
-    The sign is chosen so that a direction's largest entry is positive.
-
-    Args:
-      fit_to: of wide samples (d > n), at most as many, evenly spread, are used to find the
-        components; the scores are of all.
+    The sign is chosen so that a direction's largest entry is positive. Of wide samples (d > n) at
+    most FIT_TO, evenly spread, are used to find the components; the scores are of all.
     """
     mean = samples.mean(0, dtype=np.float64)
     is_wide = samples.shape[1] > samples.shape[0]
-    fitted = samples[:: -(-len(samples) // fit_to)] if is_wide else samples
+    fitted = samples[:: -(-len(samples) // FIT_TO)] if is_wide else samples
     fitted = fitted - mean.astype(samples.dtype)
     products = fitted @ fitted.T if is_wide else fitted.T @ fitted
     leading = [max(0, len(products) - count), len(products) - 1]

@@ -1,4 +1,4 @@
-"""A report as a folder to be read: index.html and README.md of the same sections, beside PNGs."""
+"""A report's sections as Markdown, or as a folder to be read: index.html, README.md and PNGs."""
 
 import html
 import math
@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
 class Section(NamedTuple):
     title: str
-    text: str  # paragraphs, with an empty line between them; **one that is bold**
+    text: str = ""  # paragraphs, with an empty line between them; **one that is bold**
     pictures: Sequence[Picture] = ()
     table: Table | None = None
 
@@ -50,7 +50,8 @@ def write_report(folder: Path, title: str, made_by: str, sections: Sequence[Sect
 
     Raises InputError if it cannot be written there.
     """
-    write_whole(folder / "README.md", markdown_page(title, made_by, sections).encode())
+    text = markdown_page(title, sections, f"Made by `{made_by}`.")
+    write_whole(folder / "README.md", text.encode())
     write_whole(folder / "index.html", html_page(title, made_by, sections).encode())
 
 
@@ -59,20 +60,22 @@ def decimals(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
-def markdown_page(title: str, made_by: str, sections: Sequence[Section]) -> str:
-    lines = [f"# {title}", "", f"Made by `{made_by}`.", ""]
+def markdown_page(title: str, sections: Sequence[Section], text: str = "") -> str:
+    """Title, text and sections."""
+    parts = [f"# {title}", text]
     for section in sections:
-        lines += [f"## {section.title}", "", section.text, ""]
-        if section.table:
-            lines += [*_markdown_rows(section.table), ""]
+        parts += [f"## {section.title}", section.text]
+        parts += [markdown_table(section.table)] if section.table else []
         for picture in section.pictures:
-            lines += [f"![{picture.caption}]({picture.file})", "", f"*{picture.caption}*", ""]
-    return "\n".join(lines)
+            parts += [f"![{picture.caption}]({picture.file})", f"*{picture.caption}*"]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _markdown_rows(table: Table) -> list[str]:
+def markdown_table(table: Table) -> str:
+    """Lines of cells: a file's name may have what would end its own."""
     rows = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
 
 
 def html_page(title: str, made_by: str, sections: Sequence[Section]) -> str:
@@ -89,7 +92,7 @@ def html_page(title: str, made_by: str, sections: Sequence[Section]) -> str:
     ]
     for i, section in enumerate(sections):
         parts.append(f'<h2 id="s{i}">{text(section.title)}</h2>')
-        parts += map(_html_paragraph, section.text.split("\n\n"))
+        parts += map(_html_paragraph, filter(None, section.text.split("\n\n")))
         if section.table:
             parts.append(_html_table(section.table))
         for picture in section.pictures:

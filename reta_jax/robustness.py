@@ -37,8 +37,9 @@ from reta_jax.metrics.pairs import Label
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rendering import cut
 from reta_jax.metrics.statistics import grouped
-from reta_jax.metrics.tables import markdown_table
+from reta_jax.metrics.tables import robustness_sections
 from reta_jax.render import SHIPPED_WEIGHTS, Renderer
+from reta_jax.report import markdown_page
 
 REAL, REPORT, TABLE, MANIFEST = "real", "robustness.json", "robustness.md", "manifest.json"
 AS_FILMED, OTHER_VOICE, STILL = "as filmed", "another's voice", "still portrait"
@@ -264,28 +265,6 @@ def _chosen(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: figures[name] for name in FIGURES if name in figures}
 
 
-def markdown(report: dict[str, Any]) -> str:
-    sure = [
-        f"{name} {low:.2f} to {high:.2f}"
-        for name, figures in report["intervals"].items()
-        for low, high in [figures.get("mouth_correlation", (np.nan,) * 2)]
-    ]
-    return "\n".join(
-        [
-            markdown_table(report["rows"], report["counts"]),
-            "",
-            f"Own voice against another's: {report['own_voice_wins']:.0%} of "
-            f"{report['own_voice_clips']} clips follow their own better. "
-            f"Mouth correlation, 95 %: {'; '.join(sure)}.",
-            "PSNR and SSIM of portraits in another light or frame say nothing: the truth is as "
-            "filmed.",
-            "",
-            markdown_table(report["by_identity"]),
-            "",
-        ]
-    )
-
-
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.robustness", description="What disturbed inputs cost."
@@ -326,8 +305,9 @@ def main(argv: list[str] | None = None) -> None:
             _judges(arguments.syncnet, arguments.identity),
         )
         write_whole(arguments.out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
-        write_whole(arguments.out / TABLE, markdown(report).encode())
-    print(markdown(report), end="")
+        text = markdown_page("Disturbed portraits and voices", robustness_sections(report))
+        write_whole(arguments.out / TABLE, text.encode())
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import evaluate as judging
-from reta_jax.evaluate import evaluate, load_judges, main, markdown_table
+from reta_jax.evaluate import evaluate, load_judges, main
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.experts.landmark_net import MOUTH, LandmarkNet, into_lower_face, lower_face
 from reta_jax.experts.load import example_inputs
@@ -30,8 +30,9 @@ from reta_jax.metrics.protocol import Protocol, check_same, load_suite, read_pro
 from reta_jax.metrics.rendering import coefficients, cut, through_codec
 from reta_jax.metrics.rows import OTHER_VOICE
 from reta_jax.metrics.sync import SyncJudge
-from reta_jax.metrics.tables import markdown_report
+from reta_jax.metrics.tables import figures_table, markdown_report
 from reta_jax.render import Renderer
+from reta_jax.report import markdown_table
 from reta_jax.weights import load_weights, save_weights
 from tests.tiny import save_tiny_model
 from tests.weights import random_variables
@@ -121,7 +122,7 @@ def test_the_report_has_every_row_and_figure(report, data):
     assert any("SyncNet" in note for note in report["notes"])
     assert report["rows"]["truth"]["lip_vertex_error_mm2"] == 0
     assert report["rows"]["generated"]["lip_vertex_error_mm2"] > 1  # a mesh of random weights
-    assert "**it was its teacher.**" in markdown_report(
+    assert "**It was its teacher.**" in markdown_report(
         report | {"objections": ["it was its teacher"]}
     )
     assert report == json.loads(json.dumps(report))
@@ -448,16 +449,6 @@ def test_times_are_of_a_device(weights, judges, data, tmp_path, monkeypatch):
         evaluate(renderer, judges, data, protocol=protocol, cache=tmp_path)
 
 
-def test_the_table_is_markdown():
-    rows = {"generated": {"psnr": 20.0, "mouth_correlation": 0.5}, "truth": {"psnr": 100.0}}
-    assert markdown_table(rows).splitlines() == [
-        "| | psnr | mouth correlation |",
-        "|---|---|---|",
-        "| generated | 20.000 | 0.500 |",
-        "| truth | 100.000 |  |",
-    ]
-
-
 @pytest.fixture
 def commands(weights, judges_folder, data):
     return [f"--checkpoint={weights}", f"--data={data}", f"--judges={judges_folder}"]
@@ -468,7 +459,8 @@ def test_the_command_writes_a_report_that_can_be_made_again(commands, tmp_path, 
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     text = (tmp_path / "a" / "report.md").read_text()
     assert report["clips"] == 1 and capsys.readouterr().out == text
-    assert markdown_table(report["rows"]) in text and report["protocol_sha256"] in text
+    assert markdown_table(figures_table(report["rows"])) in text
+    assert text.startswith("# `") and report["protocol_sha256"] in text
     protocol, run = read_protocol(tmp_path / "a" / "protocol.yaml")
     assert protocol.sha256 == report["protocol_sha256"] != load_suite("paper").sha256
     assert set(report["rows"]["truth"]) <= {
@@ -483,6 +475,15 @@ def test_the_command_writes_a_report_that_can_be_made_again(commands, tmp_path, 
         k: v for k, v in report.items() if k not in unlike
     }
     assert run["sha256"] == again["sha256"]
+
+
+def test_the_first_line_says_which_model_is_judged(commands, weights, monkeypatch, capsys):
+    monkeypatch.setattr(judging, "SYNTHETIC_WEIGHTS", weights)
+    main([*commands[1:], "--suite=paper", "--limit=1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"# `{weights}` on 1 clips of 1 people"
+    assert any(line.startswith("| generated |") for line in lines)
+    assert any("Sync_c and Sync_d are not judged" in line for line in lines)
 
 
 def test_a_second_run_judges_nothing(commands, tmp_path, monkeypatch):

@@ -11,24 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from data_pipeline.errors import InputError
 from data_pipeline.face_basis import load_face_basis
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.video import VideoWriter
-from reta_jax import ablate, figures, plots
-from reta_jax.curves import (
-    DOWN,
-    UP,
-    ablation_sections,
-    evaluation_sections,
-    head_of,
-    read_evaluation,
-    read_metrics,
-    robustness_sections,
-    title_of,
-    training_sections,
-)
+from reta_jax import figures, plots
 from reta_jax.figures import (
     colour_components,
     face_vertices,
@@ -38,13 +25,13 @@ from reta_jax.figures import (
 )
 from reta_jax.images import to_float
 from reta_jax.inside import explained_by, level_facts, principal_components
-from reta_jax.metrics.tables import UNITS
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import Renderer
 from reta_jax.report import Section, Table, html_page, markdown_page
 from reta_jax.shown import load_clips, pick_moments, pick_shown, render_inside
 from reta_jax.step import motion_mask
+from tests.test_curves import robustness_report, write_lines
 from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -79,11 +66,14 @@ def test_what_has_one_direction_has_one_component():
     assert (still.shares == 0).all() and (still.scores == 0).all()
 
 
-def test_components_of_a_part_of_the_frames_fit_all():
+def test_components_of_a_part_of_the_frames_fit_all(monkeypatch):
     rng = np.random.default_rng(1)
     samples = rng.normal(size=(60, 1)) @ rng.normal(size=(1, 500))
     samples += 0.01 * rng.normal(size=(60, 500))
-    whole, part = (principal_components(samples, 1, fit_to=n) for n in (60, 20))
+    whole = principal_components(samples, 1)
+    monkeypatch.setattr("reta_jax.inside.FIT_TO", 20)
+    part = principal_components(samples, 1)
+    assert not np.array_equal(part.directions, whole.directions)
     assert len(part.scores) == 60
     assert abs(np.corrcoef(whole.scores[:, 0], part.scores[:, 0])[0, 1]) > 0.999
 
@@ -273,9 +263,13 @@ def test_features_are_those_that_the_colours_are_read_off(model, shown):
     np.testing.assert_allclose(uint8, shown.inside[1].frames, atol=1)
 
 
-def test_the_last_stage_is_the_mask_of_training(model, clips):
-    frames = clips[0][0].frames[:5]
-    mask = mask_stages(model, frames).mask
+def test_the_last_stage_is_the_mask_of_training(model, clips, monkeypatch):
+    traced = []
+    monkeypatch.setattr(figures, "motion_mask", lambda *of: traced.append(of) or motion_mask(*of))
+    frames, stages_of = clips[0][0].frames[:5], mask_stages(model)
+    stages_of(clips[1][0].frames[:5])
+    mask = stages_of(frames).mask
+    assert len(traced) == 1
     real = to_float(jnp.asarray(frames))[None]
     expected = jax.jit(functools.partial(motion_mask, model.config, model.reta))(model.params, real)
     np.testing.assert_array_equal(mask, expected.mask[0])
@@ -293,204 +287,13 @@ def test_a_mesh_picture_shows_the_face(clips):
 
 
 # ------------------------------------------------------------------------------------------------
-# Files
+# Plots and pages
 # ------------------------------------------------------------------------------------------------
-
-
-def write_lines(path, lines):
-    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines) + "\n")
-    return path
-
-
-def test_metrics_are_read_by_stage_and_step(tmp_path):
-    lines = [
-        {"step": 1, "total": 3.0},
-        {"step": 3, "total": 9.0},
-        {"step": 2, "total": 2.0},  # resumed from an earlier checkpoint
-        {"step": 3, "total": 1.0},
-        {"stage": "next", "step": 1, "l1": 0.5},
-        '{"stage": "next", "st',  # being written
-    ]
-    first, second = read_metrics(write_lines(tmp_path / "metrics.jsonl", lines))
-    assert [line["total"] for line in first.lines] == [3.0, 2.0, 1.0]
-    assert second.name == "next" and second.lines == [lines[4]]
-
-
-@pytest.mark.parametrize(
-    "lines", [["nothing", {"step": 1}], [{"total": 1.0}, {"step": 1}], ["[1]", {"step": 1}], [""]]
-)
-def test_broken_metrics_are_refused(tmp_path, lines):
-    path = write_lines(tmp_path / "metrics.jsonl", lines)
-    with pytest.raises(InputError, match=re.escape(str(path))):
-        read_metrics(path)
-    path.write_bytes(b"\xff\xfe\x00events")
-    with pytest.raises(InputError, match=f"{re.escape(str(path))} is no text"):
-        read_metrics(path)
-
-
-def test_times_and_metrics_are_no_losses(tmp_path):
-    """What a lap adds to a step's line is no figure of the model; what a preview adds, no loss."""
-    lap = {"clips_per_second": 9.0, "step_seconds": 0.5, "data_wait_share": 0.1, "eta_minutes": 2.0,
-           "device_peak_gb": 3.0, "own_seconds/0": 0.1, "own_seconds/11": 0.1,
-           "data_seconds/0": 0.1, "data_seconds/11": 0.1}  # fmt: skip
-    lines = [
-        {"step": 2, "l1": 0.5, "total": 3.0, "held_out/psnr": 20.0, "held_out/ssim": 0.5} | lap,
-        {"step": 4, "l1": 0.4, "total": 2.0} | lap,
-        {"stage": "next", "step": 2, "l1": 0.3, "total": 1.0, "held_out/psnr": 21.0} | lap,
-        {"stage": "next", "step": 3, "l1": 0.2, "total": 0.5} | lap,
-    ]
-    path = write_lines(tmp_path / "metrics.jsonl", lines)
-    losses, metrics = training_sections(tmp_path, path)
-    assert losses.table.rows == [["total", "0.5"], ["l1", "0.2"]]
-    assert metrics.title == "Metrics on held-out clips"
-    assert metrics.table.rows == [["psnr ↑", "21.000", "6"], ["ssim ↑", "0.500", "2"]]
-    assert [picture.file for picture in metrics.pictures] == ["held_out.png"]
-    assert (tmp_path / "held_out.png").stat().st_size > 5_000
-    write_lines(path, [{"step": 1, "total": 1.0}])
-    assert [section.title for section in training_sections(tmp_path, path)] == ["Training"]
-    write_lines(path, [{"step": 1} | lap])
-    with pytest.raises(InputError, match="no losses"):
-        training_sections(tmp_path, path)
 
 
 def test_a_curve_of_one_point_is_seen():
     axis, *_ = plots.curves({"psnr": [(np.array([5.0]), np.array([20.0]))]}, []).axes
     assert axis.lines[0].get_marker() == "."
-
-
-def test_evaluations_are_read_as_they_come(tmp_path):
-    row = {"psnr": 20.0, "note": "x", "missing": float("nan"), "good": True}
-    (tmp_path / "report.json").write_text(json.dumps({"rows": {"generated": row}, "new": []}))
-    for path in (tmp_path, tmp_path / "report.json"):
-        assert read_evaluation(path)["rows"] == {"generated": {"psnr": 20.0}}
-    wrong = '{"rows": {"generated": {"psnr": 20}}, "by_clip": [1]}'
-    for text in ("{}", "[]", "{", '{"rows": {"generated": {}}}', '{"rows": [1]}', wrong):
-        (tmp_path / "report.json").write_text(text)
-        with pytest.raises(InputError, match="report.json"):
-            read_evaluation(tmp_path)
-    row = {"rows": {"generated": {"psnr": 20.0}}}
-    for name, value in (("emotions_named", {"generated": {}}), ("kid_by_emotion", [1])):
-        (tmp_path / "report.json").write_text(json.dumps(row | {name: value}))
-        with pytest.raises(InputError, match="is no report of reta_jax.evaluate"):
-            evaluation_sections(tmp_path, tmp_path)
-
-
-def test_evaluations_are_shown_whole_by_group_and_with_what_is_against_them(tmp_path):
-    report = {
-        "clips": 3,
-        "rows": {"generated": {"psnr": 20.0, "sync_d": 7.5}},
-        "counts": {"generated": {"sync_d": 2}},
-        "by_emotion": {"happy": {"clips": 2.0, "psnr": 21.0}, "sad": {"clips": 1.0, "sync_d": 8.0}},
-        "by_identity": {},
-        "by_clip": {"one": {"psnr": 22.0, "emotion_named": 4.0}},
-        "objections": ["the judge taught the model", "it knows the people"],
-        "emotions_named": {
-            "generated": {
-                "counts": {"happy": {"happy": 2, "sad": 0}, "sad": {"happy": 1, "sad": 0}},
-                "chance": 2 / 3,
-            }
-        },
-        "kid_by_emotion": {"happy": {"clips": 2, "kid": 1.5, "interval": [1.0, 2.0]}},
-    }
-    (tmp_path / "report.json").write_text(json.dumps(report))
-    whole, emotions, clips, named, kid = evaluation_sections(tmp_path, tmp_path)
-    bold = ["**The judge taught the model.**", "**It knows the people.**"]
-    assert whole.text.split("\n\n")[1:] == bold
-    assert whole.table == Table(
-        ["", "psnr ↑", "sync d ↓"], [["generated", "20.000", "7.500 (n = 2)"]]
-    )
-    assert emotions.title == "Evaluation by emotion"
-    assert emotions.table.rows == [["happy", "2", "21.000", "–"], ["sad", "1", "–", "8.000"]]
-    assert clips.title == "Evaluation by clip"
-    assert clips.table.rows == [["one", "22.000", "happy"]]
-    assert named.table == Table(["", "happy", "sad"], [["happy", "2", "0"], ["sad", "1", "0"]])
-    assert "0.667" in named.text
-    assert kid.table == Table(["", "clips", "kid ↓"], [["happy", "2", "1.500 [1.000, 2.000]"]])
-
-
-def test_figures_point_to_what_is_better_and_state_their_unit():
-    assert set(UP) | set(DOWN) <= set(UNITS) and not set(UP) & set(DOWN)
-    assert head_of("lip_vertex_error_mm2") == "lip vertex error mm2 ↓"
-    assert head_of("sync_c_whole") == "sync c whole ↑"
-    assert head_of("blinks_per_minute") == "blinks per minute"  # the truth has some
-    assert head_of("ACC_e", "emotion_accuracy") == "ACC_e ↑"
-    assert title_of("psnr") == f"psnr ↑\n{UNITS['psnr']}"
-    assert title_of("new_figure") == "new figure"
-
-
-def runs(*psnr):
-    rest = {"SSIM": 0.5, "Sync_c": 4.0, "ACC_e": 30.0, "Mouth": 0.75}
-    return {seed: {"PSNR": value} | rest for seed, value in enumerate(psnr)}
-
-
-def test_ablations_stand_beside_the_papers(tmp_path, monkeypatch):
-    """As reta_jax.ablate writes them."""
-    study = {
-        "steps": 300, "size": 64, "objections": ["the judge knows the people"],
-        "figures": {"full": runs(20.0, 22.0), "no_style": runs(15.0, 17.0), "no_tvm": runs(19.0)},
-        "known": {"still portrait": runs(12.0)[0], "truth": {"PSNR": 100.0}},
-    }  # fmt: skip
-    ablate.write_tables(tmp_path, study)
-    bars, drawn = plots.metric_bars, []
-    monkeypatch.setattr(plots, "metric_bars", lambda *of: drawn.append(bars(*of)) or drawn[-1])
-    rows, claims = ablation_sections(tmp_path, tmp_path)
-    assert rows.table.head[:4] == ["row", "seeds", "PSNR ↑", "SSIM ↑"]
-    assert [row[:3] for row in rows.table.rows] == [
-        ["full model", "2", "21.000 ± 1.414 (22.19)"],
-        ["B.2 w/o f_STY", "2", "16.000 ± 1.414 (21.63)"],
-        ["C.2 w/o TVM", "1", "19.000 (21.93)"],
-        ["still portrait", "", "12.000"],
-        ["truth", "", "100.000"],
-    ]
-    assert rows.table.rows[0][-1] == "0.750 ± 0.000" and rows.table.rows[-1][-1] == "–"
-    assert rows.text.endswith("\n\n**The judge knows the people.**")
-    assert ["B.2 w/o f_STY: PSNR falls", "-5.000 ± 0.000", "reproduced"] in claims.table.rows
-    psnr = drawn[0].axes[0]
-    assert [bar.get_width() for bar in psnr.patches] == [21, 16, 19, 12]
-    assert list(psnr.lines[0].get_xdata()) == pytest.approx([21 - 2**0.5, 21 + 2**0.5])
-
-
-def robustness_report():
-    rows = {"as filmed": {"mouth_correlation": 0.6, "psnr": 20.0}, "grain": {"psnr": 19.0}}
-    return {
-        "rows": rows | {"still portrait": {"psnr": 21.0}},
-        "counts": {"as filmed": {"mouth_correlation": 12}, "grain": {}},
-        "intervals": {
-            "as filmed": {"mouth_correlation": [0.5, 0.7]},
-            "grain": {"psnr": [18.0, 20.0]},
-        },
-        "own_voice_wins": 0.92,
-        "own_voice_clips": 13,
-        "by_identity": {"anna": {"clips": 3.0, "psnr": 20.5}},
-    }
-
-
-def test_disturbed_inputs_have_their_intervals(tmp_path):
-    (tmp_path / "robustness.json").write_text(json.dumps(robustness_report()))
-    conditions, people = robustness_sections(tmp_path, tmp_path / "robustness.json")
-    assert conditions.table == Table(
-        ["", "mouth correlation ↑", "psnr ↑"],
-        [
-            ["as filmed", "0.600 [0.500, 0.700] (n = 12)", "20.000"],
-            ["grain", "–", "19.000 [18.000, 20.000]"],
-            ["still portrait", "–", "21.000"],
-        ],
-    )
-    assert conditions.text.startswith("92 % of 13 clips follow their own voice")
-    assert (tmp_path / conditions.pictures[0].file).stat().st_size > 5_000
-    assert people.table.rows == [["anna", "3", "20.500"]]
-
-
-@pytest.mark.parametrize("sections", [ablation_sections, robustness_sections])
-@pytest.mark.parametrize(
-    "text", ["{}", "[]", "{", '{"figures": {"new_row": {}}}', '{"rows": {"as filmed": 1}}']
-)
-def test_other_files_are_refused(tmp_path, sections, text):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match="x.json is no"):
-        sections(tmp_path, tmp_path / "x.json")
-    with pytest.raises(InputError, match=r"cannot read .*(ablation|robustness)\.json"):
-        sections(tmp_path, tmp_path)
 
 
 def test_bars_show_intervals_and_leave_perfection_out():
@@ -515,7 +318,8 @@ def test_pages_hold_whatever_is_written():
     page = html_page("T", "command --x '<y>'", [section])
     assert "<p>one</p>\n<p>two &lt;b&gt;</p>\n<p><strong>three &lt;c&gt;</strong></p>" in page
     assert "<td>&lt;1&gt;</td><td>2</td>" in page
-    text = markdown_page("T", "command", [section])
+    text = markdown_page("T", [section], "Made by `command`.")
+    assert text.startswith("# T\n\nMade by `command`.\n\n## A & B\n\none\n\ntwo <b>\n\n")
     assert "| x | y\\|z |\n| --- | ---: |\n| <1> | 2 |" in text
 
 
@@ -593,7 +397,7 @@ def test_the_command_refuses_in_a_sentence(weights, data, tmp_path, capsys):
         ({"evaluation": tmp_path / "empty"}, "cannot read"),
         ({"ablation": tmp_path / "empty"}, "cannot read"),
         ({"robustness": tmp_path / "file"}, "is no JSON"),
-        ({"out": tmp_path / "file" / "report"}, "cannot make the folder"),
+        ({"out": tmp_path / "file" / "report"}, "cannot be made a folder"),
     ):
         values = {name: value for name, value in (good | wrong).items() if value is not None}
         with pytest.raises(SystemExit) as caught:

@@ -15,9 +15,8 @@ from data_pipeline.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and covariance of the features of n images."""
+    """Mean and covariance of the features of images."""
 
-    count: int
     mean: Float64[np.ndarray, " d"]
     covariance: Float64[np.ndarray, "d d"]
 
@@ -33,7 +32,7 @@ def moments(features: Float[np.ndarray, "n d"]) -> Moments:
     if len(features) < 2:
         raise InputError(f"{len(features)} images: a Fréchet distance needs two or more")
     features = features.astype(np.float64)
-    return Moments(len(features), features.mean(0), np.cov(features, rowvar=False))
+    return Moments(features.mean(0), np.cov(features, rowvar=False))
 
 
 def frechet_distance(a: Moments, reference: Moments) -> float:

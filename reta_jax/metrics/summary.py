@@ -12,7 +12,7 @@ from data_pipeline.emotions import EMOTIONS
 from reta_jax.metrics.cache import VERSION, Judged
 from reta_jax.metrics.frechet import frechet_distance, moments
 from reta_jax.metrics.judges import Judges, is_own
-from reta_jax.metrics.kernel import Couples, couples, kernel_distance, kernel_sums
+from reta_jax.metrics.kid import Couples, couples, kernel_distance, kernel_sums
 from reta_jax.metrics.mouth import BELOW_LOUD
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.statistics import (

@@ -1,11 +1,13 @@
-"""A report as Markdown."""
+"""The figures of reports as tables, and the sections that they stand in."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipeline.emotions import EMOTIONS
 from reta_jax.metrics.mouth import BELOW_LOUD
 from reta_jax.metrics.statistics import NAMED, Figures
+from reta_jax.report import Section, Table, decimals, markdown_page
 
 UNITS = {
     "psnr": "dB, mean over frames, 100 of equal ones",
@@ -37,91 +39,178 @@ UNITS = {
     "sync_d": "Sync_d (LSE-D), low is good",
     "sync_offset": "frames, late or early, 0 is good; of several clips the mean size",
 }
+# Of which more, or less, is better. Of what the truth does as well (jitter, blinks, the head's
+# way), neither is: the nearer to the truth's row.
+UP = (
+    *("psnr", "psnr_clip", "ssim", "mouth_correlation", "emotion_accuracy", "faces_seen"),
+    *("identity_similarity", "sync_c"),
+)
+DOWN = (
+    *("mouth_opening_error", "mouth_landmark_distance", "mouth_landmark_distance_px"),
+    *("lip_vertex_error_mm2", "lip_vertex_distance_mm", "lip_landmark_error_mm2"),
+    *("lip_landmark_distance_mm", "face_landmark_distance", "face_landmark_distance_px"),
+    *("fid", "kid", "sync_d", "sync_offset"),
+)
+GROUPS = ("by_emotion", "by_identity", "by_clip")
+INTERVAL = "95 %, by people drawn anew"
+
+# ------------------------------------------------------------------------------------------------
+# Reports
+# ------------------------------------------------------------------------------------------------
 
 
-def markdown_table(
-    rows: dict[str, Figures], counts: dict[str, dict[str, int]] | None = None
-) -> str:
-    """Figures by row; `counts` says of how many clips one is, where it is not of all."""
-    counts = counts or {}
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = []
-    for title, row in rows.items():
-        cells = [
-            f"{_number(name, row[name])}{_of(counts.get(title, {}), name)}" if name in row else ""
+def markdown_report(report: Mapping[str, Any]) -> str:
+    """The whole report of an evaluation: its figures, speed, judges, notes, protocol."""
+    sections, protocol = evaluation_sections(report), report["protocol"]
+    if speed := report.get("speed"):
+        text = (
+            f"On {report['device']}, from voice to uint8 frames on the host, the machine's other "
+            "loads included. The memory is that of judging, too, where the clips were first judged."
+        )
+        sections.append(Section("Speed", text, [], figures_table({"rendering": speed})))
+    sections.append(Section("Judges", table=judges_table(report["judges"])))
+    if notes := report["notes"]:
+        sections.append(Section("Notes", _bullets(notes)))
+    title = f"Protocol `{protocol['name']}`, SHA-256 `{report['protocol_sha256']}`"
+    fields = _bullets(f"{name}: {value}" for name, value in protocol.items())
+    return markdown_page(title_of_report(report), [*sections, Section(title, fields)])
+
+
+def title_of_report(report: Mapping[str, Any]) -> str:
+    """What was judged, on how many clips of how many people."""
+    what = f"`{report['judged']}` on " if "judged" in report else ""
+    people = f" of {report['identities']} people" if "identities" in report else ""
+    return f"{what}{report['clips']} clips{people}"
+
+
+def evaluation_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Figures row by row, those of the generated one with their intervals, and its groups'."""
+    rows = report["rows"]
+    counts, intervals = (report.get(name) or {} for name in ("counts", "intervals"))
+    generated = [of.get("generated", {}) for of in (rows, intervals, counts)]
+    sections = [
+        Section("Evaluation", "\n\n".join(objections_of(report)), [], figures_table(rows, counts)),
+        Section("Evaluation: generated", table=interval_table(*generated)),
+    ]
+    sections += [
+        Section(f"Evaluation {group.replace('_', ' ')}", "Of the generated clips.", [], table)
+        for group in GROUPS
+        if (table := figures_table(report.get(group) or {})).rows
+    ]
+    return sections + emotion_sections(report)
+
+
+def emotion_sections(report: Mapping[str, Any]) -> list[Section]:
+    """What each emotion's clips were named, and how far their pictures are from the true ones."""
+    sections = []
+    for row, found in (report.get("emotions_named") or {}).items():
+        counts = found["counts"]
+        named = list(next(iter(counts.values())))
+        text = (
+            "Clips, and what the emotion judge named them. Of names given as often, but blindly, "
+            f"{found['chance']:.3f} would be right: chance."
+        )
+        rows = [[true, *(str(theirs[name]) for name in named)] for true, theirs in counts.items()]
+        table = Table(["true, named", *named], rows)
+        sections.append(Section(f"Emotions, true and named: {row}", text, [], table))
+    if kid := report.get("kid_by_emotion"):
+        text = f"Of the generated clips; in brackets: {INTERVAL}."
+        rows = [
+            [emotion, str(found["clips"]), figure_cell("kid", found["kid"], found["interval"])]
+            for emotion, found in kid.items()
+        ]
+        table = Table(["", "clips", head_of("kid")], rows)
+        sections.append(Section("KID by emotion", text, [], table))
+    return sections
+
+
+def robustness_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Figures of reta_jax.robustness condition by condition, and by identity."""
+    text = (
+        f"{100 * report['own_voice_wins']:.0f} % of {report['own_voice_clips']} clips follow their "
+        "own voice better than another's. In brackets: intervals of 95 %, by people drawn anew "
+        "with all their clips. PSNR and SSIM of portraits in another light or frame say nothing: "
+        "the truth is as filmed."
+    )
+    table = figures_table(report["rows"], report["counts"], report["intervals"])
+    people = figures_table(report["by_identity"])
+    return [
+        Section("Disturbed inputs", text, [], table),
+        Section("Inputs as filmed, by identity", "Means over a person's clips.", [], people),
+    ]
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------
+# Tables
+# ------------------------------------------------------------------------------------------------
+
+
+def names_of(rows: Mapping[str, Figures]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows.values() for name in row))
+
+
+def figures_table(
+    rows: Mapping[str, Figures],
+    counts: Mapping[str, Mapping[str, int]] = {},
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] = {},
+) -> Table:
+    """A column a figure: "0.611 [0.500, 0.700] (n = 12)".
+
+    Args:
+      counts: of how many clips a figure is, where it is not of all.
+      intervals: in which it lies, where that is known.
+    """
+    names = names_of(rows)
+    cells = [
+        [
+            figure_cell(
+                name,
+                row.get(name, math.nan),
+                intervals.get(title, {}).get(name),
+                counts.get(title, {}).get(name),
+            )
             for name in names
         ]
-        lines.append([title, *cells])
-    return _table("| | " + " | ".join(name.replace("_", " ") for name in names) + " |", lines)
+        for title, row in rows.items()
+    ]
+    return Table(
+        ["", *map(head_of, names)], [[t, *row] for t, row in zip(rows, cells, strict=True)]
+    )
 
 
-def _table(head: str, lines: Iterable[Iterable[Any]]) -> str:
-    """A head as Markdown, and lines of cells: a file's name may have what would end its own."""
-    escaped = ([str(cell).replace("|", r"\|") for cell in line] for line in lines)
-    body = ["| " + " | ".join(line) + " |" for line in escaped]
-    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *body])
-
-
-def _number(name: str, value: float) -> str:
-    if name == NAMED:
+def figure_cell(
+    name: str, value: float, interval: Sequence[float] | None = None, count: int | None = None
+) -> str:
+    if name == NAMED and math.isfinite(value):
         return EMOTIONS[int(value)]
-    return f"{value:.0f}" if name == "clips" else f"{value:.3f}"
-
-
-def _of(counts: dict[str, int], name: str) -> str:
-    return f" (n = {counts[name]})" if name in counts else ""
+    text = f"{value:.0f}" if name == "clips" else decimals(value)
+    if interval is not None:
+        low, high = interval
+        text += f" [{low:.3f}, {high:.3f}]"
+    return text if count is None else f"{text} (n = {count})"
 
 
 def interval_table(
-    row: Figures, intervals: dict[str, list[float]], counts: dict[str, int] | None = None
-) -> str:
-    lines = []
-    for name, mean in row.items():
-        meaning = UNITS.get(name.removesuffix("_whole"), "")
-        mean = f"{mean:.3f}{_of(counts or {}, name)}"
-        lines.append([name.replace("_", " "), mean, _between(intervals.get(name)), meaning])
-    return _table(f"| figure | mean | {INTERVAL} | |", lines)
-
-
-INTERVAL = "95 %, by people drawn anew"
-
-
-def _between(interval: list[float] | None) -> str:
-    return "{:.3f} to {:.3f}".format(*interval) if interval else ""
-
-
-def markdown_report(report: dict[str, Any]) -> str:
-    """The whole report: rows, intervals, groups, speed, judges, protocol."""
-    people = f" of {report['identities']} people" if "identities" in report else ""
-    protocol = report["protocol"]
-    parts = [f"# {report['clips']} clips{people}"]
-    parts += [f"**{objection}.**" for objection in report["objections"]]
-    rows, intervals, counts = (report[name] for name in ("rows", "intervals", "counts"))
-    parts += [markdown_table(rows, counts)]
-    parts += [
-        "## Generated",
-        interval_table(rows["generated"], intervals["generated"], counts.get("generated")),
-    ]
-    for group in ("by_emotion", "by_identity", "by_clip"):
-        if report.get(group):
-            parts += [f"## {group.replace('_', ' ').capitalize()}", markdown_table(report[group])]
-    if kid := report["kid_by_emotion"]:
-        parts += ["## KID by emotion, of the generated clips", _kid_table(kid)]
-    if named := report["emotions_named"]:
-        parts += ["## Emotions, by the emotion judge", *_confusion_tables(named)]
-    if speed := report.get("speed"):
-        parts += ["## Speed", markdown_table({"rendering": speed})]
-        parts += [
-            f"On {report['device']}, from voice to uint8 frames on the host, the machine's other "
-            "loads included. The memory is that of judging, too, where the clips were first judged."
+    row: Figures, intervals: Mapping[str, Sequence[float]], counts: Mapping[str, int] = {}
+) -> Table:
+    """A line a figure, with what it means."""
+    lines = [
+        [
+            head_of(name),
+            figure_cell(name, mean, count=counts.get(name)),
+            "{:.3f} to {:.3f}".format(*intervals[name]) if name in intervals else "",
+            UNITS.get(name.removesuffix("_whole"), ""),
         ]
-    parts += ["## Judges", *_judges(report["judges"]), *(f"- {note}" for note in report["notes"])]
-    parts += [f"## Protocol `{protocol['name']}`, SHA-256 `{report['protocol_sha256']}`"]
-    parts += ["\n".join(f"- {name}: {value}" for name, value in protocol.items())]
-    return "\n\n".join(parts) + "\n"
+        for name, mean in row.items()
+    ]
+    return Table(["figure", "mean", INTERVAL, ""], lines)
 
 
-def _judges(judges: dict[str, dict[str, Any]]) -> list[str]:
+def judges_table(judges: Mapping[str, Mapping[str, Any]]) -> Table:
     lines = []
     for name, judge in judges.items():
         score = judge["held_out_score"]
@@ -133,32 +222,21 @@ def _judges(judges: dict[str, dict[str, Any]]) -> list[str]:
         score = "" if score is None else f"{score:.3f}"
         about = name, judge["network"], judge["source"], score, ", ".join(found)
         lines.append([*about, judge["sha256"][:16]])
-    held_out = "score on people it was not trained on | and besides"
-    return [_table(f"| judge | network | from | {held_out} | SHA-256 |", lines)]
+    held_out = "score on people it was not trained on", "and besides"
+    return Table(["judge", "network", "from", *held_out, "SHA-256"], lines)
 
 
-def _kid_table(by_emotion: dict[str, dict[str, Any]]) -> str:
-    return _table(
-        f"| | clips | kid | {INTERVAL} |",
-        [
-            [emotion, found["clips"], f"{found['kid']:.3f}", _between(found["interval"])]
-            for emotion, found in by_emotion.items()
-        ],
-    )
+def objections_of(report: Mapping[str, Any]) -> list[str]:
+    """What is to be said against the judges, each a bold paragraph."""
+    return [f"**{text[0].upper()}{text[1:]}.**" for text in report.get("objections", ())]
 
 
-def _confusion_tables(by_row: dict[str, dict[str, Any]]) -> list[str]:
-    """True emotions by what they were named, in clips, and what blind naming would be right of."""
-    parts = []
-    for row, found in by_row.items():
-        counts = found["counts"]
-        named = list(next(iter(counts.values())))
-        parts += [
-            f"{row.capitalize()}: clips, and what they were named. Of names given as often, but "
-            f"blindly, {found['chance']:.3f} would be right: chance.",
-            _table(
-                f"| true, named | {' | '.join(named)} |",
-                [[true, *theirs.values()] for true, theirs in counts.items()],
-            ),
-        ]
-    return parts
+def head_of(name: str, figure: str | None = None) -> str:
+    """A figure's name with an arrow to the better side, where it has one: "sync d ↓".
+
+    Args:
+      figure: what reta_jax.evaluate calls it, if `name` is another table's.
+    """
+    known = (figure or name).removesuffix("_whole")
+    arrow = " ↑" if known in UP else " ↓" if known in DOWN else ""
+    return (name if figure else name.replace("_", " ")) + arrow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reta_jax.metrics.kernel import couples, kernel_distance, kernel_sums
+from reta_jax.metrics.kid import couples, kernel_distance, kernel_sums
 
 CLIPS = (3, 1, 4)  # frames of each
 
