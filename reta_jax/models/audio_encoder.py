@@ -3,15 +3,13 @@
 The encoder always sees a window of fixed length (reta_jax/windows.py).
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from data_pipeline.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from data_pipeline.audio import SAMPLES_PER_FRAME, mel_filters
 
 STEPS_PER_FRAME = 2  # wav2vec 2.0's hop of 320 samples, exactly half a video frame
 
@@ -73,12 +71,5 @@ def mel_energies(
     frames = audio[:, starts[:, None] + jnp.arange(len(taper))[None, :]]
     spectrum = jnp.fft.rfft(frames * jnp.asarray(taper, jnp.float32)[None, None])
     energy = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    filters = jnp.asarray(_mel_filters(bins, len(taper), low_hz))
+    filters = jnp.asarray(mel_filters(bins, len(taper), low_hz, 8000).T)
     return jnp.einsum("bsf,fm->bsm", energy, filters)
-
-
-@functools.cache
-def _mel_filters(bins: int, fft: int, low_hz: float) -> np.ndarray:
-    import librosa.filters  # slow to import, needed where a spectrogram is heard alone
-
-    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=bins, fmin=low_hz, fmax=8000).T

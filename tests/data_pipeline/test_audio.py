@@ -301,6 +301,19 @@ def test_log_mel_equals_librosa():
     np.testing.assert_allclose(mel, expected, atol=5e-5)
 
 
+@pytest.mark.parametrize(
+    "fft, low, high",
+    [(800, 55, 7600), (400, 0, 8000), (512, 50, 8000)],
+    ids=["sync expert", "Whisper", "MelEncoder"],
+)
+def test_mel_filters_equal_librosas(fft, low, high):
+    filters = pytest.importorskip("librosa.filters")
+    expected = filters.mel(sr=16_000, n_fft=fft, n_mels=80, fmin=low, fmax=high)
+    found = audio.mel_filters(80, fft, low, high)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1e-9)
+
+
 def test_mel_windows_are_columns_of_the_whole_mel_at_every_frame():
     waveform = np.random.default_rng(1).normal(0, 0.1, 640 * 20).astype(np.float32)
     whole = audio.log_mel(waveform)
