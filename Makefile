@@ -1,12 +1,15 @@
-# Two commands: `make demo` and `make test`. Both set up .venv first, and go on from an interrupted
-# set-up: pip finds what is there, and the stamp appears only when everything is installed.
+# Two commands: `make demo` and `make test`. Both set up .venv first, as `make install` does alone,
+# and go on from an interrupted set-up: pip finds what is there, and the stamp appears only when
+# everything is installed.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-from-scratch test smoke lint clean
+.PHONY: install demo demo-from-scratch test smoke lint clean
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(RUN) -m reta_jax.demo

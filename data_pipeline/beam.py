@@ -1,6 +1,6 @@
 """The jobs of data_pipeline.prepare under Apache Beam:
 
-    pip install 'reta-jax[beam]'
+    python -m pip install -e '.[beam]'
     python -m data_pipeline.beam folder --raw videos --out data/mine --runner DirectRunner
     python -m data_pipeline.beam hdtf --raw /mnt/hdtf --out /mnt/data/hdtf --runner FlinkRunner ...
 
@@ -76,8 +76,8 @@ def _import_beam() -> ModuleType:
         import apache_beam.options.pipeline_options
     except ImportError as error:
         raise InputError(
-            "Apache Beam is not installed: pip install 'reta-jax[beam]', in an environment of its "
-            "own, for it holds back numpy, protobuf and pyarrow."
+            "Apache Beam is not installed: say python -m pip install -e '.[beam]' in the project's "
+            "folder and an environment of its own, for it holds back numpy, protobuf and pyarrow."
         ) from error
     return apache_beam
 

@@ -256,7 +256,11 @@ def list_clips(dir: str | os.PathLike, split: str) -> list[dict[str, Any]]:
     """Clip, identity, emotion and number of frames of every record, in the records' order."""
     splits = list_splits(dir)
     if split not in splits:
-        raise InputError(f"{dir} has no split {split!r}: it has {', '.join(sorted(splits))}.")
+        raise InputError(
+            f"{dir} has no split {split!r}, only {', '.join(sorted(splits))}: say to prepare who "
+            "is for judging by --test-identities FILE, or take each file for another person by "
+            "--identity-from file and another --out."
+        )
     return splits[split]
 
 

@@ -31,20 +31,6 @@ IRIS_COLOURS = (
     (84, 118, 150),
     (118, 134, 146),
 )
-HAIR_STYLES = (
-    "short",
-    "crop",
-    "side",
-    "long",
-    "bob",
-    "updo",
-    "fringe",
-    "afro",
-    "curly",
-    "bald",
-    "balding",
-    "buzz",
-)
 
 
 class Looks(NamedTuple):

@@ -18,6 +18,10 @@ from data_pipeline.errors import InputError
 WITHOUT_TRIALS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 
+# In the project's folder, where the constraints lie.
+_INSTALL = ".venv/bin/python -m uv pip install -c constraints.txt --overrides overrides.txt"
+
+
 class GPU(NamedTuple):
     """What a compiler asks of an NVIDIA GPU; published figures."""
 
@@ -52,7 +56,7 @@ def devices_of(target: str) -> Sequence[Any]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         extra = "tpu" if is_slice(target) else "cuda13"
         raise InputError(
-            f"--compile={target}: {reason} (it takes pip install 'reta-jax[{extra}]', and "
+            f"--compile={target}: {reason} (it takes {_INSTALL} -e '.[{extra}]', and "
             f"JAX_PLATFORMS=cpu where there is no such device; targets are cpu, {', '.join(GPUS)}, "
             "and TPU slices such as v5e:2x2)"
         ) from error

@@ -3,8 +3,8 @@
     python -m reta_jax.demo [--workdir demo] [--minutes 4] [--from-scratch]
 
 The world is synthetic, the model is the small one of configs/synthetic.py. Training goes on from
-weights that the same config made in three hours (weights/synthetic/reta, with the log beside it)
-unless `--from-scratch` is given. An interrupted demo goes on where it was.
+weights trained in six stages (weights/synthetic/reta; docs/decisions.md) unless `--from-scratch` is
+given. An interrupted demo goes on where it was.
 """
 
 import argparse

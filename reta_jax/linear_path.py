@@ -67,9 +67,13 @@ def add_linear_path(
         span is even or looks further ahead than the model does; no clip has landmarks.
     """
     reta, config = model.reta, model.config
-    if reta.emotion_student is None or reta.emotion_student.linear:
-        what = "no emotion student" if reta.emotion_student is None else "a linear path already"
-        raise InputError(f"the model has {what}: nothing to add a linear path to")
+    if reta.emotion_student is None:
+        raise InputError("the model has no emotion student: nothing to add a linear path to")
+    if reta.emotion_student.linear:
+        raise InputError(
+            "the model has a linear path already, as the shipped weights and all that goes on from "
+            "them: give one trained with --config.model.tcn.linear=0, as configs/corpus.py says"
+        )
     if reta.emotion_span > 1:
         raise InputError(
             f"the model's f_E is a mean of {reta.emotion_span} frames (model.emotion_span): no "

@@ -61,7 +61,6 @@ def with_voice(
     moments: Sequence[int],
     waveform: np.ndarray,
     sounds: Sequence[str] | None,
-    tile: float = 1.25,
 ) -> Figure:
     """Videos as rows of their frames at `moments`, tied to where they lie in the voice.
 
@@ -71,7 +70,7 @@ def with_voice(
       waveform: 16 kHz, from frame 0 on.
       sounds: name of the sound in each frame of the clip, if known.
     """
-    figure = Figure(figsize=(tile * len(moments), tile * (len(rows) + 1.5)))
+    figure = Figure(figsize=(1.25 * len(moments), 1.25 * (len(rows) + 1.5)))
     grid = figure.add_gridspec(
         len(rows) + 2, len(moments), height_ratios=[1] * len(rows) + [0.3, 1.1], hspace=0.04,
         wspace=0.04,

@@ -86,7 +86,8 @@ def test_loops_count_as_often_as_they_turn_and_conditions_once():
 
 
 def test_a_target_without_a_compiler_is_one_sentence(capsys):
-    with pytest.raises(InputError, match="--compile=Z80: .* targets are cpu, A100"):
+    install = r"uv pip install -c constraints\.txt --overrides overrides\.txt -e '\.\[tpu\]'"
+    with pytest.raises(InputError, match=f"--compile=Z80: .*{install}.* targets are cpu, A100"):
         devices_of("Z80")
     with pytest.raises(SystemExit):
         main(["--compile", "Z80"])

@@ -81,7 +81,8 @@ def test_a_model_is_given_its_path_once(plain, data, tmp_path, capsys):
     assert before.shape == after.shape and (before != after).any()
     with pytest.raises(SystemExit):
         run(tmp_path / "heard", data, tmp_path / "again")
-    assert "a linear path already" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "a linear path already" in told and "with --config.model.tcn.linear=0" in told
 
 
 def test_who_is_behind_a_run_is_behind_its_path(plain, data, tmp_path):

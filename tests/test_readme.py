@@ -1,10 +1,14 @@
 """The documents' Python runs as it stands there, and their links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from reta_jax.pretrained.reta import model_card
+from reta_jax.weights import CARD_FILE, CONFIG_FILE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md")]
@@ -19,9 +23,13 @@ def in_a_copy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def examples(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def run_blocks(page: str) -> dict:
     seen = {}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+    for block in examples((ROOT / page).read_text()):
         exec(block, seen)
     return seen
 
@@ -61,3 +69,17 @@ def test_links_lead_somewhere(page):
             linked = page.parent / file if file else page
             assert linked.exists(), target
             assert not anchor or anchor in anchors(linked), target
+
+
+@pytest.mark.parametrize("name", ["corpus", "synthetic"])
+def test_a_shipped_card_has_the_example_that_is_written_today(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folder = Path("weights") / name / "reta"
+    written = model_card(folder, json.loads((folder / CONFIG_FILE).read_text()), 1)
+    assert examples((folder / CARD_FILE).read_text()) == examples(written)
+
+
+@pytest.mark.slow
+def test_a_cards_example_runs(in_a_copy):
+    seen = run_blocks("weights/synthetic/reta/README.md")
+    assert seen["frames"].shape == (-(-len(seen["voice"]) // 640), 64, 64, 3)

@@ -1,7 +1,8 @@
 #!/bin/bash
 # TPU=name ZONE=us-central2-b launch/tpu/pod.sh --config configs/hdtf.py --workdir /shared/runs/hdtf
 # Runs the command on every worker of a Cloud TPU slice, in a clone of the project at ~/reta_jax
-# whose set-up is `make .venv/.installed` and `pip install -e .[tpu]`. DRY_RUN=1 only prints.
+# whose set-up is `make install` and `.venv/bin/python -m uv pip install -c constraints.txt
+# --overrides overrides.txt -e '.[tpu]'`. DRY_RUN=1 only prints.
 # A TPU VM's environment does not tell that it is one of several: jax asks its metadata server.
 set -eu
 : "${TPU:?name of the TPU}" "${ZONE:?its zone}"

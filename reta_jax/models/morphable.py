@@ -114,21 +114,23 @@ def uv_coverage(
       (r, r) triangle indices and (r, r, 3) weights; weights are zero where no triangle lies.
     """
     corners = uv[np.asarray(triangles)].astype(np.float64) * resolution - 0.5  # texel centres: ints
-    index = np.zeros((resolution, resolution), np.int64)
-    weights = np.zeros((resolution, resolution, 3))
+    a, b, c = corners.transpose(1, 2, 0)  # (2, f) each
+    area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
     low = np.clip(np.ceil(corners.min(1) - 1e-9), 0, resolution).astype(int)
     high = np.clip(np.floor(corners.max(1) + 1e-9), -1, resolution - 1).astype(int)
-    for t, (a, b, c) in enumerate(corners):
-        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-        if abs(area) < 1e-12:
-            continue
-        x, y = np.meshgrid(
-            np.arange(low[t, 0], high[t, 0] + 1), np.arange(low[t, 1], high[t, 1] + 1)
-        )
-        wb = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
-        wc = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
-        barycentric = np.stack([1 - wb - wc, wb, wc], -1)
-        inside = (barycentric >= -1e-9).all(-1)
-        index[y[inside], x[inside]] = t
-        weights[y[inside], x[inside]] = barycentric[inside]
+    width, height = np.maximum(high - low + 1, 0).T
+    texels = np.where(np.abs(area) < 1e-12, 0, width * height)  # in the box of each triangle
+    triangle = np.repeat(np.arange(len(texels)), texels)
+    place = np.arange(len(triangle)) - np.repeat(np.cumsum(texels) - texels, texels)
+    x, y = low[triangle].T + np.stack([place % width[triangle], place // width[triangle]])
+    a, b, c, area = a[:, triangle], b[:, triangle], c[:, triangle], area[triangle]
+    wb = ((x - a[0]) * (c[1] - a[1]) - (y - a[1]) * (c[0] - a[0])) / area
+    wc = ((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])) / area
+    barycentric = np.stack([1 - wb - wc, wb, wc], -1)
+    inside = (barycentric >= -1e-9).all(-1)
+    index = np.zeros((resolution, resolution), np.int64)
+    weights = np.zeros((resolution, resolution, 3))
+    # Where several lie, the last one counts.
+    index[y[inside], x[inside]] = triangle[inside]
+    weights[y[inside], x[inside]] = barycentric[inside]
     return index, weights

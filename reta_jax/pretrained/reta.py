@@ -87,7 +87,7 @@ def save_reta(
       dtype: storage type of the parameters.
     """
     config = config | {"kind": KIND, "provenance": provenance}
-    card = model_card(config, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    card = model_card(folder, config, sum(leaf.size for leaf in jax.tree.leaves(params)))
     save_weights(folder, params, config, dtype, {CARD_FILE: card.encode()})
 
 
@@ -98,9 +98,17 @@ def expected_params(reta: RETA, morphable: MorphableModel, size: int) -> Any:
     return jax.eval_shape(init, jax.random.key(0))["params"]
 
 
-def model_card(config: dict[str, Any], count: int) -> str:
-    """README.md of a model: what it is, how to use it, and what its licences ask."""
+def model_card(folder: Path, config: dict[str, Any], count: int) -> str:
+    """README.md of a model: what it is, how to use it, and what its licences ask.
+
+    Args:
+      folder: where the model is written, for the example; of an absolute one the last part, since
+        cards are passed on.
+      config: as `save_reta` writes it.
+      count: of parameters.
+    """
     model, licences = config["model"], licence_lines(config["provenance"])
+    place = folder.name if folder.is_absolute() else folder
     return "\n".join(
         [
             "---",
@@ -115,9 +123,15 @@ def model_card(config: dict[str, Any], count: int) -> str:
             f"`{model['audio_encoder']['kind']}`.",
             "",
             "```python",
+            "from data_pipeline.audio import load_audio",
+            "from data_pipeline.face import portrait_crop",
+            "from data_pipeline.video import read_image",
             "from reta_jax.render import Renderer",
             "",
-            'frames = Renderer.from_pretrained("THIS FOLDER").render(portrait, waveform)',
+            f'renderer = Renderer.from_pretrained("{place}")',
+            'portrait, _ = portrait_crop(read_image("docs/grace_hopper.png"), renderer.size)',
+            'voice = load_audio("docs/voice.flac")  # 16 kHz mono of any file',
+            "frames = renderer.render(portrait, voice)  # uint8 (t, h, w, 3), 25 a second",
             "```",
             "",
             *_morphable_lines(model["morphable"]),

@@ -66,7 +66,7 @@ def test_what_an_interrupted_pipeline_finished_is_not_run_again(tmp_path, monkey
 def test_without_beam_a_sentence_says_how_to_get_it(tmp_path, command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     assert beam.main([*command, "--out", str(tmp_path / "out")]) == 2
-    assert "pip install 'reta-jax[beam]'" in capsys.readouterr().err
+    assert "pip install -e '.[beam]'" in capsys.readouterr().err
 
 
 def test_the_synthetic_world_needs_no_cluster(tmp_path, capsys):

@@ -10,6 +10,7 @@ from reta_jax.models.morphable import (
     builtin_morphable,
     mesh,
     position_map,
+    rasterise_to_uv,
     uv_coverage,
 )
 
@@ -44,15 +45,23 @@ def test_position_map_interpolates_the_offsets_of_the_mesh():
     mean, expression, triangles, uv = square_basis(rng)
     model = build_morphable(mean, expression, triangles, uv, resolution=16)
     p_exp = rng.normal(size=3)
-    offsets = expression @ p_exp
-    centres = (np.stack(np.meshgrid(*[np.arange(16)] * 2), -1) + 0.5) / 16
     # The sheet's own triangulation: barycentric interpolation inside the cell's triangle.
-    expected = _interpolate(offsets, triangles, uv, centres)
+    expected = _interpolate(expression @ p_exp, triangles, uv)
     found = np.asarray(position_map(model, jnp.asarray(p_exp, jnp.float32)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def _interpolate(values, triangles, uv, points):
+def test_the_last_triangle_over_a_texel_counts_and_none_without_area():
+    rng = np.random.default_rng(2)
+    uv, values = rng.uniform(-0.2, 1.2, (30, 2)), rng.normal(size=(30, 3))
+    triangles = rng.permuted(np.tile(np.arange(30), (40, 1)), axis=1)[:, :3]
+    flat = triangles[:, [0, 1, 1]]
+    found = rasterise_to_uv(values, np.concatenate([triangles, flat]), uv, 16)
+    np.testing.assert_allclose(found, _interpolate(values, triangles, uv), atol=1e-5)
+
+
+def _interpolate(values, triangles, uv):
+    points = (np.stack(np.meshgrid(*[np.arange(16)] * 2), -1) + 0.5) / 16
     result = np.zeros((*points.shape[:-1], 3))
     for a, b, c in triangles:
         matrix = np.stack([uv[b] - uv[a], uv[c] - uv[a]], -1)
