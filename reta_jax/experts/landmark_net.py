@@ -1,6 +1,7 @@
-"""A small judge of our own: the 20 points of the mouth (48-67 of iBUG's 68), in the lower face.
+"""A small network of our own: the 20 points of the mouth (48-67 of iBUG's 68), in the lower face.
 
-It is trained by this project, so no licence or download stands between a picture and its points.
+It judges, and another one, of other weights, teaches L_lips. It is trained by this project, so no
+licence or download stands between a picture and its points.
 """
 
 import flax.linen as nn
@@ -87,7 +88,7 @@ def soft_argmax(
 def lower_face(
     frames: Float[Array, "n h w 3"], face_box: Float[Array, "n 4"], size: int
 ) -> Float[Array, "n {size} {size} 3"]:
-    """What the judge sees of frames in [-1, 1]: its lower half face as a square."""
+    """What the network sees of frames in [-1, 1]: its lower half face as a square."""
     return crop_resize(frames, lower_half(face_box), size)
 
 
@@ -100,7 +101,7 @@ def lower_half(face_box: Float[Array, "n 4"]) -> Float[Array, "n 4"]:
 def into_lower_face(
     points: Float[Array, "n k 2"], face_box: Float[Array, "n 4"]
 ) -> Float[Array, "n k 2"]:
-    """Points x, y in [0, 1] of the frame to [0, 1] of what the judge sees."""
+    """Points x, y in [0, 1] of the frame to [0, 1] of what the network sees."""
     origin, extent = _place(face_box)
     return (points - origin) / extent
 
@@ -108,7 +109,7 @@ def into_lower_face(
 def from_lower_face(
     points: Float[Array, "n k 2"], face_box: Float[Array, "n 4"]
 ) -> Float[Array, "n k 2"]:
-    """Points x, y in [0, 1] of what the judge sees to [0, 1] of the frame."""
+    """Points x, y in [0, 1] of what the network sees to [0, 1] of the frame."""
     origin, extent = _place(face_box)
     return points * extent + origin
 
@@ -120,5 +121,5 @@ def _place(face_box: Float[Array, "n 4"]) -> tuple[Float[Array, "n 1 2"], Float[
 
 
 def mouth_opening(mouth: Float[Array, "*b 20 2"]) -> Float[Array, "*b"]:
-    """Gap between the inner lips (points 62, 66), in heights of what the judge sees."""
+    """Gap between the inner lips (points 62, 66), in heights of what the network sees."""
     return jnp.abs(mouth[..., INNER_LOWER_LIP, 1] - mouth[..., INNER_UPPER_LIP, 1])

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.experts.emotion_vit import EmotionViT
-from reta_jax.experts.judges import Experts
 from reta_jax.experts.landmark_net import LandmarkNet
 from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2
+from reta_jax.experts.teachers import Experts
 from reta_jax.experts.vgg19 import VGG19
 from reta_jax.pretrained.load import RANDOM, load
 from reta_jax.pretrained.source import file_facts
