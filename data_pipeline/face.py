@@ -44,6 +44,9 @@ _EYES = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
 _OUTER_LIPS = (61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181)
 _INNER_LIPS = (78, 82, 13, 312, 308, 317, 14, 87)
 IBUG_FROM_MESH = np.array(_JAW + _BROWS + _NOSE + _EYES + _OUTER_LIPS + _INNER_LIPS)
+# Of the 68 iBUG points.
+MOUTH = slice(48, 68)
+UPPER_LIP, LOWER_LIP = 62, 66  # the middle of the inner lips
 
 
 class FaceDetector(Protocol):

@@ -29,6 +29,7 @@ from data_pipeline.audio import FPS, to_float
 from data_pipeline.commands import at_least_0, exit_code
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.face import LOWER_LIP, UPPER_LIP
 from data_pipeline.manifest import Row, by_job, read_journal, read_manifest
 from data_pipeline.records import decode_jpeg, open_records, read_clips
 from data_pipeline.video import iterate_frames
@@ -40,7 +41,7 @@ EXAMPLES = 4  # of each reason for refusal
 _SIDE, _GAP, _WAVE = 176, 6, 84  # pixels: a picture, the room between two, the waveform's height
 _PICTURES = 5  # of a sample
 _SHOT = 132  # pixels: height of a refused video's picture
-_FIRST_INNER_LIP, _UPPER_LIP, _LOWER_LIP = 60, 62, 66  # iBUG points
+_FIRST_INNER_LIP = 60  # of the iBUG points
 _INK, _MUTED, _PAPER = "#1d2530", "#7d8896", "#ffffff"
 _BLUE, _ORANGE, _GREEN = "#2f6fb3", "#d9772b", "#2e9f6e"
 _QUIETEST_DB = -60.0
@@ -225,7 +226,7 @@ def _draw_wave(samples: np.ndarray, mouth: np.ndarray, shown: np.ndarray, width:
 
 def _mouth(landmarks: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
     """Opening of the inner lips in parts of the picture's side."""
-    return np.linalg.norm(landmarks[:, _UPPER_LIP] - landmarks[:, _LOWER_LIP], axis=-1)
+    return np.linalg.norm(landmarks[:, UPPER_LIP] - landmarks[:, LOWER_LIP], axis=-1)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -505,12 +505,18 @@ class EvaluationClip(NamedTuple):
 
 
 def evaluation_clips(
-    dir: str | os.PathLike, split: str, size: int | None = None
+    dir: str | os.PathLike,
+    split: str,
+    size: int | None = None,
+    indices: Iterable[int] | None = None,
 ) -> Iterator[EvaluationClip]:
-    """Yields every clip of a split once, in order, with the portrait to render it from.
+    """Yields the clips of a split, in order, with the portrait to render each from.
 
     The portrait is the first frame of a neutral clip of the same identity, as the published MEAD
     protocols have it; without one, the clip's own first frame. `size` resizes the pictures.
+
+    Args:
+        indices: of the clips that are wanted; None: each one once.
 
     Raises:
         InputError: there is no such data set or split, or a clip cannot be read; says which.
@@ -519,7 +525,7 @@ def evaluation_clips(
     neutral: dict[int, int] = {}
     for index in np.flatnonzero(clips.emotion == _NEUTRAL):
         neutral.setdefault(int(clips.identity[index]), int(index))
-    for index in range(len(clips)):
+    for index in range(len(clips)) if indices is None else indices:
         record = clips.read(index)
         source = neutral.get(int(clips.identity[index]), index)
         shown = record if source == index else clips.read(source)

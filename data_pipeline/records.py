@@ -27,6 +27,7 @@ from jaxtyping import UInt8
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import sync_folder, write_whole
+from data_pipeline.video import resized
 
 JPEG_QUALITY = 95
 COEFFICIENTS = 64
@@ -113,11 +114,8 @@ def encode_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
 def decode_jpeg(data: bytes, size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """RGB of a record's JPEG, resized to `size` square if it has another."""
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if size is not None and bgr.shape[:2] != (size, size):
-        shrinks = size < bgr.shape[0]
-        bgr = cv2.resize(
-            bgr, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        )
+    if size is not None:
+        bgr = resized(bgr, size, size)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 

@@ -27,6 +27,7 @@ from rich.table import Table
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.commands import at_least_1, exit_code
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
+from data_pipeline.face import MOUTH
 from data_pipeline.manifest import Row, read_manifest
 from data_pipeline.records import COEFFICIENTS, list_splits, open_records
 from data_pipeline.settings import read_settings
@@ -34,7 +35,6 @@ from data_pipeline.sync_score import LipOpening, out_of_sync
 
 # A head that turns fast leaves its smoothed crop for a moment; a mouth that does so is of no use.
 _BEYOND = 0.25  # of the picture's side
-_MOUTH = slice(48, 68)
 
 
 class Split(NamedTuple):
@@ -219,7 +219,7 @@ def _check_geometry(landmarks: np.ndarray, box: np.ndarray, boxes: np.ndarray) -
     """Comparisons with NaN are false: those are told of elsewhere."""
     if landmarks.size and (np.abs(landmarks - 0.5) > 0.5 + _BEYOND).any():
         yield "landmarks far outside of the picture"
-    elif landmarks.size and (np.abs(landmarks[:, _MOUTH] - 0.5) > 0.5).any():
+    elif landmarks.size and (np.abs(landmarks[:, MOUTH] - 0.5) > 0.5).any():
         yield "a mouth outside of the picture"
     top, left, bottom, right = box
     if top >= bottom or left >= right or (np.abs(box - 0.5) > 0.5).any():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import Interpolation
 from jaxtyping import Float32, UInt8
@@ -274,6 +275,18 @@ class VideoWriter:
                 container.close()
         with contextlib.suppress(OSError):  # Its directory may be the thing that is missing.
             self._part.unlink(missing_ok=True)
+
+
+def resized(
+    image: UInt8[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """The image at another size: averaged where it is lower, cubic where it is higher."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height < image.shape[0]
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
 
 
 def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:

@@ -385,7 +385,7 @@ def paper_renderer(dtype: Dtype | None = None) -> Renderer:
 
     abstract = expected_params(reta, morphable, config.size)
     params = jax.tree_util.tree_map_with_path(draw, abstract)
-    return Renderer(reta, params, morphable, config.size)
+    return Renderer(reta, params, morphable)
 
 
 def print_report(report: dict[str, Any]) -> None:

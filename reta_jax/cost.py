@@ -27,8 +27,8 @@ from reta_jax import parallel
 from reta_jax.absent import GPUS, compiler_options, devices_of, is_slice
 from reta_jax.checks import check_config
 from reta_jax.config import uses_discriminator
-from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
+from reta_jax.experts.teachers import Experts
 from reta_jax.kernels import NETWORKS, network_of, print_kernels
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work

@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from data_pipeline.face import LOWER_LIP, UPPER_LIP
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.video import VideoWriter
@@ -110,7 +111,8 @@ def describe_start(init_from: str) -> str:
 def pick_clip(data: Path, size: int) -> EvaluationClip:
     """A held-out clip whose mouth moves much: the demo should show speech."""
     clips = list(evaluation_clips(data, "test", size))
-    return max(clips, key=lambda clip: np.std(clip.landmarks[:, 66, 1] - clip.landmarks[:, 62, 1]))
+    heights = lambda clip, point: clip.landmarks[:, point, 1]
+    return max(clips, key=lambda clip: np.std(heights(clip, LOWER_LIP) - heights(clip, UPPER_LIP)))
 
 
 def sheet(renderer: Renderer, clip: EvaluationClip, generated: np.ndarray) -> np.ndarray:

@@ -489,7 +489,7 @@ def _judge_places(
         )
     model = load_reta(_judged(places))
     return evaluate(
-        Renderer(model.reta, model.params, model.morphable, model.config.model.size),
+        Renderer(model.reta, model.params, model.morphable),
         load_judges(folder, identity=identity, **named),
         Path(places["data"]),
         config=config_to_dict(model.config),

@@ -19,7 +19,7 @@ from reta_jax.metrics.mouth import correlation
 from reta_jax.models.generator import Level
 from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Identity
-from reta_jax.render import Controls, forward_chunk
+from reta_jax.render import Controls, window_controls
 
 POOLED = 16  # side of the maps that frames are compared by
 FIT_TO = 1_000  # wide samples at most that components are fitted to
@@ -45,9 +45,8 @@ def look_inside(
     audio: Float[Array, " n"],
     silence: Controls | None = None,
 ) -> Inside:
-    """As `forward_chunk` of one audio window, with what every level of the generator made."""
-    # The frames of this are not used, and so not computed.
-    _, controls = forward_chunk(reta, params, morphable, identity, audio[None], silence)
+    """What is rendered of one audio window, with what every level of the generator made."""
+    controls = window_controls(reta, params, morphable, audio[None], silence)
     output, captured = reta.apply(
         {"params": params},
         identity,

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from data_pipeline.video import resized
+
 COLUMNS = ["portrait", "truth", "generated", "flow", "mask", "mesh"]
 HEADER_HEIGHT = 20
 FRAME_MARGIN = 2
@@ -55,13 +57,7 @@ def contact_sheet(rows: list[list[np.ndarray]], titles: list[str], tile: int = 1
         top = HEADER_HEIGHT + r * (tile + FRAME_MARGIN)
         for c, picture in enumerate(row):
             left = c * (tile + FRAME_MARGIN)
-            shrinking = picture.shape[0] > tile
-            resized = cv2.resize(
-                picture,
-                (tile, tile),
-                interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC,
-            )
-            sheet[top : top + tile, left : left + tile] = resized
+            sheet[top : top + tile, left : left + tile] = resized(picture, tile, tile)
     return sheet
 
 

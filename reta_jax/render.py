@@ -63,7 +63,7 @@ def controls_in_silence(reta: RETA, params: Any, morphable: MorphableModel) -> C
     nobody speaks for a whole window.
     """
     room = ROOM * jax.random.normal(jax.random.key(0), (1, reta.window.samples))
-    controls = _encode_chunk(reta, params, morphable, room, reta.window.chunk)
+    controls = window_controls(reta, params, morphable, room)
     return jax.tree.map(lambda x: x.mean(1, keepdims=True), controls)
 
 
@@ -98,24 +98,32 @@ def forward_chunk(
     audio: Float[Array, "b n"],
     silence: Controls | None = None,
 ) -> tuple[GeneratorOutput, Controls]:
-    """The chunk of each audio window: frames with flow and masks, and what the voice says.
-
-    With the controls in `silence`, lips fade to theirs where nobody speaks: f_M, and f_E where it
-    is made frame by frame and so moves lips, too.
-    """
-    chunk = reta.window.chunk
-    controls = _encode_chunk(reta, params, morphable, audio, chunk)
-    if silence is not None:
-        spoken = voice_activity(audio)[:, reta.window.past : reta.window.past + chunk]
-        controls = _fade(controls, silence, spoken, fades_emotion=reta.emotion_span == 1)
+    """The chunk of each audio window: frames with flow and masks, and `window_controls`."""
+    controls = window_controls(reta, params, morphable, audio, silence)
     output = reta.apply({"params": params}, identity, controls, method=RETA.generate)
     return output, controls
 
 
-def _encode_chunk(
-    reta: RETA, params: Any, morphable: MorphableModel, audio: Array, frames: int
+def window_controls(
+    reta: RETA,
+    params: Any,
+    morphable: MorphableModel,
+    audio: Float[Array, "b n"],
+    silence: Controls | None = None,
 ) -> Controls:
-    return reta.apply({"params": params}, audio, None, frames, morphable, method=RETA.encode_voice)
+    """What the voice says in the chunk of each audio window.
+
+    With the controls in `silence`, lips fade to theirs where nobody speaks: f_M, and f_E where it
+    is made frame by frame and so moves lips, too.
+    """
+    past, chunk, _ = reta.window
+    controls = reta.apply(
+        {"params": params}, audio, None, chunk, morphable, method=RETA.encode_voice
+    )
+    if silence is None:
+        return controls
+    spoken = voice_activity(audio)[:, past : past + chunk]
+    return _fade(controls, silence, spoken, fades_emotion=reta.emotion_span == 1)
 
 
 def _fade(
@@ -149,7 +157,6 @@ class Renderer(ChunkRenderer):
 
     Args:
       params: as trained; the attribute `prepared` has them as they render fastest.
-      size: of the frames in pixels.
       close_in_silence: the mouth fades to its rest where nobody speaks.
     """
 
@@ -158,11 +165,10 @@ class Renderer(ChunkRenderer):
         reta: RETA,
         params: Any,
         morphable: MorphableModel,
-        size: int,
         close_in_silence: bool = True,
     ):
         self.reta, self.params, self.morphable = reta, params, morphable
-        self.size, self.window = size, reta.window
+        self.size, self.window = reta.image_encoder.size, reta.window
         self.prepared = self.prepare(default_export_platform())
         self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
 
@@ -187,11 +193,11 @@ class Renderer(ChunkRenderer):
         if not 0 <= expression_scale < float("inf"):
             raise InputError(f"an expression scale of {expression_scale:g}: give 0 or more")
         model = load_reta(path, dtype)
-        params, size = model.params, model.config.model.size
+        params = model.params
         if expression_scale != 1:
             rest = controls_in_silence(model.reta, params, model.morphable)
             params = scale_expression(params, rest, expression_scale)
-        return cls(model.reta, params, model.morphable, size, close_in_silence)
+        return cls(model.reta, params, model.morphable, close_in_silence)
 
     @property
     def closes_in_silence(self) -> bool:

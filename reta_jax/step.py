@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from reta_jax import losses
 from reta_jax.config import swaps_emotions
-from reta_jax.experts.judges import Experts
+from reta_jax.experts.teachers import Experts
 from reta_jax.experts.vgg19 import image_pyramid
 from reta_jax.images import to_float
 from reta_jax.models.generator import GeneratorOutput

@@ -28,11 +28,11 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.face import MOUTH
 from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
 from data_pipeline.records import list_clips, open_records, trained_people
 from reta_jax.commands import DivergenceError, run_with_flags, set_up_xla
-from reta_jax.experts.identity_net import IdentityNet
-from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face, mouth_opening
+from reta_jax.experts.landmark_net import into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.syncnet import (
     WHOLE_FRAME,
@@ -51,9 +51,8 @@ from reta_jax.metrics.diagnosis import (
     sync_plateau,
 )
 from reta_jax.metrics.landmarks import eye_opening
-from reta_jax.weights import save_weights
+from reta_jax.weights import check_target, save_weights
 
-NETWORKS = KINDS | {"identity_net": IdentityNet}
 DIAGNOSIS_BATCHES = 4  # times judge_batches
 METRICS_FILE = "metrics.jsonl"
 TEMPERATURE = 0.1  # of identity_net's contrast
@@ -79,51 +78,23 @@ def run(config: ConfigDict, out: Path) -> float:
 
     Raises:
       InputError: a judge would learn the people of the model that it is to judge, or emotions or
-        landmarks where there are none.
+        landmarks where there are none; or `out` holds something else, which it would replace.
       DivergenceError: a loss is no longer a number; nothing is written.
     """
+    check_target(out, config.kind)
     people = trained_people(config.dirs)
     check_apart(people, config.apart_from)
     if config.task.startswith("emotion"):
         check_labelled(config.dirs)
     if config.task in LANDMARK_TASKS:
         check_landmarks(config.dirs)
-    network, task = NETWORKS[config.kind](**config.fields), TASKS[config.task]
+    network, task = KINDS[config.kind](**config.fields), TASKS[config.task]
     variables = network.init(jax.random.key(config.seed), *example_inputs(config.kind))
-    warmup = min(50, config.steps // 2)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.02)
-    )
+    optimizer = make_optimizer(config)
+    step, judge = make_step(config, network, task, optimizer), make_judge(network, task)
     params, stats = variables["params"], variables.get("batch_stats", {})
     opt_state = optimizer.init(params)
     train, test = _batches(config, "train"), _batches(config, "test")
-
-    @jax.jit
-    def step(
-        params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array, i: Array
-    ):
-        batch = _augment(batch, key, config.fade, config.whole_frames)
-
-        def loss_of(frames: Array) -> Array:
-            return task(network, _variables(params, stats), batch | {"frames": frames}, True).loss
-
-        if config.attack_radius:
-            radius = config.attack_radius * jnp.minimum(1, 2 * i / config.steps)
-            batch = batch | {"frames": attacked(loss_of, batch["frames"], radius)}
-
-        def objective(params: Any):
-            outcome = task(network, _variables(params, stats), batch, True)
-            return outcome.loss, (outcome.score, outcome.stats)
-
-        (value, (score, stats_new)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return optax.apply_updates(params, updates), stats_new, opt_state, value, score
-
-    @jax.jit
-    def judge(params: Any, stats: Any, batch: dict[str, Array]):
-        outcome = task(network, _variables(params, stats), _as_float(batch), False)
-        return outcome._replace(stats=None)
 
     def held_out(batches: int) -> Outcome:
         found = jax.device_get([judge(params, stats, next(test)) for _ in range(batches)])
@@ -157,10 +128,67 @@ def run(config: ConfigDict, out: Path) -> float:
     diagnosis = diagnose(config.task, float(value), now, config.steps)
     for name, figure in diagnosis.items():
         print(f"on people it was not trained on: {name.replace('_', ' ')}: {figure}")
+    description = describe(config, people, float(now.score), diagnosis)
+    # With the weights, whole or not at all: their folder takes the place of an older one.
+    files = {METRICS_FILE: "".join(f"{json.dumps(line)}\n" for line in lines).encode()}
+    save_weights(out, _variables(params, stats), description, config.store_dtype, files)
+    return float(now.score)
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    warmup = min(50, config.steps // 2)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.02))
+
+
+def make_step(
+    config: ConfigDict, network: nn.Module, task: Task, optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[Any, Any, Any, Array, Array]]:
+    """The compiled step: parameters, statistics and optimiser state, then loss and score."""
+
+    @jax.jit
+    def step(
+        params: Any, stats: Any, opt_state: Any, batch: dict[str, Array], key: Array, i: Array
+    ):
+        batch = _augment(batch, key, config.fade, config.whole_frames)
+
+        def loss_of(frames: Array) -> Array:
+            return task(network, _variables(params, stats), batch | {"frames": frames}, True).loss
+
+        if config.attack_radius:
+            radius = config.attack_radius * jnp.minimum(1, 2 * i / config.steps)
+            batch = batch | {"frames": attacked(loss_of, batch["frames"], radius)}
+
+        def objective(params: Any):
+            outcome = task(network, _variables(params, stats), batch, True)
+            return outcome.loss, (outcome.score, outcome.stats)
+
+        (value, (score, stats_new)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), stats_new, opt_state, value, score
+
+    return step
+
+
+def make_judge(network: nn.Module, task: Task) -> Callable[..., Outcome]:
+    """What the task makes of a batch that the network does not learn from, compiled."""
+
+    @jax.jit
+    def judge(params: Any, stats: Any, batch: dict[str, Array]):
+        outcome = task(network, _variables(params, stats), _as_float(batch), False)
+        return outcome._replace(stats=None)
+
+    return judge
+
+
+def describe(
+    config: ConfigDict, people: Sequence[str], score: float, diagnosis: dict[str, Any]
+) -> dict[str, Any]:
+    """The config.json of the trained weights."""
     description = {
         "kind": config.kind,
         "fields": config.fields.to_dict(),
-        "held_out_score": float(now.score),
+        "held_out_score": score,
         "diagnosis": diagnosis,
         "data": list(config.dirs),
         "people": people,
@@ -169,10 +197,7 @@ def run(config: ConfigDict, out: Path) -> float:
     }
     if config.task.startswith("emotion"):
         description["labels"] = list(EMOTIONS)
-    # With the weights, whole or not at all: their folder takes the place of an older one.
-    files = {METRICS_FILE: "".join(f"{json.dumps(line)}\n" for line in lines).encode()}
-    save_weights(out, _variables(params, stats), description, config.store_dtype, files)
-    return float(now.score)
+    return description
 
 
 def check_apart(people: Sequence[str], dirs: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ LANDMARKS = np.array(
     + [3732, 5708, 5695, 2081, 0, 4275, 6200, 6213, 6346, 6461, 5518, 5957, 5841, 5702, 5711, 5533]
     + [6216, 6207, 6470, 5517, 5966]
 )
-OUTER_LIPS, INNER_LIPS, EYES = slice(48, 60), slice(60, 68), slice(36, 48)
+OUTER_LIPS, EYES = slice(48, 60), slice(36, 48)
 NOSTRILS = (31, 35)
 IDENTITY_MODES = 40
 NECK_TOP = np.array([0.0, -4.0, 0.0])  # cm, where the head turns

@@ -121,7 +121,7 @@ def test_work_is_that_of_the_program():
 
 def test_an_ablated_model_has_fewer_stages(renderer):
     reta = renderer.reta.clone(motion_encoder=None, motion_decoder=None)
-    without = Renderer(reta, renderer.params, renderer.morphable, renderer.size)
+    without = Renderer(reta, renderer.params, renderer.morphable)
     names = {stage.name for stage in stages(without, 1, whole_program(without, 1))}
     assert not names & {"motion decoder", "3DMM bridge", "motion encoder"}
 

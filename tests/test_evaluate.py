@@ -8,26 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipeline import loader
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
+from data_pipeline.face import MOUTH
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import evaluate as judging
 from reta_jax.evaluate import evaluate, load_judges, main
 from reta_jax.experts.emotion_fan import EmotionFAN
-from reta_jax.experts.landmark_net import MOUTH, LandmarkNet, into_lower_face, lower_face
+from reta_jax.experts.landmark_net import LandmarkNet, into_lower_face, lower_face
 from reta_jax.experts.load import example_inputs
 from reta_jax.experts.syncnet import SyncNetV2
 from reta_jax.images import to_float
 from reta_jax.metrics import clips as clip_figures
 from reta_jax.metrics import judges as judge_networks
 from reta_jax.metrics.blocks import BLOCK, in_blocks
+from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.clips import judge_generated, judge_known
 from reta_jax.metrics.image import psnr
 from reta_jax.metrics.judges import Judge, objections
 from reta_jax.metrics.landmarks import eye_distance
 from reta_jax.metrics.protocol import Protocol, check_same, load_suite, read_protocol
-from reta_jax.metrics.rendering import coefficients, cut, through_codec
+from reta_jax.metrics.rendering import coefficients, cut, through_codec, waiting_clips
 from reta_jax.metrics.rows import OTHER_VOICE
 from reta_jax.metrics.sync import SyncJudge
 from reta_jax.metrics.tables import figures_table, markdown_report
@@ -299,6 +302,18 @@ def test_a_protocol_cuts_and_chooses_the_portrait(clip):
     assert len(cut(clip, Protocol()).frames) == len(clip.frames)
 
 
+def test_a_clip_that_is_known_is_not_decoded(data, monkeypatch):
+    expected = list(evaluation_clips(data, "test"))[1]
+    decoded, decode = [], loader.decode_jpeg
+    monkeypatch.setattr(
+        loader, "decode_jpeg", lambda jpeg, size: decoded.append(jpeg) or decode(jpeg, size)
+    )
+    known = Judged("a clip", "somebody", "", {}, {}, np.zeros(0))
+    ((i, later, voice),) = waiting_clips(data, Protocol(), [known, None])
+    assert i == 1 and later.clip == expected.clip and voice is not None
+    assert len(decoded) <= len(later.frames) + 1  # and the portrait
+
+
 def test_a_codec_changes_little_and_loses_no_frame(clip):
     shown = through_codec(clip.frames, clip.audio)
     assert shown.shape == clip.frames.shape and not np.array_equal(shown, clip.frames)
@@ -508,7 +523,7 @@ def test_another_model_is_judged_beside_the_same_rows(weights, judges, data, tmp
     first = evaluate(renderer, judges, data, cache=tmp_path)["rows"]
     monkeypatch.setattr(judging, "judge_known", lambda *_: pytest.fail("they are judged again"))
     params = jax.tree.map(lambda x: 0.5 * x, renderer.params)
-    other = Renderer(renderer.reta, params, renderer.morphable, renderer.size)
+    other = Renderer(renderer.reta, params, renderer.morphable)
     second = evaluate(other, judges, data, cache=tmp_path)["rows"]
     assert first.pop("generated") != second.pop("generated")
     assert first == second

@@ -31,10 +31,10 @@ from reta_jax.render import (
     SHIPPED_WEIGHTS,
     Renderer,
     controls_in_silence,
-    forward_chunk,
     main,
     render_chunk,
     render_file,
+    window_controls,
 )
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
 from reta_jax.windows import AudioWindow, audio_windows, to_portrait
@@ -600,17 +600,15 @@ def test_scripts_are_told_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
-def test_expression_scale_moves_the_controls_away_from_their_rest(weights, portrait, scale):
+def test_expression_scale_moves_the_controls_away_from_their_rest(weights, scale):
     plain, scaled = (
         Renderer.from_pretrained(weights, close_in_silence=False, expression_scale=s)
         for s in (1.0, scale)
     )
     window, _ = next(audio_windows(speech(CHUNK * FRAME), plain.reta.window))
 
-    def controls(renderer, audio=window[None]):
-        identity = rendering.encode_portrait(renderer.reta, renderer.params, portrait[None])
-        arguments = renderer.params, renderer.morphable, identity, jnp.asarray(audio)
-        return forward_chunk(renderer.reta, *arguments)[1]
+    def controls(renderer, audio=jnp.asarray(window[None])):
+        return window_controls(renderer.reta, renderer.params, renderer.morphable, audio)
 
     rest = controls_in_silence(plain.reta, plain.params, plain.morphable)
     before, after = controls(plain), controls(scaled)

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from configs.hdtf import get_config
 from reta_jax import losses, parallel
 from reta_jax.checks import PARTS
-from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs, load_experts, wanted_experts
+from reta_jax.experts.teachers import Experts
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls
 from reta_jax.ops.blur import upsample

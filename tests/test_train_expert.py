@@ -28,7 +28,7 @@ from reta_jax.train_expert import (
     mouth_points,
     run,
 )
-from reta_jax.weights import load_weights
+from reta_jax.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -204,6 +204,14 @@ def test_a_judge_that_diverged_takes_no_place(data, tmp_path, monkeypatch):
     with pytest.raises(DivergenceError, match="the loss is nan and nan on held-out people at step"):
         run(small("face_net", data, tmp_path), tmp_path / "judge")
     assert not list((tmp_path / "judge").iterdir())
+
+
+def test_weights_of_another_network_are_not_replaced(data, tmp_path, monkeypatch):
+    """That is said before hours of training."""
+    save_weights(tmp_path / "judge", {"x": np.zeros(1)}, {"kind": "emotion_fan"})
+    monkeypatch.setattr(train_expert, "training_batches", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(InputError, match="holds emotion_fan weights, which landmark_net ones"):
+        run(small("face_net", data, tmp_path), tmp_path / "judge")
 
 
 def test_frames_are_attacked_within_their_radius():

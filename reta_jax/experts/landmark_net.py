@@ -1,18 +1,18 @@
-"""A small judge of our own: the 20 points of the mouth (48-67 of iBUG's 68), in the lower face.
+"""A small network of our own: the 20 points of the mouth (48-67 of iBUG's 68), in the lower face.
 
-It is trained by this project, so no licence or download stands between a picture and its points.
+It judges, and another one, of other weights, teaches L_lips. It is trained by this project, so no
+licence or download stands between a picture and its points.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from data_pipeline.face import LOWER_LIP, MOUTH, UPPER_LIP
 from reta_jax.ops.crop import crop_resize
-
-MOUTH = slice(48, 68)  # of the 68 points
-INNER_UPPER_LIP, INNER_LOWER_LIP = 62 - 48, 66 - 48
 
 
 class ConvBlock(nn.Module):
@@ -87,38 +87,42 @@ def soft_argmax(
 def lower_face(
     frames: Float[Array, "n h w 3"], face_box: Float[Array, "n 4"], size: int
 ) -> Float[Array, "n {size} {size} 3"]:
-    """What the judge sees of frames in [-1, 1]: its lower half face as a square."""
+    """What the network sees of frames in [-1, 1]: its lower half face as a square."""
     return crop_resize(frames, lower_half(face_box), size)
 
 
-def lower_half(face_box: Float[Array, "n 4"]) -> Float[Array, "n 4"]:
+# What follows computes with NumPy on NumPy's arrays: eager JAX compiles anew for every length.
+Boxes = Float[Array, "#n 4"] | Float[np.ndarray, "#n 4"]
+Points = Float[Array, "n k 2"] | Float[np.ndarray, "n k 2"]
+
+
+def lower_half(face_box: Boxes) -> Boxes:
     """Lower half of a face box y0, x0, y1, x1 and a tenth more: open jaws drop below the box."""
     y0, x0, y1, x1 = face_box.T
-    return jnp.stack([(y0 + y1) / 2, x0, y1 + 0.1 * (y1 - y0), x1], -1)
+    half = (y0 + y1) / 2, x0, y1 + 0.1 * (y1 - y0), x1
+    return face_box.__array_namespace__().stack(half, -1)
 
 
-def into_lower_face(
-    points: Float[Array, "n k 2"], face_box: Float[Array, "n 4"]
-) -> Float[Array, "n k 2"]:
-    """Points x, y in [0, 1] of the frame to [0, 1] of what the judge sees."""
+def into_lower_face(points: Points, face_box: Boxes) -> Points:
+    """Points x, y in [0, 1] of the frame to [0, 1] of what the network sees."""
     origin, extent = _place(face_box)
     return (points - origin) / extent
 
 
-def from_lower_face(
-    points: Float[Array, "n k 2"], face_box: Float[Array, "n 4"]
-) -> Float[Array, "n k 2"]:
-    """Points x, y in [0, 1] of what the judge sees to [0, 1] of the frame."""
+def from_lower_face(points: Points, face_box: Boxes) -> Points:
+    """Points x, y in [0, 1] of what the network sees to [0, 1] of the frame."""
     origin, extent = _place(face_box)
     return points * extent + origin
 
 
-def _place(face_box: Float[Array, "n 4"]) -> tuple[Float[Array, "n 1 2"], Float[Array, "n 1 2"]]:
-    """Corner and size (x, y) of the lower half of a face."""
-    y0, x0, y1, x1 = lower_half(face_box).T
-    return jnp.stack([x0, y0], -1)[:, None], jnp.stack([x1 - x0, y1 - y0], -1)[:, None]
+def _place(face_box: Boxes) -> tuple[Points, Points]:
+    """Corner and size (x, y) of the lower half of a face, (n, 1, 2) each."""
+    half = lower_half(face_box)
+    corner, end = half[:, None, 1::-1], half[:, None, 3:1:-1]
+    return corner, end - corner
 
 
 def mouth_opening(mouth: Float[Array, "*b 20 2"]) -> Float[Array, "*b"]:
-    """Gap between the inner lips (points 62, 66), in heights of what the judge sees."""
-    return jnp.abs(mouth[..., INNER_LOWER_LIP, 1] - mouth[..., INNER_UPPER_LIP, 1])
+    """Gap between the inner lips (points 62, 66), in heights of what the network sees."""
+    upper, lower = (mouth[..., point - MOUTH.start, 1] for point in (UPPER_LIP, LOWER_LIP))
+    return jnp.abs(lower - upper)

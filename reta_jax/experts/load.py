@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.experts.emotion_vit import EmotionViT
-from reta_jax.experts.judges import Experts
+from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.landmark_net import LandmarkNet
 from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2
+from reta_jax.experts.teachers import Experts
 from reta_jax.experts.vgg19 import VGG19
-from reta_jax.pretrained.load import RANDOM, load
+from reta_jax.pretrained.load import RANDOM, Loaded, load
 from reta_jax.pretrained.source import file_facts
 from reta_jax.weights import PARAMS_FILE, check_params
 
@@ -27,6 +28,7 @@ KINDS = {
     "syncnet_v2": SyncNetV2,
     "vgg19": VGG19,
     "landmark_net": LandmarkNet,
+    "identity_net": IdentityNet,
 }
 
 
@@ -43,8 +45,8 @@ def example_inputs(kind: str, size: int = 64) -> tuple[jax.Array, ...]:
 
 def load_expert(
     kind: str, weights: str, fields: dict[str, Any], dtype: DTypeLike = jnp.float32
-) -> tuple[nn.Module, Any, list[dict[str, Any]]]:
-    """A frozen expert, its variables, and the records of where they come from.
+) -> tuple[nn.Module, Loaded]:
+    """A frozen expert, and its variables with what is known of them.
 
     Args:
       kind: a key of KINDS.
@@ -58,14 +60,15 @@ def load_expert(
     if weights == RANDOM:
         logging.warning("%s has random weights: its loss teaches nothing about faces", kind)
         network = KINDS[kind](**fields, dtype=jnp.dtype(dtype))
-        return network, network.init(jax.random.key(0), *example_inputs(kind)), []
+        variables = network.init(jax.random.key(0), *example_inputs(kind))
+        return network, Loaded(variables, {"kind": kind, "fields": fields}, [])
     loaded = load(kind, weights)
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in loaded.config["fields"].items()}
     # Its fields are hashed when it is part of a compiled program.
     network = KINDS[kind](**fields, dtype=jnp.dtype(dtype))
     expected = jax.eval_shape(network.init, jax.random.key(0), *example_inputs(kind))
     check_params(loaded.variables, expected, weights)
-    return network, jax.tree.map(jnp.asarray, loaded.variables), loaded.provenance
+    return network, loaded._replace(variables=jax.tree.map(jnp.asarray, loaded.variables))
 
 
 def wanted_experts(config: ConfigDict) -> dict[str, tuple[str, bool]]:
@@ -89,10 +92,12 @@ def load_experts(config: ConfigDict) -> tuple[Experts, list[dict[str, Any]]]:
         network = variables = None
         if is_needed:
             expert = config.experts[name]
-            network, variables, records = load_expert(
+            network, loaded = load_expert(
                 kind, expert.weights, expert.fields.to_dict(), config.model.dtype
             )
-            provenance += records + _own(f"experts.{name}", Path(expert.weights) / PARAMS_FILE)
+            variables = loaded.variables
+            own = _own(f"experts.{name}", Path(expert.weights) / PARAMS_FILE)
+            provenance += loaded.provenance + own
         found |= {name: network, f"{name}_variables": variables}
     return Experts(**found), provenance
 

@@ -20,18 +20,19 @@ def apply_exactly(network: nn.Module, variables: Any, *arrays: Any, **options: A
         return network.apply(variables, *arrays, **options)
 
 
-def in_blocks(function: Callable[..., Any], *videos: np.ndarray) -> np.ndarray:
+def in_blocks(function: Callable[..., Any], *videos: np.ndarray, block: int = BLOCK) -> np.ndarray:
     """What a compiled function of (block, ...) arrays makes of videos of the same length.
 
     The last block is filled up with its last frame. All blocks are handed out before the first
     result is waited for.
     """
-    results = [function(*blocks) for blocks in zip(*map(blocks_of, videos), strict=True)]
+    blocks = (blocks_of(video, block) for video in videos)
+    results = [function(*arrays) for arrays in zip(*blocks, strict=True)]
     return np.concatenate(results)[: len(videos[0])]
 
 
-def blocks_of(frames: np.ndarray) -> list[np.ndarray]:
-    """Frames in blocks of BLOCK, the last one filled up with its last frame."""
-    missing = -len(frames) % BLOCK
+def blocks_of(frames: np.ndarray, block: int = BLOCK) -> list[np.ndarray]:
+    """Frames in blocks of one length, the last one filled up with its last frame."""
+    missing = -len(frames) % block
     filled = np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
-    return list(filled.reshape(-1, BLOCK, *frames.shape[1:]))
+    return list(filled.reshape(-1, block, *frames.shape[1:]))

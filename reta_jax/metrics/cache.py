@@ -127,8 +127,9 @@ def other_voice(index: int, people: Sequence[str]) -> int:
     Args:
       people: who speaks in each clip; empty where that is not known.
     """
-    before = [(index - i) % len(people) for i in range(1, len(people) + 1)]
-    return next((i for i in before if people[i] != people[index]), before[0])
+    before = ((index - i) % len(people) for i in range(1, len(people)))
+    nearest = (index - 1) % len(people)
+    return next((i for i in before if people[i] != people[index]), nearest)
 
 
 def _digest_of(record: dict[str, Any]) -> str:

@@ -5,26 +5,21 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from data_pipeline.emotions import EMOTIONS
+from data_pipeline.face import MOUTH
 from data_pipeline.face_basis import load_face_basis
 from data_pipeline.loader import EvaluationClip
-from reta_jax.experts.landmark_net import MOUTH, from_lower_face
+from reta_jax.experts.landmark_net import from_lower_face
 from reta_jax.metrics.blocks import in_blocks
 from reta_jax.metrics.image import psnr, ssim
-from reta_jax.metrics.judges import MEDIAPIPE, Judges
+from reta_jax.metrics.judges import MEDIAPIPE, Judge, Judges
 from reta_jax.metrics.landmarks import (
-    PIXELS,
     PIXELS_SIDE,
-    blinks_per_minute,
+    compare_faces,
     eye_distance,
-    eye_opening,
-    head_motion,
-    lip_landmark_error,
-    shape_distance,
 )
 from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
 from reta_jax.metrics.mouth import Lips, compare_lips, lip_gap
@@ -155,20 +150,25 @@ def measure(
     if video.mouth is not None:
         figures |= compare_mouths(clip, video.mouth, video.face, row.audio)
     if video.face is not None:
+        true_face = clip.landmarks if has_landmarks(clip) else None
+        unit = float(eye_distance(clip.landmarks).mean())
         sees_lids = judges.face.network == MEDIAPIPE  # face_net overlooks most blinks at 64 px
-        figures |= compare_faces(
-            video.face, clip.landmarks if has_landmarks(clip) else None, sees_lids
-        )
+        figures |= compare_faces(video.face, true_face, unit, PIXELS_SIDE, sees_lids)
     if video.person is not None and truth.person is not None:
         figures["identity_similarity"] = float((video.person * truth.person).sum(1).mean())
     if video.lips is not None and truth.lips is not None and "mesh" in protocol.figures:
         figures |= lip_vertex_error(video.lips, truth.lips)
     if judges.emotion and "emotion" in protocol.figures and clip.emotion >= 0:
-        named = judges.emotion.look(video.frames)
-        figures |= {"emotion_accuracy": float(named == clip.emotion), NAMED: float(named)}
+        figures |= judge_emotion(judges.emotion, video.frames, clip.emotion)
     if judges.sync and "sync" in protocol.figures:
         figures |= judge_crops(judges.sync.look, protocol, video.frames, row.audio, clip.sync_box)
     return figures
+
+
+def judge_emotion(judge: Judge, frames: UInt8[np.ndarray, "t h w 3"], emotion: int) -> Figures:
+    """ACC_e of one video, and what was named."""
+    named = judge.look(frames)
+    return {"emotion_accuracy": float(named == emotion), NAMED: float(named)}
 
 
 def fid_features(
@@ -227,28 +227,8 @@ def compare_mouths(
     lips_of = lambda points: Lips(points, lip_gap(points) / unit)
     if has_landmarks(clip):
         truth = lips_of(np.float64(clip.landmarks[:, MOUTH]))
-    boxes = jnp.broadcast_to(clip.sync_box, (len(mouth), 4))
-    lips = np.asarray(from_lower_face(jnp.asarray(mouth), boxes), np.float64)
+    lips = np.float64(from_lower_face(np.float32(mouth), clip.sync_box[None]))
     return compare_lips(lips_of(lips), truth, unit, PIXELS_SIDE, audio)
-
-
-def compare_faces(
-    face: Float[np.ndarray, "t 68 2"], truth: Float[np.ndarray, "t 68 2"] | None, sees_lids: bool
-) -> Figures:
-    """Shape against the true one, if known, in distances of the eyes; what head and eyes do."""
-    seen = np.isfinite(face[:, 0, 0])
-    figures = {"faces_seen": float(seen.mean())}
-    if seen.sum() < 3:
-        return figures
-    if truth is not None:
-        distance = shape_distance(face[seen], truth[seen])
-        figures["face_landmark_distance"] = distance / float(eye_distance(truth).mean())
-        figures[f"face_landmark_distance{PIXELS}"] = distance * PIXELS_SIDE
-        figures |= lip_landmark_error(face[seen], truth[seen])
-    figures["head_motion"] = head_motion(face[seen])
-    if sees_lids:
-        figures["blinks_per_minute"] = blinks_per_minute(np.asarray(eye_opening(face)))
-    return figures
 
 
 def has_landmarks(clip: EvaluationClip) -> bool:

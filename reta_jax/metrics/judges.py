@@ -7,7 +7,7 @@ import functools
 import importlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,10 @@ from ml_collections import ConfigDict
 
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
-from data_pipeline.face import FaceLandmarker, landmarker_model
+from data_pipeline.face import MOUTH, FaceLandmarker, landmarker_model
 from data_pipeline.records import trained_people
-from reta_jax.experts.identity_net import IdentityNet
 from reta_jax.experts.inception import FIDInception
-from reta_jax.experts.landmark_net import MOUTH, into_lower_face, lower_face
+from reta_jax.experts.landmark_net import into_lower_face, lower_face
 from reta_jax.experts.load import load_expert
 from reta_jax.files import file_digest
 from reta_jax.images import to_float
@@ -32,9 +31,9 @@ from reta_jax.metrics.blocks import BLOCK, apply_exactly, in_blocks
 from reta_jax.metrics.cache import digest, weights_digest
 from reta_jax.metrics.mouth import find_points
 from reta_jax.metrics.sync import SyncJudge
-from reta_jax.pretrained.load import load
+from reta_jax.pretrained.load import Loaded, load
 from reta_jax.render import SYNTHETIC_WEIGHTS
-from reta_jax.weights import PARAMS_FILE, check_params
+from reta_jax.weights import PARAMS_FILE
 
 JUDGES = SYNTHETIC_WEIGHTS.parent
 ROOT = JUDGES.parents[1]  # of the project
@@ -106,7 +105,7 @@ def load_judges(
         face = _mediapipe(face_landmarker)
         mouth = _lips(face)
     else:
-        face = _face(own("face_net")) if own("face_net") else None
+        face = _of_pictures("landmark_net", own("face_net")) if own("face_net") else None
         mouth = _mouth(folder / "landmark_net")
     syncnet = syncnet or imported("syncnet_v2") or own("syncnet_v2")
     inception = inception or imported("fid_inception")
@@ -114,14 +113,14 @@ def load_judges(
         mouth=mouth,
         emotion=_emotion(emotion or folder / "emotion_fan"),
         face=face,
-        identity=who and (_function(who) if ":" in str(who) else _identity(who)),
+        identity=who and (_function(who) if ":" in str(who) else _of_pictures("identity_net", who)),
         sync=_sync(syncnet) if syncnet else None,
         inception=_inception(inception) if inception else None,
     )
 
 
 def _mouth(source: Path) -> Judge:
-    network, variables, about = _load("landmark_net", source)
+    network, loaded, about = _load("landmark_net", source)
 
     @jax.jit
     def find(variables, box, frames):
@@ -129,13 +128,15 @@ def _mouth(source: Path) -> Judge:
         faces = lower_face(to_float(frames), boxes, network.size)
         return apply_exactly(network, variables, faces)
 
-    look = lambda frames, box: in_blocks(functools.partial(find, variables, box), frames)
+    look = lambda frames, box: in_blocks(functools.partial(find, loaded.variables, box), frames)
     return about._replace(look=look)
 
 
-def _face(source: Path) -> Judge:
-    network, variables, about = _load("landmark_net", source)
-    return about._replace(look=functools.partial(in_blocks, _on_pictures(network, variables)))
+def _of_pictures(kind: str, source: str | Path) -> Judge:
+    """A judge that says something of each picture alone, whole as it is."""
+    network, loaded, about = _load(kind, source)
+    find = _on_pictures(network, loaded.variables)
+    return about._replace(look=functools.partial(in_blocks, find))
 
 
 def _on_pictures(network: nn.Module, variables: Any) -> Callable[[Frames], Any]:
@@ -161,20 +162,9 @@ def _lips(face: Judge) -> Judge:
     """A judge of mouths that takes the lips from a face's landmarks."""
 
     def look(frames: Frames, box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "t 20 2"]:
-        boxes = jnp.broadcast_to(box, (len(frames), 4))
-        return np.asarray(into_lower_face(jnp.asarray(face.look(frames)[:, MOUTH]), boxes))
+        return into_lower_face(np.float32(face.look(frames)[:, MOUTH]), box[None])
 
     return face._replace(look=look)
-
-
-def _identity(source: str | Path) -> Judge:
-    loaded = load("identity_net", str(source))
-    network = IdentityNet(**loaded.config["fields"])
-    expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    check_params(loaded.variables, expected, str(source))
-    about = _about("identity_net", source, loaded.variables)
-    find = _on_pictures(network, loaded.variables)
-    return about._replace(look=functools.partial(in_blocks, find))
 
 
 def _function(source: str) -> Judge:
@@ -205,8 +195,8 @@ _NOISE = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 
 
 def _emotion(source: Path) -> Judge:
-    network, variables, about = _load("emotion_fan", source)
-    config = load("emotion_fan", str(source)).config
+    network, loaded, about = _load("emotion_fan", source)
+    config = loaded.config
     size = config.get("image_size", FAN_SIZE if config.get("provenance") else OWN_SIZE)
     labels = [EMOTIONS.index(label) for label in config.get("labels", EMOTIONS)]
 
@@ -218,48 +208,39 @@ def _emotion(source: Path) -> Judge:
 
     def look(frames: Frames) -> int:
         spread = np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)
-        return labels[int(np.argmax(feel(variables, frames[spread])))]
+        return labels[int(np.argmax(feel(loaded.variables, frames[spread])))]
 
     return about._replace(look=look)
 
 
 def _sync(source: Path) -> Judge:
-    network, variables, about = _load("syncnet_v2", source)
-    return about._replace(look=SyncJudge(network, variables))
+    network, loaded, about = _load("syncnet_v2", source)
+    return about._replace(look=SyncJudge(network, loaded.variables))
 
 
 def _inception(source: Path) -> Judge:
     loaded = load("fid_inception", str(source))
     find = _on_pictures(FIDInception(), loaded.variables)
-
-    def look(frames: Frames) -> Float[np.ndarray, "t 2048"]:
-        blocks = [frames[i : i + FID_BLOCK] for i in range(0, len(frames), FID_BLOCK)]
-        full = [np.resize(block, (FID_BLOCK, *block.shape[1:])) for block in blocks]
-        return np.concatenate([find(block) for block in full])[: len(frames)]
-
-    return _about("fid_inception", source, loaded.variables)._replace(look=look)
+    look = functools.partial(in_blocks, find, block=FID_BLOCK)
+    return _about("fid_inception", source, loaded)._replace(look=look)
 
 
-def _load(kind: str, source: str | Path) -> tuple[nn.Module, Any, Judge]:
-    network, variables, provenance = load_expert(kind, str(source), {})
-    return network, variables, _about(kind, source, variables, provenance)
+def _load(kind: str, source: str | Path) -> tuple[nn.Module, Loaded, Judge]:
+    network, loaded = load_expert(kind, str(source), {})
+    return network, loaded, _about(kind, source, loaded)
 
 
-def _about(
-    kind: str, source: str | Path, variables: Any, provenance: Sequence[dict[str, Any]] = ()
-) -> Judge:
-    loaded = load(kind, str(source))
-    records = [*provenance, *loaded.provenance]
+def _about(kind: str, source: str | Path, loaded: Loaded) -> Judge:
     used = {name: loaded.config.get(name) for name in ("fields", "labels", "image_size")}
     # An Emotion-FAN's size hangs on whether it is published.
     used["is_published"] = bool(loaded.config.get("provenance"))
     own = Path(source) / PARAMS_FILE
-    files = {file["sha256"] for record in records for file in record.get("files", ())}
+    files = {file["sha256"] for record in loaded.provenance for file in record.get("files", ())}
     return Judge(
         network=kind,
         source=str(source),
         look=lambda *_: None,
-        sha256=digest(weights_digest(variables), kind, json.dumps(used, sort_keys=True)),
+        sha256=digest(weights_digest(loaded.variables), kind, json.dumps(used, sort_keys=True)),
         files=tuple(sorted(files | ({file_digest(own)} if own.is_file() else set()))),
         people=tuple(loaded.config.get("people", ())),
         held_out_score=loaded.config.get("held_out_score"),
@@ -277,8 +258,8 @@ def objections(
     """Why a judge's word on the model of this config is worth less, a sentence each.
 
     Its weights are those of a network the model was trained against, or it was trained on the
-    people that the model was trained on, or on those of the clips, or it is not known on whom. Nor
-    is a model's that knows the people of the clips.
+    people that the model was trained on, or on those of the clips, or it is not known on whom. The
+    model's own figures are doubted, too, if it was trained on people of these clips.
 
     Args:
       shown: identities of the clips.

@@ -8,11 +8,11 @@ import scipy.ndimage
 from jaxtyping import Array, Float
 
 from data_pipeline.audio import FPS
+from data_pipeline.face import MOUTH
 
 OUTER_CORNERS = (36, 45)
 STEADY = (27, 28, 29, 30, 36, 39, 42, 45)  # the bridge of the nose and the eyes' corners
 LIDS = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47))
-LIPS = slice(48, 68)
 PIXELS, PIXELS_SIDE = "_px", 256.0  # suffix of distances in pixels, and the side of their picture
 CORNERS_MM = 90.0  # between an adult's outer eye corners, about
 SHUT = 0.6  # of the eyes' usual opening
@@ -68,6 +68,40 @@ def shape_distance(a: Float[np.ndarray, "t k 2"], b: Float[np.ndarray, "t k 2"])
     return float(np.linalg.norm(a - b, axis=-1).mean())
 
 
+def compare_faces(
+    face: Float[np.ndarray, "t 68 2"],
+    truth: Float[np.ndarray, "t 68 2"] | None,
+    unit: float,
+    pixels: float,
+    sees_lids: bool,
+) -> dict[str, float]:
+    """Shape against the true one, if it is known, and what head and eyes do.
+
+    The distance of faces is as that of lips, the field's F-LMD. Frames without a face (NaN) are
+    left out; of fewer than three with one, their share alone is told.
+
+    Args:
+      unit: the distance of the true outer eye corners, in the points' unit.
+      pixels: what the points' unit is at 256 px.
+      sees_lids: the points tell when eyes are shut.
+    """
+    seen = np.isfinite(face[:, 0, 0])
+    figures = {"faces_seen": float(seen.mean())}
+    if truth is not None:
+        seen &= np.isfinite(truth[:, 0, 0])
+    if seen.sum() < 3:
+        return figures
+    if truth is not None:
+        distance = shape_distance(face[seen], truth[seen])
+        figures["face_landmark_distance"] = distance / unit
+        figures[f"face_landmark_distance{PIXELS}"] = distance * pixels
+        figures |= lip_landmark_error(face[seen], truth[seen])
+    figures["head_motion"] = head_motion(face[seen])
+    if sees_lids:
+        figures["blinks_per_minute"] = blinks_per_minute(np.asarray(eye_opening(face)))
+    return figures
+
+
 def lip_landmark_error(
     points: Float[np.ndarray, "t 68 2"], truth: Float[np.ndarray, "t 68 2"]
 ) -> dict[str, float]:
@@ -76,7 +110,7 @@ def lip_landmark_error(
     Points are about the centre of the steady ones, in mm if the true face's outer eye corners are
     90 mm apart: mean_t max_v |d|^2 and mean_t max_v |d|. What turns away from the camera is lost.
     """
-    lips, true_lips = (x[:, LIPS] - x[:, STEADY].mean(1, keepdims=True) for x in (points, truth))
+    lips, true_lips = (x[:, MOUTH] - x[:, STEADY].mean(1, keepdims=True) for x in (points, truth))
     worst = np.linalg.norm(lips - true_lips, axis=-1).max(1)
     worst = worst * (CORNERS_MM / float(eye_distance(truth).mean()))
     return {

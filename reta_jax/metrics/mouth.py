@@ -15,14 +15,13 @@ from jaxtyping import Bool, Float, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
-from data_pipeline.face import FaceLandmarker
+from data_pipeline.face import LOWER_LIP, MOUTH, UPPER_LIP, FaceLandmarker
 from data_pipeline.video import read_video
 from reta_jax.commands import sentences_for_errors
-from reta_jax.metrics.landmarks import LIPS, PIXELS, eye_distance, shape_distance
+from reta_jax.metrics.landmarks import PIXELS, eye_distance, shape_distance
 from reta_jax.metrics.statistics import Figures
 from reta_jax.ops.voice_activity import QUIET
 
-UPPER_LIP, LOWER_LIP = 62 - 48, 66 - 48  # of the 20 points of the lips, iBUG 62 and 66
 SIDE = 256  # what the landmarker sees: it misses faces of a few dozen pixels
 QUIETEST_DB = -60.0
 LOUD = 95  # percentile of the frames: as loud as speech is, and no click's level
@@ -51,12 +50,13 @@ def find_points(
 
 def opening(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
     """Gap of the inner lips over the distance of the outer eye corners; NaN without a face."""
-    return lip_gap(points[:, LIPS]) / eye_distance(points)
+    return lip_gap(points[:, MOUTH]) / eye_distance(points)
 
 
 def lip_gap(mouth: Float[np.ndarray, "t 20 2"]) -> Float[np.ndarray, " t"]:
     """Gap of the inner lips in the points' unit."""
-    return np.linalg.norm(mouth[:, LOWER_LIP] - mouth[:, UPPER_LIP], axis=-1)
+    upper, lower = (mouth[:, point - MOUTH.start] for point in (UPPER_LIP, LOWER_LIP))
+    return np.linalg.norm(lower - upper, axis=-1)
 
 
 class Lips(NamedTuple):

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -16,11 +15,11 @@ from jaxtyping import Float, UInt8
 from data_pipeline.audio import SAMPLES_PER_FRAME, to_float
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.records import list_clips, open_records
-from data_pipeline.video import VideoWriter, read_video
+from data_pipeline.video import VideoWriter, read_video, resized
 from reta_jax.metrics.cache import Judged, other_voice
 from reta_jax.metrics.clips import has_known_mesh
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.render import Renderer, encode_portrait, forward_chunk
+from reta_jax.render import Renderer, window_controls
 from reta_jax.windows import audio_windows
 
 
@@ -49,34 +48,19 @@ def render_clip(renderer: Renderer, clip: EvaluationClip) -> Rendered:
     return Rendered(np.stack(frames), p_exp, seconds, latency)
 
 
-def resized(
-    frame: UInt8[np.ndarray, "h w 3"], height: int, width: int
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    if frame.shape[:2] == (height, width):
-        return frame
-    shrinks = height < frame.shape[0]
-    return cv2.resize(
-        frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
-
-
 def coefficients(renderer: Renderer, clip: EvaluationClip) -> Float[np.ndarray, "t 64"]:
     """p_exp of every frame, as it was rendered."""
     reta = renderer.reta
-    portrait = resized(clip.portrait, renderer.size, renderer.size)
-    identity = encode_portrait(reta, renderer.prepared, portrait[None])
-    args = renderer.prepared, renderer.morphable, identity
     found = [
-        _p_exp(reta, *args, audio[None], renderer.silence)[0]
+        _p_exp(reta, renderer.prepared, renderer.morphable, audio[None], renderer.silence)[0]
         for audio, _ in audio_windows(clip.audio, reta.window)
     ]
     return np.concatenate(found)
 
 
 @functools.partial(jax.jit, static_argnames="reta")
-def _p_exp(reta, params, morphable, identity, audio, silence):
-    """The generator is not run: nothing that is returned depends on it."""
-    return forward_chunk(reta, params, morphable, identity, audio, silence)[1].p_exp
+def _p_exp(reta, params, morphable, audio, silence):
+    return window_controls(reta, params, morphable, audio, silence).p_exp
 
 
 def through_codec(
@@ -97,19 +81,17 @@ def waiting_clips(
 
     The next one is decoded while this one is judged. Alone in its split, a clip borrows none.
     """
-    clips = evaluation_clips(data, protocol.split, protocol.size)
+    waiting = [i for i, one in enumerate(known) if one is None]
+    clips = evaluation_clips(data, protocol.split, protocol.size, waiting)
     records = open_records(data, protocol.split)
     people = [row["identity"] for row in list_clips(data, protocol.split)]
-    last = max(i for i, one in enumerate(known) if one is None)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, clips)
-        for i in range(last + 1):
+        for i in waiting:
             clip = coming.result()
-            if i < last:
-                coming = reader.submit(next, clips)
-            if known[i] is None:
-                other = other_voice(i, people)
-                yield i, clip, None if other == i else to_float(records[other]["audio"])
+            coming = reader.submit(next, clips, None)  # None comes after the last
+            other = other_voice(i, people)
+            yield i, clip, None if other == i else to_float(records[other]["audio"])
 
 
 def cut(clip: EvaluationClip, protocol: Protocol) -> EvaluationClip:

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.emotions import UNKNOWN_EMOTION
-from data_pipeline.face import FaceLandmarker, crop, emoca_box, smooth_boxes, sync_box
-from data_pipeline.video import Video, read_soundtrack, read_video
+from data_pipeline.face import MOUTH, FaceLandmarker, crop, emoca_box, smooth_boxes, sync_box
+from data_pipeline.video import Video, read_soundtrack, read_video, resized
 from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.clips import (
     TOO_SHORT,
@@ -24,25 +24,19 @@ from reta_jax.metrics.clips import (
     emotion_name,
     fid_features,
     judge_crops,
+    judge_emotion,
 )
 from reta_jax.metrics.judges import FAN_SIZE, Judges
 from reta_jax.metrics.landmarks import (
-    LIPS,
-    PIXELS,
     PIXELS_SIDE,
-    blinks_per_minute,
+    compare_faces,
     eye_distance,
-    eye_opening,
-    head_motion,
-    lip_landmark_error,
-    shape_distance,
 )
 from reta_jax.metrics.mouth import Lips, compare_lips, find_points, opening
 from reta_jax.metrics.pairs import Pair
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.metrics.rendering import resized
 from reta_jax.metrics.rows import GENERATED, TRUTH, known_videos, rows
-from reta_jax.metrics.statistics import NAMED, Figures
+from reta_jax.metrics.statistics import Figures
 from reta_jax.metrics.sync import is_long_enough
 
 
@@ -244,11 +238,14 @@ def measure(
     if video.points is not None and "mouth" in protocol.figures:
         figures |= compare_mouths(video, real, voice)
     if video.points is not None and "face" in protocol.figures:
-        figures |= compare_faces(video, real)
+        unit, pixels = _unit(video, real), _pixels(video)
+        figures |= compare_faces(video.points, real.points, unit, pixels, sees_lids=True)
     if video.person is not None:
         figures["identity_similarity"] = float((video.person * real.person).sum(1).mean())
     if judges.emotion and "emotion" in protocol.figures and emotion != UNKNOWN_EMOTION:
-        figures |= judge_emotion(judges.emotion.look, video, emotion)
+        crops = face_crops(video)
+        if crops is not None:
+            figures |= judge_emotion(judges.emotion, crops, emotion)
     if judges.sync and "sync" in protocol.figures and voice is not None:
         figures |= judge_sync(judges.sync.look, protocol, video, voice)
     return figures
@@ -267,17 +264,6 @@ def judge_sync(
     suffix = "_whole" if protocol.sync_crops[0] != "whole" else ""
     figures = judge_crops(look, whole, video.frames, voice, None)
     return {f"{name}{suffix}": figure for name, figure in figures.items()}
-
-
-def judge_emotion(
-    look: Callable[[UInt8[np.ndarray, "t c c 3"]], int], video: Face, emotion: int
-) -> Figures:
-    """ACC_e of one video, and what was named; nothing where no face is seen."""
-    crops = face_crops(video)
-    if crops is None:
-        return {}
-    named = look(crops)
-    return {"emotion_accuracy": float(named == emotion), NAMED: float(named)}
 
 
 def face_crops(video: Face) -> UInt8[np.ndarray, "t c c 3"] | None:
@@ -317,33 +303,14 @@ def _has_face(video: Face) -> Bool[np.ndarray, " t"]:
 
 def compare_mouths(video: Face, real: Face, voice: Float[np.ndarray, " n"] | None) -> Figures:
     """Figures of `compare_lips`, in distances of the real one's outer eye corners."""
+    lips, true_lips = (Lips(x[:, MOUTH], opening(x)) for x in (video.points, real.points))
+    return compare_lips(lips, true_lips, _unit(video, real), _pixels(video), voice)
+
+
+def _unit(video: Face, real: Face) -> float:
+    """The distance of the real one's outer eye corners; NaN if no frame shows both faces."""
     seen = _has_face(video) & _has_face(real)
-    if seen.sum() < 3:
-        return {}
-    unit = float(eye_distance(real.points[seen]).mean())
-    lips, true_lips = (Lips(x[:, LIPS], opening(x)) for x in (video.points, real.points))
-    return compare_lips(lips, true_lips, unit, _pixels(video), voice)
-
-
-def compare_faces(video: Face, real: Face) -> Figures:
-    """Figures of all landmarks, in distances of the real one's outer eye corners.
-
-    The distance of faces is as that of lips, the field's F-LMD. Figures that need a face leave out
-    the frames without one.
-    """
-    figures = {"faces_seen": float(_has_face(video).mean())}
-    seen = _has_face(video) & _has_face(real)
-    if seen.sum() < 3:
-        return figures
-    points, truth = video.points[seen], real.points[seen]
-    distance = shape_distance(points, truth)
-    return figures | {
-        "face_landmark_distance": distance / float(eye_distance(truth).mean()),
-        f"face_landmark_distance{PIXELS}": distance * _pixels(video),
-        **lip_landmark_error(points, truth),
-        "head_motion": head_motion(points),
-        "blinks_per_minute": blinks_per_minute(eye_opening(video.points)),
-    }
+    return float(eye_distance(real.points[seen]).mean()) if seen.any() else np.nan
 
 
 def _pixels(video: Face) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import InputError
+from data_pipeline.face import MOUTH
 from reta_jax.pretrained.source import Source, Weights
 
 MODES = 64
@@ -19,7 +20,6 @@ DECIMETRE = 10.0  # centimetres; the prepared file's unit
 MICROMETRES = 1e5  # of the raw model, to a decimetre
 LIMIT = 3.0  # standard deviations, which a mode's coefficient counts: up to here it is a face
 LIP_RADIUS = 1.0  # centimetres around a mouth landmark
-MOUTH = slice(48, 68)
 RAW_FILES = (
     "01_MorphableModel.mat", "Exp_Pca.bin", "std_exp.txt", "BFM_exp_idx.mat", "BFM_front_idx.mat",
     "facemodel_info.mat",

@@ -475,6 +475,8 @@ def test_evaluation_yields_whole_clips_with_a_neutral_portrait(data, tmp_path):
     neutral = {clip.identity: clip for clip in clips if clip.clip.endswith("_00")}
     for clip in clips:
         np.testing.assert_array_equal(clip.portrait, neutral[clip.identity].frames[0])
+    later = loader.evaluation_clips(data, "train", indices=[3, 7])
+    assert [clip.clip for clip in later] == [clips[3].clip, clips[7].clip]
     write(tmp_path, [make_clip(0, 1, 6)._replace(frames=make_clip(0, 1, 9).frames[3:])])
     (alone,) = loader.evaluation_clips(tmp_path, "train", size=8)
     assert alone.frames.shape == (6, 8, 8, 3)

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from data_pipeline.face import MOUTH
 from reta_jax.experts.landmark_net import (
-    MOUTH,
     LandmarkNet,
+    from_lower_face,
     into_lower_face,
     lower_face,
     mouth_opening,
@@ -36,6 +38,19 @@ def test_lower_face_shows_a_point_where_it_says():
     seen = np.asarray(lower_face(frame, box, 96))[0, ..., 0]
     row, column = np.unravel_index(seen.argmax(), seen.shape)
     np.testing.assert_allclose([(column + 0.5) / 96, (row + 0.5) / 96], point, atol=1.1 / 96)
+
+
+@pytest.mark.parametrize("move", [into_lower_face, from_lower_face])
+def test_numpy_stays_numpy(move):
+    """Eager JAX would compile anew for every clip's length."""
+    points = np.random.default_rng(0).random((3, 20, 2), np.float32)
+    box = np.float32([[0.1, 0.2, 0.9, 0.8]])
+    moved = move(points, box)
+    assert isinstance(moved, np.ndarray)
+    np.testing.assert_allclose(moved, move(jnp.asarray(points), jnp.asarray(box)), rtol=1e-6)
+    np.testing.assert_allclose(
+        from_lower_face(into_lower_face(points, box), box), points, atol=1e-6
+    )
 
 
 def test_what_sees_grey_asks_for_no_tint():

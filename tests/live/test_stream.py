@@ -239,9 +239,7 @@ def interrupted(*_):
 def test_the_mouth_rests_where_nobody_speaks(renderer, portrait):
     voice = to_float(speech(10 * FRAME))
     silent = np.concatenate([voice, np.zeros(40 * FRAME, np.float32)])
-    restless = Renderer(
-        renderer.reta, renderer.params, renderer.morphable, 32, close_in_silence=False
-    )
+    restless = Renderer(renderer.reta, renderer.params, renderer.morphable, close_in_silence=False)
     frames, free = renderer.render(portrait, silent), restless.render(portrait, silent)
     difference = np.abs(frames.astype(int) - free)
     assert difference[:10].max() <= 1  # of 255: still + 1 (moving - still) is rounded
@@ -255,7 +253,7 @@ def test_lips_rest_in_the_noise_of_a_room(renderer, portrait, emotion_span):
     sound = np.concatenate([to_float(speech(10 * FRAME)), noise.astype(np.float32)])
     reta = renderer.reta.clone(emotion_span=emotion_span)
     closing, restless = (
-        Renderer(reta, renderer.params, renderer.morphable, 32, close_in_silence=is_closed)
+        Renderer(reta, renderer.params, renderer.morphable, close_in_silence=is_closed)
         for is_closed in (True, False)
     )
     changes = lambda renderer: np.ptp(renderer.render(portrait, sound)[26:].astype(int), axis=0)

@@ -24,7 +24,6 @@ from reta_jax.metrics.videos import (
     NO_CROP,
     NO_LANDMARKS,
     Face,
-    compare_faces,
     compare_mouths,
     face_boxes,
     face_crops,
@@ -66,7 +65,8 @@ def track(levels: np.ndarray) -> np.ndarray:
 
 
 def compare_both(video, real, voice=None):
-    return compare_mouths(video, real, voice) | compare_faces(video, real)
+    protocol = Protocol(figures=("mouth", "face"))
+    return video_figures.measure(Judges(), protocol, video, real, voice)
 
 
 def save(

@@ -17,8 +17,8 @@ from configs.hdtf import get_config
 from data_pipeline.errors import InputError
 from reta_jax import parallel, state, step
 from reta_jax.checks import check_config
-from reta_jax.experts.judges import Experts
 from reta_jax.experts.load import KINDS, example_inputs
+from reta_jax.experts.teachers import Experts
 from reta_jax.models.morphable import builtin_morphable
 from tests.weights import random_variables
 

@@ -144,16 +144,16 @@ def test_pixel_statistics_reach_the_network(folder, tmp_path):
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     adjusted = (((images + 1) / 2 - mean) / std).astype(np.float32)
     for name in (folder, tmp_path / "out"):
-        network, variables, records = load_expert("emotion_vit", str(name), {})
+        network, loaded = load_expert("emotion_vit", str(name), {})
         assert hash(network) == hash(network.clone())  # as a constant of a compiled program must
         assert (network.mean, network.std) == (tuple(mean), tuple(std))
-        expected = plain.apply(variables, jnp.asarray(adjusted))
+        expected = plain.apply(loaded.variables, jnp.asarray(adjusted))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-            network.apply(variables, jnp.asarray(images)),
+            network.apply(loaded.variables, jnp.asarray(images)),
             expected,
         )
-        assert records[0]["source"] == "emotion_vit"
+        assert loaded.provenance[0]["source"] == "emotion_vit"
 
 
 @pytest.mark.parametrize("other", [{"hidden_act": "relu"}, {"layer_norm_eps": 1e-5}])

@@ -1,4 +1,4 @@
-"""The frozen experts of the training losses, as one pytree of weights with methods.
+"""The frozen teachers of the training losses, as one pytree of weights with methods.
 
 Their weights are arguments of the step, never constants of the compiled program.
 """
