@@ -32,7 +32,7 @@ from ml_collections import ConfigDict, config_flags
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.records import (
-    decode_jpeg,
+    decode_picture,
     list_clips,
     list_splits,
     open_records,
@@ -170,8 +170,9 @@ def check_pictures(config: ConfigDict) -> None:
     """Raises InputError if a data set's pictures are smaller than those that the model makes."""
     wanted = config.model.size
     for dir in config.data.dirs:
-        first = read_record(open_records(dir, "train"), 0, list_clips(dir, "train")[0]["clip"])
-        size = len(decode_jpeg(first["frames"][0]))
+        records, clip = open_records(dir, "train"), list_clips(dir, "train")[0]["clip"]
+        jpeg = read_record(records, 0, clip)["frames"][0]
+        size = len(decode_picture(records, 0, clip, jpeg))
         if size < wanted:
             anew = f"prepare another folder with --size {wanted}"
             if config.data.synthetic_identities:
