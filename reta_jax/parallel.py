@@ -190,8 +190,7 @@ def data_parallel(step: Callable, mesh: Mesh) -> Callable:
     """Maps a per-device `step(state, constants, batch) -> (state, metrics)` over the mesh.
 
     The state and the constants are replicated, the batch is split along its first axis, and the
-    state is donated. Means over devices are taken inside the step's loss (`jax.lax.pmean`): the
-    gradient of a mean with respect to a replicated input is then already the global gradient.
+    state is donated. The step averages its gradients itself, once (`reta_jax.step.mean_gradient`).
     """
     mapped = jax.shard_map(
         step,
