@@ -235,7 +235,6 @@ class _Play:
     def __init__(self, program: Program):
         self.program = program
         self.sources: dict[int, frozenset[int]] = {v: frozenset((v,)) for v in program.inputs}
-        self.given = set(program.inputs)  # arguments: they lie there anyhow
         self.unpadded: dict[int, int] = {}
         self.names: dict[int, int] = {}  # of views: the value that they show
         self.born: dict[int, int] = {}

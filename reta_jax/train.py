@@ -14,7 +14,6 @@ batch, the losses and what the gradients were. launch/README.md says how to read
 """
 
 import functools
-import json
 import math
 import signal
 import sys
@@ -46,7 +45,7 @@ from reta_jax.checks import check_config
 from reta_jax.commands import DivergenceError, run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
-from reta_jax.files import write_whole
+from reta_jax.files import write_json
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
@@ -61,6 +60,7 @@ from reta_jax.state import (
     create_state,
     first_key,
     state_shapes,
+    teacher_width,
 )
 from reta_jax.step import GRADIENT_NORMS, Constants, make_step
 from reta_jax.weights import config_to_dict
@@ -113,8 +113,7 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
     workdir.mkdir(parents=True, exist_ok=True)
     parallel.check_shared(workdir)
     mesh = parallel.make_mesh()
-    teacher_width = experts.teacher.width if experts.teacher else config.model.style_dim
-    networks = build_networks(config, teacher_width)
+    networks = build_networks(config, teacher_width(config, experts.teacher))
     morphable, records = load_morphable(config.model)
     constants = parallel.replicate(Constants(experts, morphable), mesh)
     batches = open_batches(config)  # before the start, which takes longer to fail
@@ -195,10 +194,7 @@ def start(
     checkpoints = Checkpoints(workdir, config)
     if checkpoints.latest_step is not None:
         print(f"going on from step {checkpoints.latest_step} of {workdir}", flush=True)
-        placed = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract
-        )
-        state, data_state = checkpoints.restore(placed)
+        state, data_state = checkpoints.restore(parallel.placed(abstract, replicated))
         return state, checkpoints, data_state, []
     initial = initial_weights(config, abstract)
     if initial.otherwise and jax.process_index() == 0:
@@ -214,7 +210,7 @@ def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[s
     known = read_provenance(workdir)
     known += [record for record in records if record not in known]
     if jax.process_index() == 0:
-        write_whole(workdir / PROVENANCE_FILE, f"{json.dumps(known, indent=1)}\n".encode())
+        write_json(workdir / PROVENANCE_FILE, known)
         print_licences(known)
     return known
 
