@@ -33,7 +33,7 @@ from reta_jax.config import random_teachers
 from reta_jax.cost import ACCELERATORS, Step, abstract_batch, abstract_job, analyse
 from reta_jax.experts.load import load_experts
 from reta_jax.pretrained.load import load_morphable
-from reta_jax.state import build_networks, create_state
+from reta_jax.state import build_networks, create_state, teacher_width
 from reta_jax.step import Constants
 
 _REPEATS = flags.DEFINE_integer("repeats", 20, "Steps that are timed.", lower_bound=1)
@@ -56,8 +56,7 @@ def measure(config: ConfigDict, repeats: int) -> dict[str, Any]:
     check_config(config, jax.device_count())
     mesh = parallel.make_mesh()
     experts, _ = load_experts(config)
-    width = experts.teacher.width if experts.teacher else config.model.style_dim
-    networks = build_networks(config, width)
+    networks = build_networks(config, teacher_width(config, experts.teacher))
     morphable, _ = load_morphable(config.model)
     constants = parallel.replicate(Constants(experts, morphable), mesh)
     create = jax.jit(

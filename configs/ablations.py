@@ -1,7 +1,8 @@
 """Every row of Tables 4, 9 and 10 in the synthetic world, on a model that two cores can train.
 
 The argument names the row, one of ROWS or WEIGHTS. Each is the full model, with every loss of the
-paper, in which only the named fields differ; python -m reta_jax.ablate trains and judges them all.
+paper but L_adv, in which only the named fields differ; python -m reta_jax.ablate trains and judges
+them all.
 
     python -m reta_jax.train --config configs/ablations.py:no_hi
 
@@ -76,7 +77,7 @@ def _full(size: int) -> ConfigDict:
     config.loss.adversarial = 0.0  # this budget is too short for a discriminator
     # A portrait of the clip itself tells its emotion: that f_E can give another is EDS's to teach.
     config.data.portrait = "clip"
-    # All losses of the paper; L_emo's weight is twice that of the perceptual loss, as there.
+    # Every loss of the paper but L_adv; L_emo's weight is twice the perceptual loss's, as there.
     config.loss.emotion, config.loss.emotion_visual, train.eds = 0.1, True, True
     config.loss.sync = 0.1
     train.preview_every = train.save_every = 500

@@ -1,8 +1,8 @@
 """RETA on HDTF, the paper's recipe (Table 2: PSNR 22.82, SSIM 0.75, FID 14.80, Sync_c 6.21).
 
 256 px, 512-d codes, wav2vec 2.0, E_I and G from EDTalk, learning rate and weights of D.2; 8 A100 in
-the paper. What it leaves open (optimiser, batch, steps, clip length) is a choice of
-reta_jax/config.py. The paper trains on MEAD, too: configs/mead.py.
+the paper. What it leaves open (optimiser, batch, steps, clip length, augmentation) is a choice of
+reta_jax/config.py and of this file. The paper trains on MEAD, too: configs/mead.py.
 
     python -m reta_jax.pretrained import edtalk EDTalk_lip_pose.pt
     python -m reta_jax.pretrained import vgg19 vgg19-dcbb9e9d.pth

@@ -21,6 +21,4 @@ def get_config(variant: str = ""):
     config = hdtf.get_config()
     config.name = "mead"
     config.data.dirs, config.data.weights = ("data/mead", "data/hdtf"), (0.5, 0.5)
-    # MEAD is judged from a neutral portrait: a voice is to move a face that feels otherwise.
-    config.data.portrait = "identity"
     return smoke(config) if variant == "smoke" else config

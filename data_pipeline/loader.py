@@ -30,8 +30,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import sync_box
 from data_pipeline.pairing import pair_neighbours
 from data_pipeline.records import (
-    broken,
-    decode_jpeg,
+    decode_picture,
     describe_record,
     list_clips,
     open_records,
@@ -353,10 +352,7 @@ class Clips:
 
     def decode(self, index: int, jpeg: bytes, size: int | None) -> UInt8[np.ndarray, "s s 3"]:
         """A picture of clip `index`; raises InputError as `read` does."""
-        try:
-            return decode_jpeg(jpeg, size)
-        except Exception as error:
-            raise InputError(broken(self.describe(index), error)) from error
+        return decode_picture(self._records, index, self.names[index], jpeg, size)
 
     def describe(self, index: int) -> str:
         """Where clip `index` is, for a person."""

@@ -112,8 +112,14 @@ def encode_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 
 def decode_jpeg(data: bytes, size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of a record's JPEG, resized to `size` square if it has another."""
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    """RGB of a record's JPEG, resized to `size` square if it has another.
+
+    Raises:
+        InputError: it is damaged; of which record it is, `decode_picture` says.
+    """
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if bgr is None:
+        raise InputError("a picture cannot be read: copy the data set again or prepare it anew.")
     if size is not None:
         bgr = resized(bgr, size, size)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -332,13 +338,27 @@ def read_record(records: Sequence[dict[str, Any]], index: int, clip: str) -> dic
         record = records[index]
         found = record["clip"].decode()
     except Exception as error:  # Checksum, framing, protocol buffer: each has its own.
-        raise InputError(broken(describe_record(records, index, clip), error)) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{describe_record(records, index, clip)} cannot be read ({reason}): copy the data set "
+            "again or prepare it anew."
+        ) from error
     if found != clip:
         raise InputError(
             f"{describe_record(records, index, clip)} is clip {found} by now: the data set was "
             "prepared anew meanwhile; start again."
         )
     return record
+
+
+def decode_picture(
+    records: Sequence[dict[str, Any]], index: int, clip: str, jpeg: bytes, size: int | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """`decode_jpeg` of a picture of a record; raises InputError as `read_record` does."""
+    try:
+        return decode_jpeg(jpeg, size)
+    except InputError as error:
+        raise InputError(f"{describe_record(records, index, clip)}: {error}") from error
 
 
 def describe_record(records: Sequence[dict[str, Any]], index: int, clip: str) -> str:
@@ -349,9 +369,3 @@ def describe_record(records: Sequence[dict[str, Any]], index: int, clip: str) ->
     record = index - int(ends[shard]) + info.shard_lengths[shard]
     file = Path(info.filepaths[shard])
     return f"clip {clip} of {file.parents[1]} (record {record} of {file})"
-
-
-def broken(what: str, error: Exception) -> str:
-    """A sentence on a record, or a part of one, that a reader refuses."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{what} cannot be read ({reason}): copy the data set again or prepare it anew."

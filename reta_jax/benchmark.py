@@ -8,7 +8,6 @@ milliseconds are of this machine only. The report says what is counted (`COUNTED
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from data_pipeline.video import VideoWriter
 from reta_jax.absent import GPUS, compiler_options, devices_of
 from reta_jax.commands import check_device, keep_freed_memory, sentences_for_errors
 from reta_jax.config import paper
-from reta_jax.files import check_place, write_whole
+from reta_jax.files import check_place, write_json
 from reta_jax.images import to_uint8
 from reta_jax.kernels import print_kernels
 from reta_jax.models.morphable import position_map
@@ -502,7 +501,7 @@ def main(argv: list[str] | None = None) -> None:
             report["cold_start_seconds"] = cold_starts(renderer, COLD_REPEATS)
         print_report(report)
         if arguments.out:
-            write_whole(arguments.out, f"{json.dumps(report, indent=1)}\n".encode())
+            write_json(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -179,9 +179,7 @@ def load_part(checkpointer: ocp.training.Checkpointer, step: int, part: str) -> 
     """A field of a checkpoint's state as NumPy arrays, whatever devices it was saved from."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saved = checkpointer.metadata(step).metadata[part]
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), saved
-    )
+    abstract = parallel.placed(saved, here)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:

@@ -18,14 +18,19 @@ AT_LEAST = {
     "model.style_dim": 1,
     "model.emotion_span": 1,
     "model.uv_resolution": 1,
+    "model.tcn.noise": 0,
+    "model.tcn.linear": 0,
     "model.window.past": 0,
     "model.window.look_ahead": 0,
     "discriminator.minibatch_std_group": 1,
     "train.batch_size": 1,
     "train.accumulate": 1,
     "train.frames": 1,
+    "train.steps": 1,
+    "train.max_minutes": 0,
     "train.warmup_steps": 0,
     "train.adversarial_start": 0,
+    "train.r1_gamma": 0,
     "train.r1_every": 1,
     "train.emotion_frames": 1,
     "train.log_every": 1,
@@ -33,7 +38,15 @@ AT_LEAST = {
     "train.save_every": 1,
     "train.keep_checkpoints": 1,
     "train.keep_every": 1,
-}
+} | {
+    f"loss.{term}": 0
+    for term in ("l1", "perceptual", "motion", "adversarial", "sync", "emotion", "mouth", "lips",
+                 "lips_cross", "prior")
+}  # fmt: skip
+ABOVE_ZERO = (
+    "model.p_exp_limit", "train.learning_rate", "train.d_learning_rate", "train.clip_norm",
+)  # fmt: skip
+BELOW_ONE = ("model.tcn.dropout", "train.ema_decay")
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "loss.relativistic": RELATIVISTIC,
@@ -68,15 +81,23 @@ def _check_fields(config: ConfigDict) -> None:
     """What a field may be whatever the others are."""
     values = flat_fields(config.to_dict())
     for field, least in AT_LEAST.items():
-        if values[field] < least:
+        if not values[field] >= least:  # nor is nan
             never = " (for never, more than train.steps)" if field.endswith("_every") else ""
             raise InputError(f"{field}={values[field]}: give {least} or more{never}")
+    for field in ABOVE_ZERO:
+        if not values[field] > 0:
+            raise InputError(f"{field}={values[field]}: give more than 0")
+    for field in BELOW_ONE:
+        if not 0 <= values[field] < 1:
+            raise InputError(f"{field}={values[field]}: give 0 or more and below 1")
     for field, choices in CHOICES.items():
         if values[field] not in choices:
             raise InputError(f"{field} is {values[field]!r}; use {', '.join(map(repr, choices))}")
     size, betas, weights = config.model.size, config.train.betas, config.data.weights
     if size < 8 or size & (size - 1):
         raise InputError(f"model.size={size}: give a power of two, 8 or more")
+    if (linear := config.model.tcn.linear) and not linear % 2:
+        raise InputError(f"model.tcn.linear={linear}: give an odd number of frames, or 0")
     if len(betas) != 2 or not all(isinstance(beta, Real) and 0 <= beta < 1 for beta in betas):
         raise InputError(f"train.betas={betas}: give two numbers, 0 or more and below 1")
     if not all(isinstance(weight, Real) and weight > 0 for weight in weights):

@@ -32,7 +32,7 @@ from reta_jax.experts.teachers import Experts
 from reta_jax.kernels import NETWORKS, network_of, print_kernels
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
-from reta_jax.state import TrainState, build_networks, only_trained, state_shapes
+from reta_jax.state import TrainState, build_networks, only_trained, state_shapes, teacher_width
 from reta_jax.step import Constants, make_step
 from reta_jax.windows import AudioWindow
 
@@ -112,8 +112,7 @@ def abstract_job(config: ConfigDict) -> Job:
             variables = jax.eval_shape(network.init, jax.random.key(0), *example_inputs(kind))
         found |= {name: network, f"{name}_variables": variables}
     experts = Experts(**found)
-    width = experts.teacher.width if experts.teacher else config.model.style_dim
-    networks = build_networks(config, width)
+    networks = build_networks(config, teacher_width(config, experts.teacher))
     morphable, _ = load_morphable(config.model)
     state = state_shapes(config, networks, morphable)
     step = make_step(config, networks, uses_discriminator(config))
@@ -185,12 +184,9 @@ def compile_step(config: ConfigDict, target: str, clips: int) -> CompiledStep:
     config = config.copy_and_resolve_references()
     config.train.batch_size = clips * len(devices)
     job = abstract_job(config)
-    sharding = [NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data"))]
-    arguments = [
-        jax.tree.map(lambda x, s=s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree)
-        for tree, s in zip(job[1:], (sharding[0], *sharding), strict=True)
-    ]
-    lowered = parallel.data_parallel(job.step, mesh).lower(*arguments)
+    state, constants = parallel.placed((job.state, job.constants), parallel.replicated(mesh))
+    batch = parallel.placed(job.batch, NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
+    lowered = parallel.data_parallel(job.step, mesh).lower(state, constants, batch)
     start = time.perf_counter()
     try:
         compiled = lowered.compile(compiler_options=compiler_options(target))

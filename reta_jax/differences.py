@@ -16,7 +16,7 @@ FREE_FIELDS = frozenset(
     | {f"train.{name}" for name in ("max_minutes", "log_every", "preview_every", "save_every",
                                     "keep_checkpoints", "keep_every", "expected_devices", "remat")}
 )  # fmt: skip
-# Of a model, what is there in training alone; and of data, what a model is asked to do.
+# Model fields that act in training only; data fields that define the model's task.
 _TRAINING_ALONE = frozenset({"model.dtype", "model.tcn.dropout", "model.tcn.noise"})
 _ASKED = frozenset({"data.portrait", "data.steady"})
 

@@ -63,7 +63,7 @@ COMPILED = "xla"
 SEAL = "seal"
 
 
-class Program(NamedTuple):
+class ExportedFunction(NamedTuple):
     """A function of weights and arrays, for any number of streams."""
 
     function: Callable[..., Any]
@@ -164,7 +164,7 @@ def _weights(renderer: "Renderer", platform: str | None) -> dict[str, Any]:
     return weights
 
 
-def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, Program]:
+def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, ExportedFunction]:
     """What encodes portraits and what renders chunks, by name, and what they take."""
     from reta_jax.models.reta import Controls
     from reta_jax.render import encode_portrait, render_chunk
@@ -189,7 +189,10 @@ def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, Progr
     portrait, audio = shape(size, size, 3, dtype=jnp.uint8), shape(renderer.window.samples)
     structure = jax.tree.structure(jax.eval_shape(look, weights, portrait))
     identity = jax.eval_shape(encode, weights, portrait)
-    return {ENCODE: Program(encode, (portrait,)), RENDER: Program(chunk, (audio, *identity))}
+    return {
+        ENCODE: ExportedFunction(encode, (portrait,)),
+        RENDER: ExportedFunction(chunk, (audio, *identity)),
+    }
 
 
 def _about(renderer: "Renderer", kind: str, files: dict[str, bytes]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Files that appear whole or not at all, and what is in them."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from data_pipeline import files
 from data_pipeline.errors import InputError
@@ -29,6 +31,11 @@ def write_whole(path: Path, data: bytes) -> None:
         files.write_whole(path, lambda file: file.write(data))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """As `write_whole`, JSON that a person can read."""
+    write_whole(path, f"{json.dumps(values, indent=1)}\n".encode())
 
 
 def file_digest(path: Path) -> str:

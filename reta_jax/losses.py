@@ -119,11 +119,9 @@ def adversarial_loss(
     return (of_first + jax.nn.softplus(first.mean() - second).mean()) / 2
 
 
-def sync_loss(
-    faces: Float[Array, "n d"], voices: Float[Array, "n d"], eps: float = 1e-8
-) -> Float[Array, ""]:
+def sync_loss(faces: Float[Array, "n d"], voices: Float[Array, "n d"]) -> Float[Array, ""]:
     """Eq. 5: 1 - cos(v, s) of SyncNet's embeddings."""
-    return (1.0 - cosine_similarity(faces, voices, eps)).mean()
+    return (1.0 - cosine_similarity(faces, voices)).mean()
 
 
 def emotion_visual_loss(
@@ -136,10 +134,10 @@ def emotion_visual_loss(
 
 
 def emotion_audio_loss(
-    student: Float[Array, "*n d"], teacher: Float[Array, "*n d"], eps: float = 1e-8
+    student: Float[Array, "*n d"], teacher: Float[Array, "*n d"]
 ) -> Float[Array, ""]:
     """L_emo^{v-a} of section 3.1: 1 - cos(f_E, sg(f_V)), f_E already projected to f_V's width."""
-    return (1.0 - cosine_similarity(student, jax.lax.stop_gradient(teacher), eps)).mean()
+    return (1.0 - cosine_similarity(student, jax.lax.stop_gradient(teacher))).mean()
 
 
 def coefficient_prior(p_exp: Float[Array, "*n k"]) -> Float[Array, ""]:
@@ -155,12 +153,10 @@ def gradient_penalty(gradient: Float[Array, "n h w c"]) -> Float[Array, ""]:
     return 0.5 * jnp.square(_f32(gradient)).sum((1, 2, 3)).mean()
 
 
-def cosine_similarity(
-    a: Float[Array, "*n d"], b: Float[Array, "*n d"], eps: float
-) -> Float[Array, "*n"]:
-    """a.b / max(|a||b|, eps), with a finite gradient at zero."""
+def cosine_similarity(a: Float[Array, "*n d"], b: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """a.b / max(|a||b|, 1e-8), with a finite gradient at zero."""
     a, b = _f32(a), _f32(b)
-    norms = jnp.sqrt(jnp.maximum((a * a).sum(-1) * (b * b).sum(-1), eps**2))
+    norms = jnp.sqrt(jnp.maximum((a * a).sum(-1) * (b * b).sum(-1), 1e-16))
     return (a * b).sum(-1) / norms
 
 

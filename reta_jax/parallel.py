@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from data_pipeline.errors import InputError
@@ -190,8 +190,7 @@ def data_parallel(step: Callable, mesh: Mesh) -> Callable:
     """Maps a per-device `step(state, constants, batch) -> (state, metrics)` over the mesh.
 
     The state and the constants are replicated, the batch is split along its first axis, and the
-    state is donated. Means over devices are taken inside the step's loss (`jax.lax.pmean`): the
-    gradient of a mean with respect to a replicated input is then already the global gradient.
+    state is donated. The step averages its gradients itself, once (`reta_jax.step.mean_gradient`).
     """
     mapped = jax.shard_map(
         step,
@@ -229,3 +228,8 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
+
+
+def placed(tree: Any, sharding: Sharding) -> Any:
+    """Shapes and types of arrays, with the sharding that they are to have."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
 from reta_jax.batches import open_batches
@@ -32,13 +31,13 @@ def make_preview(
     config: ConfigDict, reta: RETA, morphable: MorphableModel
 ) -> Callable[[Any], Preview]:
     """Builds `preview(params) -> Preview`."""
-    morphable = jax.tree.map(lambda x: jnp.asarray(jax.device_get(x)), morphable)  # this process'
+    morphable = of_one_device(morphable)
     batches = open_batches(config, "test", CLIPS)
     raw = next(batches)
     batches.close()
 
     @jax.jit
-    def forward(params: Any):
+    def forward(params: Any, morphable: MorphableModel, raw: dict[str, Array]):
         batch = to_device_batch(raw)
         output, _, controls = render_batch(reta, params, morphable, batch)
         p_exp = controls.p_exp
@@ -51,8 +50,8 @@ def make_preview(
         )
 
     def preview(params: Any) -> Preview:
-        # From the host: an array of all processes cannot be used by one of them.
-        frames, flows, masks, vertices = jax.device_get(forward(jax.device_get(params)))
+        shown = forward(of_one_device(params), morphable, raw)
+        frames, flows, masks, vertices = jax.device_get(shown)
         triangles = np.asarray(morphable.triangles)
         rows = [
             model_row(
@@ -69,6 +68,11 @@ def make_preview(
         return Preview(contact_sheet(rows, COLUMNS), held_out_figures(frames, raw["frames"]))
 
     return preview
+
+
+def of_one_device(tree: Any) -> Any:
+    """This process's own copy of replicated arrays, where it lies: others have no part in it."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def held_out_figures(

@@ -130,7 +130,7 @@ def work(program: Program, times: int = 1, scope: str = "") -> Iterator[tuple[st
     A convolution's terms are those with a pixel that exists: neither its padding nor the zeros
     between the pixels of a dilated input count. What the program itself pads before it does, as
     `ops.conv.conv` does: those zeros are an array's. Of the branches of a condition the dearest
-    counts.
+    counts; loops of unknown length (`while`) are left out.
     """
     for operation in program.operations:
         equation, inside = operation.equation, f"{scope}/{operation.scope}"
@@ -206,7 +206,7 @@ class Memory(NamedTuple):
     largest: tuple[tuple[str, int], ...]  # what lies there then: scope and bytes
 
 
-def memory(program: Program, fuses_padding: bool = True) -> Memory:
+def memory(program: Program) -> Memory:
     """Plays the program through, in its own order, with a compiler's habits:
 
     products, convolutions, gathers and the like read and write arrays; all between them is
@@ -214,7 +214,7 @@ def memory(program: Program, fuses_padding: bool = True) -> Memory:
     from; but an operand of a heavy operation, and a sum of more than `MOST_FUSED` arrays, is
     written once. An array lies from the operation that writes it to the last that reads it.
     """
-    play = _Play(program, fuses_padding)
+    play = _Play(program)
     for time, operation in enumerate(program.operations):
         play.step(2 * time, operation)
     return play.result(2 * len(program.operations))
@@ -232,10 +232,9 @@ NONE: frozenset[int] = frozenset()
 
 
 class _Play:
-    def __init__(self, program: Program, fuses_padding: bool):
-        self.program, self.fuses_padding = program, fuses_padding
+    def __init__(self, program: Program):
+        self.program = program
         self.sources: dict[int, frozenset[int]] = {v: frozenset((v,)) for v in program.inputs}
-        self.given = set(program.inputs)  # arguments: they lie there anyhow
         self.unpadded: dict[int, int] = {}
         self.names: dict[int, int] = {}  # of views: the value that they show
         self.born: dict[int, int] = {}
@@ -247,7 +246,7 @@ class _Play:
     def step(self, time: int, operation: Operation) -> None:
         name, scope = operation.name, operation.scope
         if name in HEAVY:
-            folds = self.fuses_padding and name == "conv_general_dilated"
+            folds = name == "conv_general_dilated"
             for value in operation.inputs:
                 value = self.names.get(value, value)
                 value = self.unpadded.get(value, value) if folds else value
@@ -281,7 +280,7 @@ class _Play:
                 self.unpadded[operation.outputs[0]] = inner
 
     def inside(self, body: Any) -> Memory:
-        return memory(flatten(body, self.program.platform), self.fuses_padding)
+        return memory(flatten(body, self.program.platform))
 
     def of(self, value: int) -> frozenset[int]:
         """The arrays that a value is computed from."""

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
 from data_pipeline.records import list_clips
+from reta_jax import parallel
 from reta_jax.checkpoint import FOLDER as CHECKPOINTS
 from reta_jax.checkpoint import Checkpoints
 from reta_jax.commands import (
@@ -33,10 +34,11 @@ from reta_jax.commands import (
 )
 from reta_jax.slices import (
     METRICS_FILE,
+    Layout,
     Slice,
-    abstract_state,
     check_same_config,
     check_size,
+    layout_of,
     pack_state,
     read_slice,
     unpack_state,
@@ -81,11 +83,12 @@ def train_slice(
     before = read_slice(folder)
     if before:
         check_same_config(before, config, changes)
-    check_size(config, exact)
+    layout = layout_of(config)
+    check_size(layout, exact)
     with tempfile.TemporaryDirectory(prefix="slice-", ignore_cleanup_errors=True) as scratch:
         workdir = Path(scratch)
         if before:
-            unpack_slice(before, config, workdir)
+            unpack_slice(before, layout, workdir)
         end = started + 60 * minutes
         stop_at = end - min(SAVE_SECONDS, 60 * minutes / 3)
         kill_at = end - min(PACK_SECONDS, 60 * minutes / 6)
@@ -93,7 +96,7 @@ def train_slice(
             code = trainer.wait(stop_at, kill_at)
             if code == EXIT_BAD_INPUT:
                 return code
-            new = pack_slice(before, config, workdir, exact)
+            new = pack_slice(before, layout, workdir, exact)
             if new is not None:
                 write_slice(folder, new)
     step = (new or before).step if new or before else 0
@@ -192,34 +195,29 @@ def _check_data(config: ConfigDict) -> None:
         list_clips(place, "train")
 
 
-def unpack_slice(found: Slice, config: ConfigDict, workdir: Path) -> None:
+def unpack_slice(found: Slice, layout: Layout, workdir: Path) -> None:
     """Makes the workdir of a run that stopped at this slice."""
-    checkpoints = Checkpoints(workdir, config)
-    checkpoints.save(unpack_state(found, config), found.data)
+    checkpoints = Checkpoints(workdir, layout.config)
+    checkpoints.save(unpack_state(found, layout), found.data)
     checkpoints.close()
     (workdir / METRICS_FILE).write_bytes(found.metrics)
     (workdir / PROVENANCE_FILE).write_text(json.dumps(found.provenance))
 
 
-def pack_slice(
-    before: Slice | None, config: ConfigDict, workdir: Path, exact: bool
-) -> Slice | None:
+def pack_slice(before: Slice | None, layout: Layout, workdir: Path, exact: bool) -> Slice | None:
     """The slice of the workdir's last checkpoint; None if it has none but that of `before`."""
     if not any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob("*")):
         return None
-    checkpoints = Checkpoints(workdir, config)
+    checkpoints = Checkpoints(workdir, layout.config)
     try:
         if checkpoints.latest_step in (None, before.step if before else None):
             return None
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        placed = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_state(config)
-        )
-        state, data = checkpoints.restore(placed)
+        state, data = checkpoints.restore(parallel.placed(layout.state, here))
     finally:
         checkpoints.close()
     step = int(state.step)
-    tensors, left_out = pack_state(state, config, exact)
+    tensors, left_out = pack_state(state, layout, exact)
     preview_step, preview = last_picture(workdir / "tensorboard", "preview", step) or (
         (before.preview_step, before.preview) if before else (0, b"")
     )
@@ -227,7 +225,7 @@ def pack_slice(
         number=before.number + 1 if before else 1,
         step=step,
         data=data,
-        config=config_to_dict(config),
+        config=config_to_dict(layout.config),
         provenance=json.loads((workdir / PROVENANCE_FILE).read_text()),
         left_out=left_out,
         tensors=tensors,

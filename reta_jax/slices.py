@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +32,10 @@ from safetensors.numpy import save
 
 from data_pipeline.errors import InputError
 from reta_jax.differences import FREE_FIELDS, differences, flat_fields, told
-from reta_jax.experts.load import wanted_experts
-from reta_jax.files import write_whole
+from reta_jax.experts.load import KINDS, wanted_experts
+from reta_jax.files import write_json
 from reta_jax.initial import initial_weights
+from reta_jax.models.morphable import MorphableModel
 from reta_jax.pretrained.load import RANDOM, load, load_morphable
 from reta_jax.pretrained.reta import save_reta
 from reta_jax.state import (
@@ -44,6 +46,7 @@ from reta_jax.state import (
     first_key,
     only_trained,
     state_shapes,
+    teacher_width,
 )
 from reta_jax.weights import config_from_dict, config_to_dict, flatten
 
@@ -76,11 +79,38 @@ class Slice(NamedTuple):
     preview_step: int
 
 
+class Layout(NamedTuple):
+    """A config with what its state is made of: read once, for a 3DMM and a teacher are files."""
+
+    config: ConfigDict
+    networks: Networks
+    morphable: MorphableModel
+    state: TrainState  # shapes
+
+
+def layout_of(config: ConfigDict) -> Layout:
+    networks = build_networks(config, teacher_width(config, _teacher(config)))
+    morphable, _ = load_morphable(config.model)
+    return Layout(config, networks, morphable, state_shapes(config, networks, morphable))
+
+
+def _teacher(config: ConfigDict) -> nn.Module | None:
+    """As train.run has it, without loading the other experts."""
+    teacher = config.experts.teacher
+    kind, is_needed = wanted_experts(config)["teacher"]
+    if not is_needed:
+        return None
+    fields = teacher.fields
+    if teacher.weights != RANDOM:
+        fields = load(kind, teacher.weights).config["fields"]
+    return KINDS[kind](**fields)
+
+
 # State to tensors and back.
 
 
 def pack_state(
-    state: TrainState, config: ConfigDict, exact: bool = False
+    state: TrainState, layout: Layout, exact: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors of a state that have to travel, and what the config gives again.
 
@@ -92,10 +122,11 @@ def pack_state(
       None, "discriminator": whether it is still at its start}.
     """
     leaves = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
-    published = _published(config, abstract_state(config)) if _frozen(config, state.params) else {}
+    frozen = _frozen(layout)
+    published = _published(layout) if frozen else {}
     known = {
         name: leaves[name]
-        for name in sorted(_frozen(config, state.params))
+        for name in sorted(frozen)
         if name in published and np.array_equal(published[name], leaves[name])
     }
     rests = _has_not_learned(leaves)
@@ -117,16 +148,16 @@ def pack_state(
     return tensors, {"frozen": _sha(known) if known else None, "discriminator": rests}
 
 
-def unpack_state(found: Slice, config: ConfigDict) -> TrainState:
+def unpack_state(found: Slice, layout: Layout) -> TrainState:
     """The state that was packed.
 
     Raises:
       InputError: it does not fit the config's model, or the published weights are missing or not
         those that it was trained with.
     """
-    abstract = abstract_state(config)
-    filled = _what_config_gives(found, config, abstract)
-    for name, leaf in _named(abstract).items():
+    filled = _what_config_gives(found, layout)
+    named = _named(layout.state)
+    for name, leaf in named.items():
         stored, _ = _form(name, leaf.dtype, exact=False)
         if name.startswith("ema/") and name not in found.tensors:
             value = filled[_averaged(name)]
@@ -144,18 +175,18 @@ def unpack_state(found: Slice, config: ConfigDict) -> TrainState:
                 f"{leaf.shape}"
             )
         filled[name] = np.asarray(value, leaf.dtype)
-    values = [jnp.asarray(filled[name]) for name in _named(abstract)]
-    return jax.tree.unflatten(jax.tree.structure(abstract), values)
+    values = [jnp.asarray(filled[name]) for name in named]
+    return jax.tree.unflatten(jax.tree.structure(layout.state), values)
 
 
-def packed_bytes(config: ConfigDict, exact: bool = False) -> dict[str, int]:
+def packed_bytes(layout: Layout, exact: bool = False) -> dict[str, int]:
     """Bytes of the parts of a config's slices once everything learns, without making any array."""
-    abstract = abstract_state(config)
-    given = _frozen(config, abstract.params) if _names_weights(config) else set()
+    config = layout.config
+    given = _frozen(layout) if _names_weights(config) else set()
     sizes = dict.fromkeys(("parameters", "moments", "average", "discriminator"), 0)
     parts = {"d_params": "discriminator", "d_opt_state": "discriminator"}
     parts |= {"opt_state": "moments", "ema": "average"}
-    for name, leaf in _named(abstract).items():
+    for name, leaf in _named(layout.state).items():
         field = name.split("/")[0]
         is_idle = field.startswith("d_") and not config.loss.adversarial
         if (_averaged(name) if field == "ema" else name) in given or is_idle:
@@ -166,9 +197,9 @@ def packed_bytes(config: ConfigDict, exact: bool = False) -> dict[str, int]:
     return sizes
 
 
-def check_size(config: ConfigDict, exact: bool = False) -> None:
+def check_size(layout: Layout, exact: bool = False) -> None:
     """Raises InputError if the config's slices would be too large to travel."""
-    sizes = packed_bytes(config, exact)
+    sizes = packed_bytes(layout, exact)
     most = MAX_SLICE - _BESIDE
     if sum(sizes.values()) <= most:
         return
@@ -227,9 +258,10 @@ def _text(key: Any) -> str:
     raise TypeError(f"no path has {key!r}")
 
 
-def _frozen(config: ConfigDict, params: Any) -> set[str]:
-    everything = _named(params, "params/").keys()
-    return set(everything - _named(only_trained(config)(params), "params/").keys())
+def _frozen(layout: Layout) -> set[str]:
+    params = layout.state.params
+    trained = _named(only_trained(layout.config)(params), "params/")
+    return set(_named(params, "params/").keys() - trained.keys())
 
 
 def _names_weights(config: ConfigDict) -> bool:
@@ -237,9 +269,9 @@ def _names_weights(config: ConfigDict) -> bool:
     return bool(config.init_from) or (audio.kind != "mel" and audio.weights != RANDOM)
 
 
-def _published(config: ConfigDict, abstract: TrainState) -> dict[str, np.ndarray]:
+def _published(layout: Layout) -> dict[str, np.ndarray]:
     """Leaves of the state's parameters that the config's start takes from named weights."""
-    given = flatten(initial_weights(config, abstract).reta)
+    given = flatten(initial_weights(layout.config, layout.state).reta)
     return {f"params/reta/{name}": np.asarray(x, np.float32) for name, x in given.items()}
 
 
@@ -248,14 +280,12 @@ def _has_not_learned(leaves: dict[str, np.ndarray]) -> bool:
     return not np.any(counts)
 
 
-def _what_config_gives(
-    found: Slice, config: ConfigDict, abstract: TrainState
-) -> dict[str, np.ndarray]:
+def _what_config_gives(found: Slice, layout: Layout) -> dict[str, np.ndarray]:
     """The leaves that did not travel."""
-    filled = {}
+    config, filled = layout.config, {}
     if found.left_out["frozen"]:
-        published = _published(config, abstract)
-        absent = sorted(_frozen(config, abstract.params) - found.tensors.keys())
+        published = _published(layout)
+        absent = sorted(_frozen(layout) - found.tensors.keys())
         filled = {name: published[name] for name in absent if name in published}
         if _sha(filled) != found.left_out["frozen"]:
             source = config.init_from or config.model.audio_encoder.weights
@@ -264,13 +294,13 @@ def _what_config_gives(
                 "bring the same ones"
             )
     if found.left_out["discriminator"]:
-        filled |= _first_discriminator(config, abstract)
+        filled |= _first_discriminator(layout)
     return filled
 
 
-def _first_discriminator(config: ConfigDict, abstract: TrainState) -> dict[str, np.ndarray]:
+def _first_discriminator(layout: Layout) -> dict[str, np.ndarray]:
     """As `create_state` makes it of the config's seed and start."""
-    networks, morphable = _networks(config)
+    config, networks, morphable, abstract = layout
     given = initial_weights(config, abstract).discriminator
 
     def start(key: jax.Array, given: Any) -> dict[str, Any]:
@@ -279,25 +309,6 @@ def _first_discriminator(config: ConfigDict, abstract: TrainState) -> dict[str, 
 
     first = jax.jit(start)(first_key(config), given)
     return {name: np.asarray(leaf) for name, leaf in _named(first).items()}
-
-
-def abstract_state(config: ConfigDict) -> TrainState:
-    return state_shapes(config, *_networks(config))
-
-
-def _networks(config: ConfigDict) -> tuple[Networks, Any]:
-    return build_networks(config, _teacher_width(config)), load_morphable(config.model)[0]
-
-
-def _teacher_width(config: ConfigDict) -> int:
-    """As train.run has it, without loading the other experts."""
-    teacher = config.experts.teacher
-    _, is_needed = wanted_experts(config)["teacher"]
-    if not is_needed:
-        return config.model.style_dim
-    if teacher.weights == RANDOM:
-        return teacher.fields.width
-    return load("emotion_vit", teacher.weights).config["fields"]["width"]
 
 
 def _sha(arrays: dict[str, np.ndarray]) -> str:
@@ -347,7 +358,7 @@ def write_slice(folder: Path, new: Slice) -> None:
         os.replace(building, place)
     except OSError as error:
         raise InputError(f"cannot write {place}: {error.strerror or error}") from error
-    write_whole(folder / MANIFEST_FILE, f"{json.dumps(manifest, indent=1)}\n".encode())
+    write_json(folder / MANIFEST_FILE, manifest)
     for old in folder.glob("slice-*"):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)
@@ -412,7 +423,7 @@ def export_slice(folder: Path, out: Path) -> None:
     found = read_slice(folder)
     if found is None:
         raise InputError(f"no slice in {folder}: train first, or name another --slice")
-    ema = jax.device_get(unpack_state(found, config_from_dict(found.config)).ema)
+    ema = jax.device_get(unpack_state(found, layout_of(config_from_dict(found.config))).ema)
     save_reta(out, ema, found.config, found.provenance, "float16")
 
 

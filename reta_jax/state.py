@@ -56,6 +56,11 @@ def build_networks(config: ml_collections.ConfigDict, teacher_width: int) -> Net
     )
 
 
+def teacher_width(config: ml_collections.ConfigDict, teacher: nn.Module | None) -> int:
+    """Of f_V, to which f_E is projected; f_E's own where no loss needs a teacher."""
+    return teacher.width if teacher else config.model.style_dim
+
+
 def optimizers(
     config: ml_collections.ConfigDict,
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:

@@ -21,7 +21,7 @@ from reta_jax.experts.vgg19 import image_pyramid
 from reta_jax.images import to_float
 from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
-from reta_jax.models.reta import RETA, Controls, Identity
+from reta_jax.models.reta import RETA, Controls, Identity, gain_to_light, in_light
 from reta_jax.ops.variance_mask import Stages, temporal_variance_mask
 from reta_jax.parallel import AXIS
 from reta_jax.state import Networks, TrainState, only_trained, optimizers
@@ -196,7 +196,7 @@ def descend(
     """Parameters and optimizer state after a step; as they were if a number is not finite.
 
     Args:
-      must_be_finite: what is no number if the loss or a part of the gradient is none.
+      must_be_finite: a scalar that is not finite whenever the loss or any gradient is not.
     """
     updates, after = optimizer.update(gradient, opt_state, params)
     new = (optax.apply_updates(params, updates), after)
@@ -392,6 +392,9 @@ def recomputed(config: ml_collections.ConfigDict, expert: Callable) -> Callable:
 def motion_mask(config: ml_collections.ConfigDict, reta: RETA, params: Any, real: Array) -> Stages:
     """Algorithm 1 on E_I's features of the real clip; its mask is (b, h, w, 1), a constant."""
     tvm = config.tvm
+    if reta.light:  # a gain for each frame would move with the mouth, and all behind it too
+        real = in_light(real, gain_to_light(real[:, 0], reta.light)[:, None])
+        reta = reta.clone(light=())
     encode = lambda images: reta.apply({"params": params}, images, method=RETA.encode_portrait)
     textures = encode(_flat(real)).textures
     features = next(x for x in textures if x.shape[1] >= min(tvm.resolution, real.shape[2]))

@@ -14,7 +14,6 @@ batch, the losses and what the gradients were. launch/README.md says how to read
 """
 
 import functools
-import json
 import math
 import signal
 import sys
@@ -32,7 +31,7 @@ from ml_collections import ConfigDict, config_flags
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.records import (
-    decode_jpeg,
+    decode_picture,
     list_clips,
     list_splits,
     open_records,
@@ -46,7 +45,7 @@ from reta_jax.checks import check_config
 from reta_jax.commands import DivergenceError, run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
-from reta_jax.files import write_whole
+from reta_jax.files import write_json
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
@@ -61,6 +60,7 @@ from reta_jax.state import (
     create_state,
     first_key,
     state_shapes,
+    teacher_width,
 )
 from reta_jax.step import GRADIENT_NORMS, Constants, make_step
 from reta_jax.weights import config_to_dict
@@ -113,8 +113,7 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
     workdir.mkdir(parents=True, exist_ok=True)
     parallel.check_shared(workdir)
     mesh = parallel.make_mesh()
-    teacher_width = experts.teacher.width if experts.teacher else config.model.style_dim
-    networks = build_networks(config, teacher_width)
+    networks = build_networks(config, teacher_width(config, experts.teacher))
     morphable, records = load_morphable(config.model)
     constants = parallel.replicate(Constants(experts, morphable), mesh)
     batches = open_batches(config)  # before the start, which takes longer to fail
@@ -170,8 +169,9 @@ def check_pictures(config: ConfigDict) -> None:
     """Raises InputError if a data set's pictures are smaller than those that the model makes."""
     wanted = config.model.size
     for dir in config.data.dirs:
-        first = read_record(open_records(dir, "train"), 0, list_clips(dir, "train")[0]["clip"])
-        size = len(decode_jpeg(first["frames"][0]))
+        records, clip = open_records(dir, "train"), list_clips(dir, "train")[0]["clip"]
+        jpeg = read_record(records, 0, clip)["frames"][0]
+        size = len(decode_picture(records, 0, clip, jpeg))
         if size < wanted:
             anew = f"prepare another folder with --size {wanted}"
             if config.data.synthetic_identities:
@@ -194,10 +194,7 @@ def start(
     checkpoints = Checkpoints(workdir, config)
     if checkpoints.latest_step is not None:
         print(f"going on from step {checkpoints.latest_step} of {workdir}", flush=True)
-        placed = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract
-        )
-        state, data_state = checkpoints.restore(placed)
+        state, data_state = checkpoints.restore(parallel.placed(abstract, replicated))
         return state, checkpoints, data_state, []
     initial = initial_weights(config, abstract)
     if initial.otherwise and jax.process_index() == 0:
@@ -213,7 +210,7 @@ def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[s
     known = read_provenance(workdir)
     known += [record for record in records if record not in known]
     if jax.process_index() == 0:
-        write_whole(workdir / PROVENANCE_FILE, f"{json.dumps(known, indent=1)}\n".encode())
+        write_json(workdir / PROVENANCE_FILE, known)
         print_licences(known)
     return known
 

@@ -336,7 +336,7 @@ def sync_pairs(network, variables, batch, train) -> Outcome:
     v, stats = _apply(network, variables, train, faces, method=SyncNetExpert.embed_faces)
     variables = {"params": variables["params"], "batch_stats": stats}
     s, stats = _apply(network, variables, train, mel, method=SyncNetExpert.embed_audio)
-    cosine = jnp.clip(cosine_similarity(v, s, 1e-8), 1e-4, 1 - 1e-4)
+    cosine = jnp.clip(cosine_similarity(v, s), 1e-4, 1 - 1e-4)
     labels = jnp.arange(len(cosine)) < len(cosine) // 2
     loss = -jnp.where(labels, jnp.log(cosine), jnp.log1p(-cosine)).mean()
     own, other = jnp.split(cosine, 2)

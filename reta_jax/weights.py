@@ -193,7 +193,7 @@ def checksum(flat: dict[str, np.ndarray]) -> str:
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Nested dict to {"a/b/c": leaf}."""
+    """Nested dict to {"a/b/c": leaf}: leaves as NumPy arrays, fetched from the device."""
     return {path: np.asarray(leaf) for path, leaf in _leaves(tree).items()}
 
 

@@ -1,5 +1,7 @@
 """Settings that cannot work are refused before anything is made, with their names and numbers."""
 
+import math
+
 import pytest
 
 from configs.synthetic import get_config
@@ -38,6 +40,16 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("train", {"steps": 1, "warmup_steps": 1, "decay": True}, "train.steps=1 .*warmup_steps=1"),
         ("train", {"steps": 9, "warmup_steps": 2, "decay": True, "adversarial_start": 7},
          "start=7 leaves the discriminator 2 of train.steps=9, within .*warmup_steps=2: nothing"),
+        ("train", {"steps": -5, "decay": False}, "train.steps=-5: give 1 or more$"),
+        ("train", {"clip_norm": 0.0}, "train.clip_norm=0.0: give more than 0"),
+        ("train", {"learning_rate": -1e-3}, "train.learning_rate=-0.001: give more than 0"),
+        ("train", {"d_learning_rate": math.nan}, "train.d_learning_rate=nan: give more than 0"),
+        ("train", {"ema_decay": 1.5}, "train.ema_decay=1.5: give 0 or more and below 1"),
+        ("train", {"max_minutes": math.nan}, "train.max_minutes=nan: give 0 or more"),
+        ("model", {"tcn": {"linear": 4}}, "model.tcn.linear=4: give an odd number of frames, or 0"),
+        ("model", {"tcn": {"linear": -1}}, "model.tcn.linear=-1: give 0 or more"),
+        ("model", {"tcn": {"dropout": 1.0}}, "model.tcn.dropout=1.0: give 0 or more and below 1"),
+        ("loss", {"l1": -1.0}, "loss.l1=-1.0: give 0 or more"),
         ("train", {"accumulate": 0}, "train.accumulate=0: give 1 or more$"),
         ("train", {"frames": 0}, "train.frames=0: give 1 or more$"),
         ("train", {"emotion_frames": 0}, "train.emotion_frames=0: give 1 or more"),

@@ -40,5 +40,5 @@ def test_mead_is_hdtf_with_people_who_feel():
     """The model, the losses and the schedule are one recipe's."""
     paper = hdtf.get_config()
     changes = differences(config_to_dict(paper), mead.get_config())
-    assert changes.keys() == {"name", "data.dirs", "data.weights", "data.portrait"}
+    assert changes.keys() == {"name", "data.dirs", "data.weights"}
     assert swaps_emotions(paper) and paper.data.pair_for_eds

@@ -171,7 +171,7 @@ def test_a_previews_figures_are_of_all_frames(monkeypatch):
     monkeypatch.setattr(preview, "render_batch", render_batch)
     config = get_config("smoke")
     show = preview.make_preview(config, build_reta(config.model), builtin_morphable(8))
-    picture, figures = show({"by": np.float32(1)})
+    picture, figures = show({"by": jnp.float32(1)})
     psnr = [100.0, *(10 * np.log10(255**2 / x**2) for x in (10, 40))]
     truth = next(Batches())["frames"]
     ssim = [

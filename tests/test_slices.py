@@ -20,6 +20,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import slice_training, slices, train
 from reta_jax.pretrained.reta import load_reta
+from reta_jax.slices import layout_of
 from reta_jax.state import create_state
 from reta_jax.weights import config_to_dict, save_weights
 
@@ -51,7 +52,7 @@ def light_config(data="data/nowhere", **changes):
 def first_state():
     """The state of `light_config` at its start, drawn once."""
     config = light_config()
-    networks, morphable = slices._networks(config)
+    _, networks, morphable, _ = layout_of(config)
     key = jax.random.key(config.train.seed, impl="rbg")
     return jax.jit(lambda key: create_state(config, networks, morphable, key))(key)
 
@@ -79,7 +80,7 @@ def trained(state, seed=0, discriminator=True):
 
 
 def a_slice(config, state, number=1, exact=False, **others):
-    tensors, left_out = slices.pack_state(state, config, exact)
+    tensors, left_out = slices.pack_state(state, layout_of(config), exact)
     given = dict(
         number=number, step=int(state.step), data={"global_next_index": 14},
         config=config_to_dict(config), provenance=[], left_out=left_out, tensors=tensors,
@@ -105,7 +106,8 @@ def test_an_exact_slice_comes_back_bit_by_bit(tmp_path):
     found = slices.read_slice(tmp_path / "slices")
     assert (found.number, found.step, found.data) == (1, 7, {"global_next_index": 14})
     assert (found.preview, found.preview_step) == (b"png", 5)
-    ours, theirs = slices._named(slices.unpack_state(found, config)), slices._named(state)
+    ours = slices._named(slices.unpack_state(found, layout_of(config)))
+    theirs = slices._named(state)
     assert list(ours) == list(theirs) and len(ours) > 500
     for name in ours:
         assert ours[name].dtype == theirs[name].dtype
@@ -115,7 +117,7 @@ def test_an_exact_slice_comes_back_bit_by_bit(tmp_path):
 def test_a_slice_keeps_parameters_whole_and_rounds_what_is_beside_them(tmp_path):
     config, state = light_config(), trained(first_state())
     slices.write_slice(tmp_path, a_slice(config, state))
-    ours = slices._named(slices.unpack_state(slices.read_slice(tmp_path), config))
+    ours = slices._named(slices.unpack_state(slices.read_slice(tmp_path), layout_of(config)))
     theirs = slices._named(state)
     half_ulp = 2.0 ** (64 / 32767 / 2) - 1.0 + 1e-6  # of 32767 steps over 64 octaves
     for name, value in theirs.items():
@@ -134,7 +136,7 @@ def test_a_discriminator_that_rests_does_not_travel_and_is_the_same_again(tmp_pa
     config, state = light_config(), trained(first_state(), discriminator=False)
     new = a_slice(config, state)
     assert not any(name.startswith("d_") for name in new.tensors)
-    ours = slices.unpack_state(new, config)
+    ours = slices.unpack_state(new, layout_of(config))
     for name, value in slices._named(state).items():
         if name.startswith("d_"):
             np.testing.assert_array_equal(slices._named(ours)[name], value, err_msg=name)
@@ -152,7 +154,8 @@ def frozen_config(tmp_path):
 
 def test_a_frozen_audio_encoder_does_not_travel_and_must_be_the_same_again(tmp_path):
     config = frozen_config(tmp_path)
-    abstract = slices.abstract_state(config)
+    layout = layout_of(config)
+    abstract = layout.state
     random = np.random.default_rng(0)
     state = trained(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract))
     voice = jax.tree.map(
@@ -166,37 +169,38 @@ def test_a_frozen_audio_encoder_does_not_travel_and_must_be_the_same_again(tmp_p
 
     new = a_slice(config, state)
     assert new.left_out["frozen"] and not any("audio_encoder" in name for name in new.tensors)
-    back = slices.unpack_state(new, config)
+    back = slices.unpack_state(new, layout)
     for tree in (back.params["reta"], back.ema):
         jax.tree.map(np.testing.assert_array_equal, tree["audio_encoder"]["network"], voice)
 
     other = jax.tree.map(lambda x: x + 1, voice)
     save_weights(tmp_path / "voice", other, fields)
     with pytest.raises(InputError, match=r"frozen weights of .*voice are not those that the slice"):
-        slices.unpack_state(new, config)
+        slices.unpack_state(new, layout)
     packed = a_slice(config, state)  # they are not the published ones now, so they travel
     assert packed.left_out["frozen"] is None
-    back = slices.unpack_state(packed, config)
+    back = slices.unpack_state(packed, layout)
     jax.tree.map(np.testing.assert_array_equal, back.ema["audio_encoder"]["network"], voice)
 
 
 def test_packed_bytes_are_those_of_a_slice():
-    config = light_config()
-    config.loss.adversarial = 1.0
+    layout = layout_of(light_config())
+    layout.config.loss.adversarial = 1.0
     for exact in (False, True):
-        tensors, _ = slices.pack_state(trained(first_state()), config, exact)
-        told = slices.packed_bytes(config, exact)
+        tensors, _ = slices.pack_state(trained(first_state()), layout, exact)
+        told = slices.packed_bytes(layout, exact)
         assert sum(told.values()) == sum(x.nbytes for x in tensors.values())
-    config.loss.adversarial = 0.0
-    assert slices.packed_bytes(config)["discriminator"] == 0
+    layout.config.loss.adversarial = 0.0
+    assert slices.packed_bytes(layout)["discriminator"] == 0
 
 
 # Going on.
 
 
 def pack_and_unpack(workdir, folder, config, onward, exact):
-    slices.write_slice(folder, slice_training.pack_slice(None, config, workdir, exact))
-    slice_training.unpack_slice(slices.read_slice(folder), config, onward)
+    layout = layout_of(config)
+    slices.write_slice(folder, slice_training.pack_slice(None, layout, workdir, exact))
+    slice_training.unpack_slice(slices.read_slice(folder), layout, onward)
 
 
 def steps(metrics):
@@ -204,7 +208,7 @@ def steps(metrics):
 
 
 def last_state(workdir, config):
-    tensors = slice_training.pack_slice(None, config, workdir, exact=True).tensors
+    tensors = slice_training.pack_slice(None, layout_of(config), workdir, exact=True).tensors
     assert int(tensors["step"]) == 8
     return tensors
 
@@ -226,7 +230,8 @@ def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, tmp_path, dr
     config = functools.partial(light_config, data)
     straight = drawn(config(steps=8), tmp_path / "straight")
     first = drawn(config(steps=4), tmp_path / "first")
-    start = slice_training.pack_slice(None, config(), tmp_path / "first", exact=True).tensors
+    layout = layout_of(config())
+    start = slice_training.pack_slice(None, layout, tmp_path / "first", exact=True).tensors
     theirs = last_state(tmp_path / "straight", config())
     for exact in (True, False):
         onward = tmp_path / f"onward-{exact}"
@@ -300,7 +305,7 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, tmp_path):
     output, errors = exporting.communicate(timeout=300)
     assert exporting.returncode == 0 and "model in model" in output, errors[-3000:]
     model = load_reta(tmp_path / "model")
-    ema = slices.unpack_state(second, light_config(data)).ema
+    ema = slices.unpack_state(second, layout_of(light_config(data))).ema
     for ours, theirs in zip(jax.tree.leaves(model.params), jax.tree.leaves(ema), strict=True):
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(np.float16))
 
@@ -350,7 +355,7 @@ def test_a_pack_that_is_killed_leaves_the_slice_before_it(tmp_path, monkeypatch,
         if moment == "pieces":
             patch.setattr(slices.os, "replace", killed)
         else:
-            patch.setattr(slices, "write_whole", killed)
+            patch.setattr(slices, "write_json", killed)
         slices.write_slice(tmp_path, a_slice(config, trained(state, 1), number=2))
     assert (tmp_path / "manifest.json").read_bytes() == before
     found = slices.read_slice(tmp_path)
@@ -419,16 +424,16 @@ def test_a_slice_of_another_config_is_refused_by_the_field(whole):
     larger = light_config()
     larger.model.motion_encoder.channels = (8, 16, 32, 64)
     with pytest.raises(InputError, match=r"it is not|is \(.*\), expected \("):
-        slices.unpack_state(found, larger)
+        slices.unpack_state(found, layout_of(larger))
 
 
 def test_what_is_too_large_is_refused_with_its_sizes(tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
-        slices.check_size(hdtf_config())
+        slices.check_size(layout_of(hdtf_config()))
     sentence = str(caught.value)
     assert sentence.startswith("a slice's state would be ") and "at most 57 MB travel" in sentence
     assert "discriminator" in sentence and "lower model.channel_multiplier" in sentence
-    slices.check_size(corpus.get_config())
+    slices.check_size(layout_of(corpus.get_config()))
 
     new = a_slice(light_config(), trained(first_state()))
     monkeypatch.setattr(slices, "MAX_FILE", 20_000)

@@ -16,7 +16,7 @@ from reta_jax.checks import PARTS
 from reta_jax.experts.load import KINDS, example_inputs, load_experts, wanted_experts
 from reta_jax.experts.teachers import Experts
 from reta_jax.models.morphable import builtin_morphable
-from reta_jax.models.reta import RETA, Controls
+from reta_jax.models.reta import RETA, Controls, build_reta
 from reta_jax.ops.blur import upsample
 from reta_jax.state import build_networks, create_state, first_state, only_trained, optimizers
 from reta_jax.step import (
@@ -28,6 +28,7 @@ from reta_jax.step import (
     emotion_terms,
     generator_terms,
     make_step,
+    motion_mask,
     moved_average,
     render_batch,
     to_device_batch,
@@ -310,6 +311,22 @@ def test_each_side_s_rate_decays_over_its_own_steps():
     np.testing.assert_allclose(last_share(0, 20, adversarial_start=10), expected(20), rtol=1e-3)
     np.testing.assert_allclose(last_share(1, 10, adversarial_start=10), expected(10), rtol=1e-3)
     assert last_share(1, 1, adversarial_start=1_000) == 0, "of no steps there would be no schedule"
+
+
+def test_a_mouth_that_opens_is_no_motion_of_the_background():
+    """Of a model with a light of its own, whose gain follows the middle of a portrait."""
+    config = smoke_config()
+    config.model.size, config.model.light = 16, (0.6, 0.5, 0.4)
+    reta = build_reta(config.model)
+    clip = np.repeat(np.random.default_rng(0).uniform(-0.5, 0.5, (1, 1, 16, 16, 3)), 3, axis=1)
+    mouth = (slice(None), slice(1, None), slice(9, 12), slice(6, 10))
+    clip[mouth] = -1.0
+    params = {"image_encoder": random_variables(reta.image_encoder, clip[:, 0])["params"]}
+    mask = functools.partial(motion_mask, config, reta)
+    variance = np.array(jax.jit(mask)(params, jnp.asarray(clip, jnp.float32)).variance)
+    still = variance.copy()
+    still[:, *mouth[2:]] = 0
+    assert variance.max() == 1 and still.max() == 0
 
 
 # The emotion disentanglement strategy.

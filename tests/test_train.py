@@ -16,6 +16,7 @@ import pytest
 from configs.synthetic import get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
+from data_pipeline.records import iterate_sources, write_records
 from reta_jax import parallel, train
 from reta_jax.checkpoint import latest_ema
 from reta_jax.models.morphable import builtin_morphable
@@ -433,6 +434,15 @@ def test_bad_arguments_are_one_sentence_and_exit_code_2(refusals, name):
     assert code == 2, errors
     (line,) = errors.splitlines()
     assert line.startswith("error: ") and BAD_ARGUMENTS[name][1] in line
+
+
+def test_a_damaged_first_picture_is_named_with_its_clip(data, tmp_path):
+    clip = next(iterate_sources(data))
+    load = lambda: clip.load() | {"frames": [b"no jpeg", b""]}
+    write_records([clip._replace(load=load)], tmp_path, lambda _: "train")
+    told = rf"clip {clip.clip} of {tmp_path} \(record 0 of .*\): a picture cannot be read: copy"
+    with pytest.raises(InputError, match=told):
+        train.check_pictures(light_config(tmp_path))
 
 
 def test_pictures_that_would_be_magnified_are_refused(data, tmp_path):

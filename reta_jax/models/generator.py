@@ -79,8 +79,9 @@ class GeneratorOutput(NamedTuple):
 class Generator(nn.Module):
     """Codes of t frames and one pyramid of textures to t frames.
 
-    modulation: "adain" normalises every modulated layer's input (Eq. 1); "modconv" is the
-      arithmetic of the published weights, which scales it only.
+    modulation: "adain" normalises every modulated layer's input (Eq. 1) and keeps StyleGAN2's
+      demodulation behind each 3x3 convolution, so that there alpha counts by its ratios alone;
+      "modconv" is the arithmetic of the published weights, which scales the input only.
     split_res: the levels below take the early code (f_STY + f_M), the others the late one
       (f_STY + f_E).
     rgb_from: what the colours are read off, see above.

@@ -12,7 +12,7 @@ FLOAT32 = ("head", "linear")  # the last layers, of codes and coefficients
 
 
 def prepare_voice(params: dict[str, Any], dtype: DTypeLike) -> dict[str, Any]:
-    """Layers in the type that they would make of theirs at every call; equal results.
+    """Casts parameters to `dtype` once instead of at every call; results are equal.
 
     Beside, projections of an attention are one product, and a weight norm is a kernel.
     """

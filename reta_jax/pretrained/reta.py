@@ -1,5 +1,7 @@
 """Our own models, as folders to share: params.safetensors, config.json, and a model card."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,18 +59,26 @@ def load_reta(source: str | Path, dtype: str | None = None) -> Pretrained:
         raise InputError(
             f"no model at {folder}: give a folder with {PARAMS_FILE}, or a training workdir"
         )
-    try:
+    with _told_of(folder):
         config = config_from_dict(values)
         config.model.dtype = dtype or config.model.dtype
         reta = build_reta(config.model)
         # A portrait is seen once: its colours are not worth rounding.
         reta = reta.clone(image_encoder=reta.image_encoder.clone(dtype=jnp.float32))
-        morphable, _ = load_morphable(config.model)
+    morphable, _ = load_morphable(config.model)  # from elsewhere: what is wrong there, it says
+    with _told_of(folder):
         expected = expected_params(reta, morphable, config.model.size)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the config at {folder} describes no RETA model: {error}") from error
     check_params(params, expected, str(folder))
     return Pretrained(reta, jax.tree.map(jnp.asarray, params), morphable, config)
+
+
+@contextlib.contextmanager
+def _told_of(folder: Path) -> Iterator[None]:
+    """Around what a config that is no model's breaks."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the config at {folder} describes no RETA model: {error}") from error
 
 
 def save_reta(

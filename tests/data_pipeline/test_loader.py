@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from data_pipeline import loader
+from data_pipeline import loader, records
 from data_pipeline.audio import log_mel, mfcc_window, to_float
 from data_pipeline.augment import AugmentSpec
 from data_pipeline.errors import InputError
@@ -309,13 +309,13 @@ def test_frames_are_resized(data):
 
 def test_only_the_window_is_decoded(data, monkeypatch):
     decoded = Counter()
-    decode = loader.decode_jpeg
+    decode = records.decode_jpeg
 
     def counting(data, size):
         decoded["frames"] += 1
         return decode(data, size)
 
-    monkeypatch.setattr(loader, "decode_jpeg", counting)
+    monkeypatch.setattr(records, "decode_jpeg", counting)
     take(batches(data, 4), 2)
     assert decoded["frames"] == 8 * 6
 

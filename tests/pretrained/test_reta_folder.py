@@ -159,6 +159,13 @@ def test_another_architecture_is_refused_by_what_differs(folder, contents, name)
     assert len(str(error.value)) < 400  # what differs, not all there is
 
 
+def test_a_3dmm_that_is_not_there_is_told_as_what_it_is(folder, contents):
+    params, config = contents
+    save_weights(folder, params, config | {"model": config["model"] | {"morphable": "no/bfm"}})
+    with pytest.raises(InputError, match="^no weights for morphable: there is no folder no/bfm"):
+        load_reta(folder)
+
+
 @pytest.mark.parametrize("number", [None, 0, 2])
 def test_other_formats_are_refused(folder, contents, number):
     save_reta(folder, *contents, [])
