@@ -17,7 +17,6 @@ from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipeline.errors import InputError
@@ -289,6 +288,8 @@ def smooth_boxes(
     boxes: Float64[np.ndarray, "t 3"], found: Bool[np.ndarray, " t"]
 ) -> Float64[np.ndarray, "t 3"]:
     """A clip's boxes, interpolated where no face was found, smoothed by a Gaussian of 3 frames."""
+    import scipy.ndimage  # Not above: rendering needs none of it and should start soon.
+
     times = np.arange(len(boxes))
     filled = [np.interp(times, times[found], column[found]) for column in boxes.T]
     return scipy.ndimage.gaussian_filter1d(np.stack(filled, 1), sigma=3, axis=0, mode="nearest")

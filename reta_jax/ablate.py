@@ -28,7 +28,7 @@ from reta_jax import train
 from reta_jax.claims import FIGURES, PAPER, ablation_sections, judge_claims
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
-from reta_jax.files import write_whole
+from reta_jax.files import write_json, write_whole
 from reta_jax.metrics.cache import VERSION, clip_digests, digest
 from reta_jax.metrics.protocol import Protocol, is_of_judge, judges_digests
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
@@ -198,7 +198,7 @@ def judge_rows(study: Study, judging: Judging, rows: Sequence[str], seed: int) -
                 cache=study.workdir / JUDGED,
                 config=json.loads((folder / "weights" / CONFIG_FILE).read_text()),
             )
-            write_whole(folder / RESULT_FILE, f"{json.dumps(report, indent=1)}\n".encode())
+            write_json(folder / RESULT_FILE, report)
     jax.clear_caches()
 
 
@@ -266,7 +266,7 @@ def write_tables(workdir: Path, study: dict[str, Any]) -> None:
     claims = [claim._asdict() | verdict._asdict() for claim, verdict in verdicts.items()]
     study = study | {"claims": claims}
     text = markdown_page("The synthetic world's ablations", ablation_sections(study))
-    write_whole(workdir / "ablation.json", f"{json.dumps(study, indent=1)}\n".encode())
+    write_json(workdir / "ablation.json", study)
     write_whole(workdir / "ablation.md", text.encode())
 
 

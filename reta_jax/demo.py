@@ -9,7 +9,6 @@ given. An interrupted demo goes on where it was.
 
 import argparse
 import functools
-import json
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import REPORT, REPORT_TEXT, evaluate
-from reta_jax.files import write_whole
+from reta_jax.files import write_json, write_whole
 from reta_jax.metrics.judges import JUDGES, load_judges
 from reta_jax.metrics.tables import markdown_report
 from reta_jax.models.morphable import mesh
@@ -152,7 +151,7 @@ def write_report(
         f"training {describe_start(config.init_from)}; {seconds / 60:.1f} minutes so far"
     )
     text = markdown_report(figures)
-    write_whole(workdir / REPORT, f"{json.dumps(figures, indent=1)}\n".encode())
+    write_json(workdir / REPORT, figures)
     write_whole(workdir / REPORT_TEXT, text.encode())
     return text
 

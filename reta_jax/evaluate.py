@@ -32,7 +32,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import MODEL_VARIABLE, FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip
 from reta_jax.commands import sentences_for_errors, set_up_xla
-from reta_jax.files import file_digest, make_folder, write_whole
+from reta_jax.files import file_digest, make_folder, write_json, write_whole
 from reta_jax.metrics.cache import (
     VERSION,
     ClipCache,
@@ -415,7 +415,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     report["notes"] += changed_versions(recorded.get("versions", {}), run["versions"])
     report |= {"judged": _judged(places), "places": places, "versions": run["versions"]}
     if out:
-        write_whole(out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
+        write_json(out / REPORT, report)
         write_whole(out / REPORT_TEXT, markdown_report(report).encode())
         write_protocol(out / PROTOCOL, protocol_of(report["protocol"]), run)
     return report

@@ -31,7 +31,7 @@ from data_pipeline.records import list_clips, open_records
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import sentences_for_errors, set_up_xla
 from reta_jax.evaluate import CLIPS, JUDGES, Judges, evaluate_videos, load_judges, model_digest
-from reta_jax.files import file_digest, write_whole
+from reta_jax.files import file_digest, write_json, write_whole
 from reta_jax.metrics.cache import VERSION, digest, other_voice
 from reta_jax.metrics.pairs import Label
 from reta_jax.metrics.protocol import Protocol
@@ -152,7 +152,7 @@ class Videos:
 
     def _note(self, name: str, made_of: str) -> None:
         self._digests[name] = made_of
-        write_whole(self._manifest, f"{json.dumps(self._digests, indent=1)}\n".encode())
+        write_json(self._manifest, self._digests)
 
 
 def measure(
@@ -304,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
             file_digest(landmarker_model(arguments.face_landmarker)),
             _judges(arguments.syncnet, arguments.identity),
         )
-        write_whole(arguments.out / REPORT, f"{json.dumps(report, indent=1)}\n".encode())
+        write_json(arguments.out / REPORT, report)
         text = markdown_page("Disturbed portraits and voices", robustness_sections(report))
         write_whole(arguments.out / TABLE, text.encode())
     print(text, end="")
