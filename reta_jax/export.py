@@ -106,7 +106,7 @@ def export_onnx(renderer: "Renderer", folder: Path) -> None:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise InputError(
-            "ONNX needs the extra onnx: the README has its command (Python 3.12 or newer)"
+            "ONNX needs the extra onnx (Python 3.12 or newer): docs/export.md has its command"
         ) from error
     weights, files = _weights(renderer, None), {}
     for name, program in _programs(renderer, weights, 1).items():
