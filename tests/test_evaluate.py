@@ -304,10 +304,8 @@ def test_a_protocol_cuts_and_chooses_the_portrait(clip):
 
 def test_a_clip_that_is_known_is_not_decoded(data, monkeypatch):
     expected = list(evaluation_clips(data, "test"))[1]
-    decoded, decode = [], loader.decode_jpeg
-    monkeypatch.setattr(
-        loader, "decode_jpeg", lambda jpeg, size: decoded.append(jpeg) or decode(jpeg, size)
-    )
+    decoded, decode = [], loader.decode_picture
+    monkeypatch.setattr(loader, "decode_picture", lambda *of: decoded.append(of) or decode(*of))
     known = Judged("a clip", "somebody", "", {}, {}, np.zeros(0))
     ((i, later, voice),) = waiting_clips(data, Protocol(), [known, None])
     assert i == 1 and later.clip == expected.clip and voice is not None
