@@ -31,6 +31,8 @@ SETTINGS = {
     "train.batch_size": 8, "train.adversarial_start": 1_000, "train.eds": False, "loss.sync": 0.0,
     "loss.perceptual": 0.0, "loss.emotion": 0.0, "train.save_every": 3, "train.decay": False,
     "train.preview_every": 1_000_000, "model.audio_encoder.mel.layers": 1,
+    "model.size": 16, "model.split_res": 16, "model.uv_resolution": 16, "tvm.resolution": 16,
+    "model.tcn.dilations": (1,), "model.motion_encoder.channels": (4, 8),
 }  # fmt: skip
 
 
@@ -155,7 +157,8 @@ def test_two_hosts_are_four_devices_are_one_and_resume_as_one(launch, tmp_path):
 def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
     """Sums in another order round otherwise, and Adam makes whole steps of a gradient near zero.
 
-    So biases near zero differ by up to 0.6 % after six steps; two steps more or less make 80 %.
+    In this model nothing differs by more than 3e-6 after six steps, in one of 32 px biases near zero
+    did by 0.6 %; two steps more or less made 80 %.
     """
     assert ours.keys() == theirs.keys() and len(ours) > 100
     for name in ours:
