@@ -157,8 +157,8 @@ def test_two_hosts_are_four_devices_are_one_and_resume_as_one(launch, tmp_path):
 def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
     """Sums in another order round otherwise, and Adam makes whole steps of a gradient near zero.
 
-    In this model nothing differs by more than 3e-6 after six steps, in one of 32 px biases near zero
-    did by 0.6 %; two steps more or less made 80 %.
+    In this model nothing differs by more than 3e-6 after six steps; in one of 32 px biases near
+    zero did by 0.6 %, and two steps more or less made 80 %.
     """
     assert ours.keys() == theirs.keys() and len(ours) > 100
     for name in ours:
