@@ -79,8 +79,10 @@ def markdown_report(report: Mapping[str, Any]) -> str:
 def title_of_report(report: Mapping[str, Any]) -> str:
     """What was judged, on how many clips of how many people."""
     what = f"`{report['judged']}` on " if "judged" in report else ""
-    people = f" of {report['identities']} people" if "identities" in report else ""
-    return f"{what}{report['clips']} clips{people}"
+    people = report.get("identities")
+    who = "" if people is None else " of 1 person" if people == 1 else f" of {people} people"
+    clips = "1 clip" if report["clips"] == 1 else f"{report['clips']} clips"
+    return f"{what}{clips}{who}"
 
 
 def evaluation_sections(report: Mapping[str, Any]) -> list[Section]:

@@ -58,4 +58,5 @@ def test_figures_point_to_what_is_better():
 def test_a_report_says_what_was_judged_as_far_as_it_knows():
     report = {"clips": 12, "identities": 4}
     assert title_of_report(report) == "12 clips of 4 people"
+    assert title_of_report({"clips": 1, "identities": 1}) == "1 clip of 1 person"
     assert title_of_report({"clips": 12, "judged": "made"}) == "`made` on 12 clips"
