@@ -494,7 +494,7 @@ def test_the_first_line_says_which_model_is_judged(commands, weights, monkeypatc
     monkeypatch.setattr(judging, "SYNTHETIC_WEIGHTS", weights)
     main([*commands[1:], "--suite=paper", "--limit=1"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"# `{weights}` on 1 clips of 1 people"
+    assert lines[0] == f"# `{weights}` on 1 clip of 1 person"
     assert any(line.startswith("| generated |") for line in lines)
     assert any("Sync_c and Sync_d are not judged" in line for line in lines)
 
