@@ -5,10 +5,11 @@ that with a blur. Each frame is warped until what is rigid of its face lies wher
 it. Lips and jaw move with the head as a whole and keep their shape. Around is the portrait.
 """
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from scipy.interpolate import RBFInterpolator
 
 # Of iBUG's 68 points: the ends of the jaw, the nose, the corners of the eyes.
 RIGID = np.array([0, 1, 15, 16, *range(27, 36), 36, 39, 42, 45])
@@ -66,7 +67,11 @@ def _controls(
     return here, np.concatenate([portrait[RIGID], along, _BORDER])
 
 
-def _spline(source: Float[np.ndarray, "k 2"], target: Float[np.ndarray, "k 2"]) -> RBFInterpolator:
+def _spline(
+    source: Float[np.ndarray, "k 2"], target: Float[np.ndarray, "k 2"]
+) -> Callable[[np.ndarray], np.ndarray]:
+    from scipy.interpolate import RBFInterpolator  # Not above: few trainings hold heads still.
+
     return RBFInterpolator(source, target, smoothing=_SMOOTHING, kernel="thin_plate_spline")
 
 

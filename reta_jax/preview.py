@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from reta_jax.batches import open_batches
 from reta_jax.images import to_uint8
-from reta_jax.metrics.clips import compare_pixels
+from reta_jax.metrics.image import compare_pixels
 from reta_jax.models.morphable import MorphableModel, mesh
 from reta_jax.models.reta import RETA
 from reta_jax.pictures import COLUMNS, contact_sheet, model_row

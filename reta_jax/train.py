@@ -29,7 +29,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 from data_pipeline.errors import InputError
-from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.records import (
     decode_picture,
     list_clips,
@@ -156,6 +155,8 @@ def make_synthetic_data(config: ConfigDict) -> None:
     """
     data = config.data
     if data.synthetic_identities and not (Path(data.dirs[0]) / "records").exists():
+        from data_pipeline.prepare import prepare_synthetic  # Not above: it takes a second.
+
         prepare_synthetic(
             data.dirs[0],
             identities=data.synthetic_identities,

@@ -22,6 +22,7 @@ from reta_jax.experts.load import example_inputs
 from reta_jax.experts.syncnet import SyncNetV2
 from reta_jax.images import to_float
 from reta_jax.metrics import clips as clip_figures
+from reta_jax.metrics import image
 from reta_jax.metrics import judges as judge_networks
 from reta_jax.metrics.blocks import BLOCK, in_blocks
 from reta_jax.metrics.cache import Judged
@@ -205,7 +206,7 @@ def test_blocks_do_not_show(judges, mouths, clip, frames):
     assert found.shape == (frames, 20, 2)
     np.testing.assert_allclose(found, mouths[:frames], atol=1e-5)
     other = np.roll(video, 1, 2)
-    figures = in_blocks(clip_figures._psnr, video, other)
+    figures = in_blocks(image._psnr, video, other)
     np.testing.assert_allclose(figures, psnr(jnp.asarray(video), jnp.asarray(other)), rtol=1e-6)
     assert judges.emotion.look(video) in range(len(EMOTIONS))
 
@@ -413,13 +414,13 @@ def test_psnr_of_a_clip_is_not_raised_by_one_exact_frame():
     truth = np.clip(one + random.normal(0, 20, (25, 16, 16, 3)), 0, 255).astype(np.uint8)
     still = np.repeat(truth[:1], 25, 0)
     model = np.clip(truth + random.normal(0, 26, truth.shape), 0, 255).astype(np.uint8)
-    found = [clip_figures.compare_pixels(video, truth) for video in (still, model)]
+    found = [image.compare_pixels(video, truth) for video in (still, model)]
     for figures, video in zip(found, (still, model), strict=True):
         error = np.square(video.astype(np.float64) - truth).mean()
         expected = 10 * np.log10(255**2 / error)
         np.testing.assert_allclose(figures["psnr_clip"], expected, rtol=1e-6)
     assert found[0]["psnr"] > found[1]["psnr"] and found[0]["psnr_clip"] < found[1]["psnr_clip"]
-    assert clip_figures.compare_pixels(truth, truth)["psnr_clip"] == 100
+    assert image.compare_pixels(truth, truth)["psnr_clip"] == 100
 
 
 def test_a_clip_without_landmarks_has_no_true_mouth(judges, clip):

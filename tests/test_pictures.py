@@ -10,7 +10,7 @@ from configs.synthetic import get_config
 from data_pipeline.face_basis import load_face_basis
 from reta_jax import preview
 from reta_jax.images import to_float
-from reta_jax.metrics.clips import compare_pixels
+from reta_jax.metrics.image import compare_pixels
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import build_reta
 from reta_jax.pictures import (

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from configs import corpus, hdtf
-from configs.synthetic import get_config
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import slice_training, slices, train
@@ -23,11 +22,13 @@ from reta_jax.pretrained.reta import load_reta
 from reta_jax.slices import layout_of
 from reta_jax.state import create_state
 from reta_jax.weights import config_to_dict, save_weights
+from tests.light import LIGHT, as_flags, light_config
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 ROOT = Path(__file__).parents[1]
-ALL_BUT_L1 = ("perceptual", "motion", "adversarial", "sync", "emotion")
+# Without a decaying learning rate, which would depend on train.steps.
+QUIET = {"decay": False, "adversarial_start": 100, "preview_every": 100, "save_every": 100}
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +39,20 @@ def data(tmp_path_factory):
     return folder
 
 
-def light_config(data="data/nowhere", **changes):
-    """L1 alone, without a decaying learning rate, which would depend on train.steps."""
-    config = get_config("smoke")
-    config.data.dirs = (str(data),)
-    config.train.update({"batch_size": 2, "decay": False, "adversarial_start": 100})
-    config.train.update({"preview_every": 100, "save_every": 100} | changes)
-    config.loss.update(dict.fromkeys(ALL_BUT_L1, 0.0))
-    return config
+def quiet_config(data="data/nowhere", **changes):
+    return light_config(data, **QUIET | changes)
+
+
+@functools.cache
+def quiet_layout():
+    """Of `quiet_config`, traced once."""
+    return layout_of(quiet_config())
 
 
 @functools.cache
 def first_state():
-    """The state of `light_config` at its start, drawn once."""
-    config = light_config()
-    _, networks, morphable, _ = layout_of(config)
+    """The state of `quiet_config` at its start, drawn once."""
+    config, networks, morphable, _ = quiet_layout()
     key = jax.random.key(config.train.seed, impl="rbg")
     return jax.jit(lambda key: create_state(config, networks, morphable, key))(key)
 
@@ -79,11 +79,11 @@ def trained(state, seed=0, discriminator=True):
     return state.replace(ema=near)
 
 
-def a_slice(config, state, number=1, exact=False, **others):
-    tensors, left_out = slices.pack_state(state, layout_of(config), exact)
+def a_slice(layout, state, number=1, exact=False, **others):
+    tensors, left_out = slices.pack_state(state, layout, exact)
     given = dict(
         number=number, step=int(state.step), data={"global_next_index": 14},
-        config=config_to_dict(config), provenance=[], left_out=left_out, tensors=tensors,
+        config=config_to_dict(layout.config), provenance=[], left_out=left_out, tensors=tensors,
         metrics=b'{"step": 7, "l1": 0.5}\n', preview=b"png", preview_step=5,
     )  # fmt: skip
     return slices.Slice(**given | others)
@@ -97,8 +97,8 @@ def names(folder):
 
 
 def test_an_exact_slice_comes_back_bit_by_bit(tmp_path):
-    config, state = light_config(), trained(first_state())
-    slices.write_slice(tmp_path / "slices", a_slice(config, state, exact=True))
+    state = trained(first_state())
+    slices.write_slice(tmp_path / "slices", a_slice(quiet_layout(), state, exact=True))
     assert names(tmp_path / "slices") == [
         "manifest.json", "slice-001", "slice-001/metrics.jsonl", "slice-001/preview.png",
         "slice-001/state-00.safetensors",
@@ -106,7 +106,7 @@ def test_an_exact_slice_comes_back_bit_by_bit(tmp_path):
     found = slices.read_slice(tmp_path / "slices")
     assert (found.number, found.step, found.data) == (1, 7, {"global_next_index": 14})
     assert (found.preview, found.preview_step) == (b"png", 5)
-    ours = slices._named(slices.unpack_state(found, layout_of(config)))
+    ours = slices._named(slices.unpack_state(found, quiet_layout()))
     theirs = slices._named(state)
     assert list(ours) == list(theirs) and len(ours) > 500
     for name in ours:
@@ -115,9 +115,9 @@ def test_an_exact_slice_comes_back_bit_by_bit(tmp_path):
 
 
 def test_a_slice_keeps_parameters_whole_and_rounds_what_is_beside_them(tmp_path):
-    config, state = light_config(), trained(first_state())
-    slices.write_slice(tmp_path, a_slice(config, state))
-    ours = slices._named(slices.unpack_state(slices.read_slice(tmp_path), layout_of(config)))
+    state = trained(first_state())
+    slices.write_slice(tmp_path, a_slice(quiet_layout(), state))
+    ours = slices._named(slices.unpack_state(slices.read_slice(tmp_path), quiet_layout()))
     theirs = slices._named(state)
     half_ulp = 2.0 ** (64 / 32767 / 2) - 1.0 + 1e-6  # of 32767 steps over 64 octaves
     for name, value in theirs.items():
@@ -133,20 +133,20 @@ def test_a_slice_keeps_parameters_whole_and_rounds_what_is_beside_them(tmp_path)
 
 
 def test_a_discriminator_that_rests_does_not_travel_and_is_the_same_again(tmp_path):
-    config, state = light_config(), trained(first_state(), discriminator=False)
-    new = a_slice(config, state)
+    state = trained(first_state(), discriminator=False)
+    new = a_slice(quiet_layout(), state)
     assert not any(name.startswith("d_") for name in new.tensors)
-    ours = slices.unpack_state(new, layout_of(config))
+    ours = slices.unpack_state(new, quiet_layout())
     for name, value in slices._named(state).items():
         if name.startswith("d_"):
             np.testing.assert_array_equal(slices._named(ours)[name], value, err_msg=name)
-    learned = a_slice(config, trained(first_state()))
+    learned = a_slice(quiet_layout(), trained(first_state()))
     assert sum(name.startswith("d_params/") for name in learned.tensors) > 5
 
 
 def frozen_config(tmp_path):
     """The smoke model with a frozen wav2vec 2.0, and the folder of its weights."""
-    config = light_config()
+    config = quiet_config()
     audio = config.model.audio_encoder
     audio.kind, audio.trainable, audio.weights = "wav2vec2", False, str(tmp_path / "voice")
     return config
@@ -167,7 +167,7 @@ def test_a_frozen_audio_encoder_does_not_travel_and_must_be_the_same_again(tmp_p
     state.params["reta"]["audio_encoder"]["network"] = voice
     state.ema["audio_encoder"]["network"] = voice
 
-    new = a_slice(config, state)
+    new = a_slice(layout, state)
     assert new.left_out["frozen"] and not any("audio_encoder" in name for name in new.tensors)
     back = slices.unpack_state(new, layout)
     for tree in (back.params["reta"], back.ema):
@@ -177,14 +177,14 @@ def test_a_frozen_audio_encoder_does_not_travel_and_must_be_the_same_again(tmp_p
     save_weights(tmp_path / "voice", other, fields)
     with pytest.raises(InputError, match=r"frozen weights of .*voice are not those that the slice"):
         slices.unpack_state(new, layout)
-    packed = a_slice(config, state)  # they are not the published ones now, so they travel
+    packed = a_slice(layout, state)  # they are not the published ones now, so they travel
     assert packed.left_out["frozen"] is None
     back = slices.unpack_state(packed, layout)
     jax.tree.map(np.testing.assert_array_equal, back.ema["audio_encoder"]["network"], voice)
 
 
 def test_packed_bytes_are_those_of_a_slice():
-    layout = layout_of(light_config())
+    layout = quiet_layout()._replace(config=quiet_config())
     layout.config.loss.adversarial = 1.0
     for exact in (False, True):
         tensors, _ = slices.pack_state(trained(first_state()), layout, exact)
@@ -197,8 +197,7 @@ def test_packed_bytes_are_those_of_a_slice():
 # Going on.
 
 
-def pack_and_unpack(workdir, folder, config, onward, exact):
-    layout = layout_of(config)
+def pack_and_unpack(workdir, folder, layout, onward, exact):
     slices.write_slice(folder, slice_training.pack_slice(None, layout, workdir, exact))
     slice_training.unpack_slice(slices.read_slice(folder), layout, onward)
 
@@ -207,8 +206,8 @@ def steps(metrics):
     return [json.loads(line)["step"] for line in metrics.splitlines()]
 
 
-def last_state(workdir, config):
-    tensors = slice_training.pack_slice(None, layout_of(config), workdir, exact=True).tensors
+def last_state(workdir, layout):
+    tensors = slice_training.pack_slice(None, layout, workdir, exact=True).tensors
     assert int(tensors["step"]) == 8
     return tensors
 
@@ -227,19 +226,19 @@ def distance(ours, theirs, start, field):
 @pytest.mark.slow
 def test_going_on_from_a_slice_follows_a_run_that_was_not_cut(data, tmp_path, drawn):
     """Four steps, a slice, four steps, against eight; exact slices are equal bit by bit."""
-    config = functools.partial(light_config, data)
+    config = functools.partial(quiet_config, data)
+    layout = quiet_layout()._replace(config=config())
     straight = drawn(config(steps=8), tmp_path / "straight")
     first = drawn(config(steps=4), tmp_path / "first")
-    layout = layout_of(config())
     start = slice_training.pack_slice(None, layout, tmp_path / "first", exact=True).tensors
-    theirs = last_state(tmp_path / "straight", config())
+    theirs = last_state(tmp_path / "straight", layout)
     for exact in (True, False):
         onward = tmp_path / f"onward-{exact}"
-        pack_and_unpack(tmp_path / "first", tmp_path / f"s-{exact}", config(), onward, exact)
+        pack_and_unpack(tmp_path / "first", tmp_path / f"s-{exact}", layout, onward, exact)
         second = drawn(config(steps=8), onward)
         for batch, expected in zip([*first, *second], straight, strict=True):
             jax.tree.map(np.testing.assert_array_equal, batch, expected)
-        ours = last_state(onward, config())
+        ours = last_state(onward, layout)
         if exact:
             assert ours.keys() == theirs.keys()
             for name in ours:
@@ -263,8 +262,7 @@ def arguments(data, *more):
         f"--config={ROOT}/configs/synthetic.py:smoke",
         "--slice=slices",
         f"--data={data}",
-        *(f"--config.loss.{name}=0.0" for name in ALL_BUT_L1),
-        "--config.train.batch_size=2",
+        *as_flags(LIGHT),
         "--config.train.decay=False",
         "--config.train.save_every=1000000",
         "--config.train.adversarial_start=100",
@@ -305,7 +303,7 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, tmp_path):
     output, errors = exporting.communicate(timeout=300)
     assert exporting.returncode == 0 and "model in model" in output, errors[-3000:]
     model = load_reta(tmp_path / "model")
-    ema = slices.unpack_state(second, layout_of(light_config(data))).ema
+    ema = slices.unpack_state(second, quiet_layout()).ema
     for ours, theirs in zip(jax.tree.leaves(model.params), jax.tree.leaves(ema), strict=True):
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(np.float16))
 
@@ -344,8 +342,8 @@ def test_a_second_signal_ends_the_trainer_and_a_crash_is_told_from_it():
 
 @pytest.mark.parametrize("moment", ["pieces", "manifest"])
 def test_a_pack_that_is_killed_leaves_the_slice_before_it(tmp_path, monkeypatch, moment):
-    config, state = light_config(), trained(first_state())
-    slices.write_slice(tmp_path, a_slice(config, state))
+    state = trained(first_state())
+    slices.write_slice(tmp_path, a_slice(quiet_layout(), state))
     before = (tmp_path / "manifest.json").read_bytes()
 
     def killed(*_):
@@ -356,13 +354,13 @@ def test_a_pack_that_is_killed_leaves_the_slice_before_it(tmp_path, monkeypatch,
             patch.setattr(slices.os, "replace", killed)
         else:
             patch.setattr(slices, "write_json", killed)
-        slices.write_slice(tmp_path, a_slice(config, trained(state, 1), number=2))
+        slices.write_slice(tmp_path, a_slice(quiet_layout(), trained(state, 1), number=2))
     assert (tmp_path / "manifest.json").read_bytes() == before
     found = slices.read_slice(tmp_path)
     assert found.number == 1
     name = "params/projection/kernel"
     np.testing.assert_array_equal(found.tensors[name], slices._named(state)[name])
-    slices.write_slice(tmp_path, a_slice(config, trained(state, 1), number=2))
+    slices.write_slice(tmp_path, a_slice(quiet_layout(), trained(state, 1), number=2))
     assert slices.read_slice(tmp_path).number == 2
     assert {name.split("/")[0] for name in names(tmp_path)} == {"manifest.json", "slice-002"}
 
@@ -370,7 +368,7 @@ def test_a_pack_that_is_killed_leaves_the_slice_before_it(tmp_path, monkeypatch,
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    slices.write_slice(folder, a_slice(light_config(), trained(first_state())))
+    slices.write_slice(folder, a_slice(quiet_layout(), trained(first_state())))
     return folder
 
 
@@ -413,15 +411,15 @@ def test_a_damaged_slice_is_refused_in_a_sentence(whole, tmp_path, damage):
 
 def test_a_slice_of_another_config_is_refused_by_the_field(whole):
     found = slices.read_slice(whole)
-    free = light_config("data/others", save_every=3, max_minutes=1.0)
+    free = quiet_config("data/others", save_every=3, max_minutes=1.0)
     slices.check_same_config(found, free)
-    other = light_config(learning_rate=1e-5)
+    other = quiet_config(learning_rate=1e-5)
     with pytest.raises(InputError, match=r"train.learning_rate was 0.002 and is 1e-05 \(give the"):
         slices.check_same_config(found, other)
     slices.check_same_config(found, other, ["train.learning_rate"])
     with pytest.raises(InputError, match="--change names train.lr, which no field"):
         slices.check_same_config(found, other, ["train.lr"])
-    larger = light_config()
+    larger = quiet_config()
     larger.model.motion_encoder.channels = (8, 16, 32, 64)
     with pytest.raises(InputError, match=r"it is not|is \(.*\), expected \("):
         slices.unpack_state(found, layout_of(larger))
@@ -435,7 +433,7 @@ def test_what_is_too_large_is_refused_with_its_sizes(tmp_path, monkeypatch):
     assert "discriminator" in sentence and "lower model.channel_multiplier" in sentence
     slices.check_size(layout_of(corpus.get_config()))
 
-    new = a_slice(light_config(), trained(first_state()))
+    new = a_slice(quiet_layout(), trained(first_state()))
     monkeypatch.setattr(slices, "MAX_FILE", 20_000)
     with pytest.raises(InputError, match=r" alone is 0.\d MB, at most 0 MB a file travel"):
         slices.write_slice(tmp_path, new)
@@ -464,12 +462,12 @@ def test_minutes_that_do_not_do_for_a_step_are_refused(tmp_path, data, monkeypat
     monkeypatch.setattr(slice_training, "Trainer", lambda *_: Stubborn(IGNORES))
     started = time.monotonic()
     with pytest.raises(InputError, match=r"the 0.02 minutes were over before a step was saved"):
-        slice_training.train_slice(light_config(data), tmp_path / "slices", 0.02, started)
+        slice_training.train_slice(quiet_config(data), tmp_path / "slices", 0.02, started)
     assert not (tmp_path / "slices").exists()
 
 
 def test_missing_data_is_a_sentence_before_anything_starts(tmp_path):
-    config = light_config(tmp_path / "nowhere")
+    config = quiet_config(tmp_path / "nowhere")
     config.data.synthetic_identities = 0
     go = functools.partial(
         slice_training.train_slice, config, tmp_path / "slices", 1.0, time.monotonic()

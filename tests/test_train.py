@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from configs.synthetic import get_config
+from data_pipeline import prepare
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.records import iterate_sources, write_records
@@ -24,18 +25,13 @@ from reta_jax.preview import Preview
 from reta_jax.state import create_state
 from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device_batch
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
+from tests.light import LIGHT, as_flags, light_config
 from tests.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 ROOT = Path(__file__).parents[1]
-LIGHT = {  # L1 alone, of a model and a batch that trace and compile in seconds
-    "loss.perceptual": 0.0, "loss.motion": 0.0, "loss.adversarial": 0.0, "loss.sync": 0.0,
-    "loss.emotion": 0.0, "model.size": 16, "model.split_res": 16, "model.uv_resolution": 16,
-    "model.tcn.dilations": (1,), "model.motion_encoder.channels": (4, 8),
-    "model.audio_encoder.mel.layers": 1, "train.batch_size": 2,
-}  # fmt: skip
-LIGHT_FLAGS = [f"--config.{name}={value}" for name, value in LIGHT.items()]
+LIGHT_FLAGS = as_flags(LIGHT)
 LOSSES = {"l1", "perceptual", "motion", "emotion_visual", "emotion_audio", "emotion_cross"}
 
 
@@ -53,13 +49,6 @@ def data(tmp_path_factory):
 def smoke_config(data, **changes):
     config = get_config("smoke")
     config.data.dirs = (str(data),)
-    config.train.update(changes)
-    return config
-
-
-def light_config(data, **changes):
-    config = smoke_config(data)
-    config.update_from_flattened_dict(LIGHT)
     config.train.update(changes)
     return config
 
@@ -461,7 +450,7 @@ def test_pictures_that_would_be_magnified_are_refused(data, tmp_path):
 def test_small_models_make_the_clips_of_the_world_as_large_as_others(tmp_path, monkeypatch):
     """In one folder for all of them; but none before the experts' weights are there."""
     made = []
-    monkeypatch.setattr(train, "prepare_synthetic", lambda *a, size, **_: made.append(size))
+    monkeypatch.setattr(prepare, "prepare_synthetic", lambda *a, size, **_: made.append(size))
     config = smoke_config(tmp_path / "none")
     for config.model.size in (32, 64, 128):
         train.make_synthetic_data(config)

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -13,8 +12,7 @@ from data_pipeline.face import MOUTH
 from data_pipeline.face_basis import load_face_basis
 from data_pipeline.loader import EvaluationClip
 from reta_jax.experts.landmark_net import from_lower_face
-from reta_jax.metrics.blocks import in_blocks
-from reta_jax.metrics.image import psnr, ssim
+from reta_jax.metrics.image import compare_pixels
 from reta_jax.metrics.judges import MEDIAPIPE, Judge, Judges
 from reta_jax.metrics.landmarks import (
     PIXELS_SIDE,
@@ -30,8 +28,6 @@ from reta_jax.metrics.sync import is_long_enough
 from reta_jax.models.morphable import MorphableModel, builtin_morphable
 
 FID_ROWS = ("generated", "still portrait", "truth, blurred", "truth")  # the others show as much
-EQUAL = 100.0  # dB, said of equal pictures
-_psnr, _ssim = jax.jit(psnr), jax.jit(ssim)
 
 
 class Video(NamedTuple):
@@ -186,25 +182,6 @@ def fid_features(
     if (chosen == chosen[:1]).all():
         return {row: np.repeat(look(chosen[:1]), len(chosen), 0)}
     return {row: look(chosen)}
-
-
-def compare_pixels(
-    frames: UInt8[np.ndarray, "t h w 3"], truth: UInt8[np.ndarray, "t h w 3"]
-) -> Figures:
-    """PSNR in dB, 100 of equal frames, and SSIM: means over frames; and the PSNR of the clip.
-
-    "psnr_clip" is 10 log10(255^2 / mean over frames of their mean square error). One frame that is
-    exact, as a still portrait's first, raises it hardly, and `psnr` by its share of 100 dB.
-    """
-    if np.array_equal(frames, truth):
-        return {"psnr": EQUAL, "psnr_clip": EQUAL, "ssim": 1.0}
-    decibels = in_blocks(_psnr, frames, truth).astype(np.float64)
-    error = (255.0**2 * 10 ** (-decibels / 10)).mean()
-    return {
-        "psnr": float(np.minimum(decibels, EQUAL).mean()),
-        "psnr_clip": float(min(10 * np.log10(255.0**2 / error), EQUAL)),
-        "ssim": float(in_blocks(_ssim, frames, truth).mean()),
-    }
 
 
 def compare_mouths(

@@ -20,12 +20,12 @@ from data_pipeline.video import Video, read_soundtrack, read_video, resized
 from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.clips import (
     TOO_SHORT,
-    compare_pixels,
     emotion_name,
     fid_features,
     judge_crops,
     judge_emotion,
 )
+from reta_jax.metrics.image import compare_pixels
 from reta_jax.metrics.judges import FAN_SIZE, Judges
 from reta_jax.metrics.landmarks import (
     PIXELS_SIDE,

@@ -31,9 +31,7 @@ from reta_jax.metrics.videos import (
     read_pairs,
 )
 
-FRAMES, SIDE = 30, 256
-
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
+FRAMES, SIDE = 24, 256
 
 SILENT = -1  # a video without a sound track
 

@@ -1,9 +1,10 @@
-"""Compares 4 devices with 1 and writes what it finds: python worker.py FILE.json.
+"""Compares forms of a step with one on one device, and writes what it finds: worker.py FILE.json.
 
 A process of its own, because the number of CPU devices is fixed when jax starts.
 """
 
 import json
+import re
 import sys
 import types
 
@@ -20,9 +21,17 @@ from reta_jax.checks import check_config
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.teachers import Experts
 from reta_jax.models.morphable import builtin_morphable
+from tests.light import LIGHT_MODEL
 from tests.weights import random_variables
 
-DEVICES, CLIPS, FRAMES = 4, 8, 5
+DEVICES, CLIPS, FRAMES, STEPS = 4, 8, 2, 3
+# devices, train.accumulate, train.remat; the first is what the others must equal.
+VARIANTS = {
+    "one device": (1, 1, "none"),
+    "four devices": (DEVICES, 1, "none"),
+    "accumulated": (2, 2, "none"),
+    "computed again": (1, 1, "blocks"),
+}
 
 
 def tiny_config(eds):
@@ -32,10 +41,8 @@ def tiny_config(eds):
     take minutes to compile.
     """
     config = get_config("smoke")
-    config.model.update({"size": 16, "split_res": 16, "uv_resolution": 16})
-    config.model.tcn.dilations, config.model.motion_encoder.channels = (1,), (4, 8)
-    config.model.audio_encoder.mel.layers = 1
-    config.model.window.update({"past": 3, "chunk": 6, "look_ahead": 1})
+    config.update_from_flattened_dict(LIGHT_MODEL)
+    config.model.window.update({"past": 3, "chunk": 3, "look_ahead": 1})
     config.model.emotion_span = 3
     config.tvm.resolution = 16
     config.discriminator.minibatch_std_group = 1
@@ -173,28 +180,32 @@ def difference(ours, theirs):
     return worst
 
 
-def slices(config):
-    count = CLIPS // DEVICES
-    for i in range(DEVICES):
-        yield jax.tree.map(lambda x, i=i: x[i * count : (i + 1) * count], make_batch(config))
-
-
-def compare_without_eds(found):
+def compare_variants(found):
+    """Losses of three steps, gradients of the first, and what the three left."""
     config = tiny_config(eds=False)
-    built = build(config)
-    four, program = run(config, built, DEVICES, True, 3)
-    one, _ = run(config, built, 1, True, 3)
-    found["losses"] = sorted(four[0][1])
-    found["apart"] = distances(four, one)
-    gradients = {name: getattr(one[0][0], name)[0].trace for name in ("opt_state", "d_opt_state")}
-    for name, gradient in gradients.items():
+    networks, constants, start = build(config)
+    results = {}
+    for name, (devices, accumulate, remat) in VARIANTS.items():
+        config.train.update({"accumulate": accumulate, "remat": remat})
+        networks = state.build_networks(config, constants.experts.teacher.width)
+        results[name] = run(config, (networks, constants, start), devices, True, STEPS)
+    (reference, _) = results["one device"]
+    found["losses"] = sorted(reference[0][1])
+    for name in ("params", "d_params", "ema"):
+        found[f"{name}_moved"] = difference(getattr(reference[-1][0], name), getattr(start, name))
+    for name in ("opt_state", "d_opt_state"):
+        gradient = getattr(reference[0][0], name)[0].trace
         sizes = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)]
         found[f"{name}_zero"] = sum(size == 0 for size in sizes)
-    for name in ("params", "d_params", "ema"):
-        found[f"{name}_moved"] = difference(getattr(one[-1][0], name), getattr(built[2], name))
-    found["all_gathers"] = program.count("all-gather")
-    found["all_reduces"] = program.count("all-reduce")
-    return config, built, four[0][0].opt_state[0].trace
+    for name, (history, program) in results.items():
+        found[name] = distances(history, reference) | {
+            "norms": gradient_norms_differ(*history[0]),
+            "loops": program.count(" while("),
+            "convolutions": program.count(" convolution("),
+            "all_gathers": program.count("all-gather"),
+            "all_reduces": program.count("all-reduce("),
+            "all_reduces_of_loops": all_reduces_of_loops(program),
+        }
 
 
 def distances(history, reference):
@@ -211,30 +222,39 @@ def distances(history, reference):
     return found
 
 
-def compare_with_pmap(found, config, built, gradient_of_four):
-    local, arguments = local_gradient(config, built)
-    mapped = jax.pmap(
-        lambda *arrays: jax.lax.pmean(local(*arrays), "clips"),
-        axis_name="clips",
-        in_axes=(None, None, None, 0),
+def all_reduces_of_loops(program):
+    """How many all-reduces stand in bodies of loops."""
+    bodies = re.findall(r"body=%?([\w.\-]+)", program)
+    computations = re.split(r"\n\n", program)
+    return sum(
+        text.count("all-reduce(")
+        for text in computations
+        if any(text.lstrip().startswith(f"%{body} ") for body in bodies)
     )
-    stacked = jax.tree.map(lambda *rows: np.stack(rows), *slices(config))
-    gradient = jax.tree.map(lambda x: np.asarray(x)[0], mapped(*arguments, stacked))
-    found["pmap_difference"] = difference(gradient, gradient_of_four)
+
+
+def gradient_norms_differ(after, metrics):
+    gradient = after.opt_state[0].trace
+    expected = [np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradient)]
+    found = metrics[step.GRADIENT_NORMS]["params"]
+    return float(np.abs(found / np.array(expected) - 1).max())
 
 
 def compare_eds(found):
+    """Four devices against pmap of a gradient that knows of no other device."""
     config = tiny_config(eds=True)
     config.loss.update({"motion": 0.0, "adversarial": 0.0})
     built = build(config)
     ((four, metrics),), program = run(config, built, DEVICES, False, 1)
     found["eds_losses"] = sorted(metrics)
     local, arguments = local_gradient(config, built)
-    local = jax.jit(local)
-    parts = [jax.device_get(local(*arguments, raw)) for raw in slices(config)]
-    mean = jax.tree.map(lambda *rows: np.mean(rows, axis=0), *parts)
+    share = lambda x: x.reshape(DEVICES, CLIPS // DEVICES, *x.shape[1:])
+    mapped = jax.pmap(local, in_axes=(None, None, None, 0))
+    gradients = jax.device_get(mapped(*arguments, jax.tree.map(share, make_batch(config))))
+    mean = jax.tree.map(lambda x: x.mean(0), gradients)
     found["eds_difference"] = difference(four.opt_state[0].trace, mean)
-    found["eds_slices_differ"] = difference(parts[0], parts[1])
+    of = lambda device: jax.tree.map(lambda x: x[device], gradients)
+    found["eds_devices_differ"] = difference(of(0), of(1))
     found["eds_moves"] = program.count("all-gather") + program.count("collective-permute")
 
 
@@ -254,7 +274,7 @@ def main(path):
     found = {}
     refuse(found)
     compare_eds(found)
-    compare_with_pmap(found, *compare_without_eds(found))
+    compare_variants(found)
     with open(path, "w") as file:
         json.dump(found, file, indent=1)
 

@@ -21,27 +21,18 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
-from configs.synthetic import get_config
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.checkpoint import find_damage
 from reta_jax.weights import flatten, load_weights
-
-ALL_BUT_L1 = ("perceptual", "motion", "adversarial", "sync", "emotion")
+from tests.light import light_config
 
 
 def make_config(data: Path, steps: int):
-    config = get_config("smoke")
-    config.data.dirs = (str(data),)
-    config.loss.update(dict.fromkeys(ALL_BUT_L1, 0.0))
-    config.model.audio_encoder.mel.layers = 1
-    config.train.update(
-        dict(
-            batch_size=2, frames=1, steps=steps, save_every=1, decay=False, eds=False,
-            adversarial_start=1_000_000, preview_every=1_000_000,
-        )
+    return light_config(
+        data, frames=1, steps=steps, save_every=1, decay=False, eds=False,
+        adversarial_start=1_000_000, preview_every=1_000_000,
     )  # fmt: skip
-    return config
 
 
 def start(config, workdir: Path) -> int:
