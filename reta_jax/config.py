@@ -234,10 +234,7 @@ def random_teachers(config: ConfigDict) -> ConfigDict:
 
 
 def smoke(config: ConfigDict) -> ConfigDict:
-    """Shrinks any experiment to two steps that touch every loss, on a few synthetic clips.
-
-    The discriminator has the second one, which its learning rate cannot decay over.
-    """
+    """Shrinks any experiment to two steps that touch every loss, on a few synthetic clips."""
     random_teachers(small(config, size=32, channel_multiplier=1 / 16, style_dim=32))
     config.name += "_smoke"
     config.init_from = ""
@@ -262,7 +259,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
             "steps": 2,
             "warmup_steps": 1,
             "decay": False,
-            "adversarial_start": 1,
+            "adversarial_start": 0,
             "r1_gamma": 1.0,
             "r1_every": 2,
             "perceptual_scales": (1.0, 0.5),

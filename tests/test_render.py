@@ -608,7 +608,8 @@ def test_expression_scale_moves_the_controls_away_from_their_rest(weights, scale
     window, _ = next(audio_windows(speech(CHUNK * FRAME), plain.reta.window))
 
     def controls(renderer, audio=jnp.asarray(window[None])):
-        return window_controls(renderer.reta, renderer.params, renderer.morphable, audio)
+        of = jax.jit(functools.partial(window_controls, renderer.reta))
+        return of(renderer.params, renderer.morphable, audio)
 
     rest = controls_in_silence(plain.reta, plain.params, plain.morphable)
     before, after = controls(plain), controls(scaled)

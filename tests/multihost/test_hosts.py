@@ -1,10 +1,9 @@
-"""Two processes of two devices train as one of four, and what they leave goes on anywhere."""
+"""Two processes of two devices train as one of four, and what they leave goes on in one."""
 
 import functools
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -125,9 +124,9 @@ def flip_a_bit(checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_hosts_are_four_devices_are_one_and_resume_as_one(launch, tmp_path):
+def test_two_hosts_are_four_devices_and_resume_as_one(launch, tmp_path):
     """Three steps on two hosts, then three more of the same run on one: as six on one."""
-    one, two, single = (tmp_path / name for name in ("one", "two", "single"))
+    one, two = tmp_path / "one", tmp_path / "two"
     preview = {"train.preview_every": 2}  # on one of two processes
     codes, printed = finish(
         *launch_two(launch, two, **{"train.steps": 3, "train.save_every": 2} | preview)
@@ -135,20 +134,16 @@ def test_two_hosts_are_four_devices_are_one_and_resume_as_one(launch, tmp_path):
     assert codes == [0, 0], printed
     assert "step 3/3" in printed[0] and "step 3/3" not in printed[1]
     assert saved_steps(two) == [2, 3]
-    shutil.copytree(two, tmp_path / "damaged")
-    codes, printed = finish(
-        launch(one, 4, **{"train.steps": 6}), launch(single, 1, **{"train.steps": 6})
-    )
-    assert codes == [0, 0], printed
-    codes, printed = finish(launch(two, 4, **{"train.steps": 6}))
-    assert codes == [0] and "going on from step 3" in printed[0], printed
-    for other in (two, single):
-        ours, theirs = losses(other), losses(one)
-        assert set(ours) == set(theirs) == set(range(1, 7))
-        for step in ours:
-            np.testing.assert_allclose(ours[step], theirs[step], rtol=1e-3, err_msg=f"step {step}")
-        for part in ("params", "ema"):
-            compare(saved_arrays(other, part), saved_arrays(one, part))
+    for workdir in (one, two):
+        codes, printed = finish(launch(workdir, 4, **{"train.steps": 6}))
+        assert codes == [0], printed
+    assert "going on from step 3" in printed[0]
+    ours, theirs = losses(two), losses(one)
+    assert set(ours) == set(theirs) == set(range(1, 7))
+    for step in ours:
+        np.testing.assert_allclose(ours[step], theirs[step], rtol=1e-3, err_msg=f"step {step}")
+    for part in ("params", "ema"):
+        compare(saved_arrays(two, part), saved_arrays(one, part))
 
 
 def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
