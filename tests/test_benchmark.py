@@ -18,6 +18,9 @@ from reta_jax.render import Renderer
 from tests.tiny import save_tiny_model
 
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")

@@ -24,6 +24,8 @@ from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, check_params, load_weight
 from reta_jax.windows import audio_windows
 from tests.tiny import save_tiny_model
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 RANDOM = np.random.default_rng(0)
 PORTRAITS = RANDOM.integers(0, 256, (3, 32, 32, 3), np.uint8)
 VOICE = (0.3 * RANDOM.standard_normal(17 * 640 + 3)).astype(np.float32)
@@ -35,9 +37,9 @@ def weights(tmp_path_factory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["closing", "not closing"])
-def renderer(weights, request) -> Renderer:
-    return Renderer.from_pretrained(weights, close_in_silence=request.param)
+@pytest.fixture(scope="module")
+def renderer(weights) -> Renderer:
+    return Renderer.from_pretrained(weights)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def change_config(folder: Path, **values) -> None:
 
 def test_frames_are_the_models_own(folder, renderer):
     exported = ExportedRenderer.load(folder)
-    assert exported.closes_in_silence == renderer.closes_in_silence
+    assert exported.closes_in_silence and renderer.closes_in_silence
     for portrait in PORTRAITS[:2]:
         frames = exported.render(portrait, VOICE)
         assert frames.shape == (18, 32, 32, 3) and frames.std() > 1
@@ -150,13 +152,16 @@ def test_a_program_for_gpus_alone_has_their_forms_and_is_refused_here(weights, t
 
 
 def test_a_model_of_the_published_arithmetic_is_exported_as_it_is(tmp_path):
+    """And one whose mouth does not rest in silence."""
     weights = save_tiny_model(tmp_path / "weights", modulation="modconv")
     renderer = Renderer.from_pretrained(weights, close_in_silence=False).with_chunk(1)
     assert renderer.reta.generator.modulation == "modconv"
     export(renderer, tmp_path / "model", ["cpu"])
-    frames = ExportedRenderer.load(tmp_path / "model").render(PORTRAITS[0], VOICE[: 2 * 640])
+    exported = ExportedRenderer.load(tmp_path / "model")
+    assert not exported.closes_in_silence
+    frames = exported.render(PORTRAITS[0], VOICE)
     assert frames.std() > 1
-    np.testing.assert_array_equal(frames, renderer.render(PORTRAITS[0], VOICE[: 2 * 640]))
+    np.testing.assert_array_equal(frames, renderer.render(PORTRAITS[0], VOICE))
 
 
 def test_needs_neither_flax_nor_the_models_code(folder):
