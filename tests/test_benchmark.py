@@ -17,7 +17,6 @@ from reta_jax.program import flatten
 from reta_jax.render import Renderer
 from tests.tiny import save_tiny_model
 
-
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 

@@ -18,13 +18,11 @@ from data_pipeline.errors import InputError
 from reta_jax import cost
 from reta_jax.cost import ACCELERATORS, all_reduce_seconds, efficiency, ring_seconds
 from reta_jax.program import flatten, memory, work
+from tests.light import LIGHT_MODEL
 
 ROOT = Path(__file__).parents[1]
-SMALL = {  # of configs/synthetic.py: what traces and compiles in seconds
-    "model.size": 16, "model.split_res": 16, "model.uv_resolution": 16,
-    "model.tcn.dilations": (1,), "model.motion_encoder.channels": (4, 8),
-    "model.audio_encoder.mel.layers": 1, "tvm.resolution": 16,
-    "loss.perceptual": 0.0, "loss.emotion": 0.0, "train.eds": False,
+SMALL = LIGHT_MODEL | {  # of configs/synthetic.py: what traces and compiles in seconds
+    "tvm.resolution": 16, "loss.perceptual": 0.0, "loss.emotion": 0.0, "train.eds": False,
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.ndimage import correlate1d
 
 from reta_jax.grow import grow
@@ -13,6 +14,8 @@ from reta_jax.models.image_encoder import ImageEncoder
 from reta_jax.ops.blur import upsample
 from reta_jax.ops.warp import grid_sample, inherited_grid
 from reta_jax.state import take_fitting
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 MULTIPLIER = 1 / 32
 BOX = np.array([-1, 1, 8, 8, 1, -1]) / 16  # nearly the mean of two pixels
