@@ -33,7 +33,8 @@ def pytest_unconfigure():
 def quickly_compiled():
     """For modules that mostly compile, and whose numbers do not depend on how well that is done.
 
-    What the commands that they start compile and what this process does is found by both.
+    What the commands that they start compile and what this process does is found by both. What an
+    earlier module compiled stays as it was, so that two programs may round differently.
     """
     settings = PORTABLE_CACHE | {"jax_disable_most_optimizations": True}
     before = {name: jax.config.values[name] for name in settings}

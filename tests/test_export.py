@@ -24,8 +24,6 @@ from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, check_params, load_weight
 from reta_jax.windows import audio_windows
 from tests.tiny import save_tiny_model
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 RANDOM = np.random.default_rng(0)
 PORTRAITS = RANDOM.integers(0, 256, (3, 32, 32, 3), np.uint8)
 VOICE = (0.3 * RANDOM.standard_normal(17 * 640 + 3)).astype(np.float32)
