@@ -33,9 +33,10 @@ def pytest_unconfigure():
 def quickly_compiled():
     """For modules that mostly compile, and whose numbers do not depend on how well that is done.
 
-    What the commands that they start compile and what this process does is found by both. What an
-    earlier module compiled stays as it was, so that two programs may round differently.
+    What the commands that they start compile and what this process does is found by both. No module
+    finds what another one compiled otherwise: where frames are compared bit by bit, it would show.
     """
+    jax.clear_caches()
     settings = PORTABLE_CACHE | {"jax_disable_most_optimizations": True}
     before = {name: jax.config.values[name] for name in settings}
     with pytest.MonkeyPatch.context() as patch:
@@ -45,6 +46,7 @@ def quickly_compiled():
         yield
         for name in settings:
             jax.config.update(name, before[name])
+    jax.clear_caches()
 
 
 @pytest.fixture
