@@ -33,10 +33,9 @@ def pytest_unconfigure():
 def quickly_compiled():
     """For modules that mostly compile, and whose numbers do not depend on how well that is done.
 
-    What the commands that they start compile and what this process does is found by both. No module
-    finds what another one compiled otherwise: where frames are compared bit by bit, it would show.
+    What the commands that they start compile and what this process does is found by both. It is
+    forgotten behind them: other modules compare frames bit by bit.
     """
-    jax.clear_caches()
     settings = PORTABLE_CACHE | {"jax_disable_most_optimizations": True}
     before = {name: jax.config.values[name] for name in settings}
     with pytest.MonkeyPatch.context() as patch:

@@ -183,13 +183,13 @@ def difference(ours, theirs):
 def compare_variants(found):
     """Losses of three steps, gradients of the first, and what the three left."""
     config = tiny_config(eds=False)
-    networks, constants, start = build(config)
+    _, constants, start = build(config)
     results = {}
     for name, (devices, accumulate, remat) in VARIANTS.items():
         config.train.update({"accumulate": accumulate, "remat": remat})
         networks = state.build_networks(config, constants.experts.teacher.width)
         results[name] = run(config, (networks, constants, start), devices, True, STEPS)
-    (reference, _) = results["one device"]
+    reference, _ = results["one device"]
     found["losses"] = sorted(reference[0][1])
     for name in ("params", "d_params", "ema"):
         found[f"{name}_moved"] = difference(getattr(reference[-1][0], name), getattr(start, name))
