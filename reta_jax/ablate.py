@@ -26,7 +26,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train
 from reta_jax.claims import FIGURES, PAPER, ablation_sections, judge_claims
-from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import write_json, write_whole
 from reta_jax.metrics.cache import VERSION, clip_digests, digest
@@ -288,6 +288,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     rows = arguments.rows.split(",")
     with sentences_for_errors():
+        check_device()
         unknown = [row for row in rows if row not in PAPER]
         if unknown:
             raise InputError(f"no row {', '.join(unknown)}: known are {', '.join(PAPER)}")

@@ -22,7 +22,7 @@ from data_pipeline.face import LOWER_LIP, UPPER_LIP
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.video import VideoWriter
-from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.evaluate import REPORT, REPORT_TEXT, evaluate
 from reta_jax.files import write_json, write_whole
 from reta_jax.metrics.judges import JUDGES, load_judges
@@ -174,6 +174,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        check_device()
         finished = demo(
             arguments.workdir, arguments.minutes, arguments.from_scratch, arguments.smoke
         )

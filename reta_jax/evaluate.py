@@ -31,7 +31,7 @@ from data_pipeline.datasets.raw import video_files
 from data_pipeline.errors import InputError
 from data_pipeline.face import MODEL_VARIABLE, FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip
-from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.files import file_digest, make_folder, write_json, write_whole
 from reta_jax.metrics.cache import (
     VERSION,
@@ -383,6 +383,7 @@ PLACES = (
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        check_device()
         report = run(arguments)
     if not arguments.out:
         print(markdown_page(title_of_report(report), evaluation_sections(report)[:1]))

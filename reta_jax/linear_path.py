@@ -25,7 +25,7 @@ from data_pipeline.audio import to_float
 from data_pipeline.errors import InputError
 from data_pipeline.loader import repetitions
 from data_pipeline.records import list_clips, open_records, trained_people
-from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.metrics.mouth import opening
 from reta_jax.models.reta import RETA, build_reta
 from reta_jax.pretrained.reta import Pretrained, load_reta, save_reta
@@ -181,6 +181,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        check_device()
         model = load_reta(arguments.checkpoint)
         params, values = add_linear_path(
             model, arguments.data, arguments.span, arguments.strength, arguments.scale

@@ -29,7 +29,7 @@ from data_pipeline.face import FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.records import list_clips, open_records
 from data_pipeline.video import VideoWriter
-from reta_jax.commands import sentences_for_errors, set_up_xla
+from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.evaluate import CLIPS, JUDGES, Judges, evaluate_videos, load_judges, model_digest
 from reta_jax.files import file_digest, write_json, write_whole
 from reta_jax.metrics.cache import VERSION, digest, other_voice
@@ -295,6 +295,7 @@ def _judges(syncnet: Path | None, identity: str | None) -> Judges:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
+        check_device()
         report = measure(
             Renderer.from_pretrained(arguments.checkpoint),
             arguments.data,

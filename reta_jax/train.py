@@ -41,7 +41,7 @@ from reta_jax import parallel
 from reta_jax.batches import open_batches
 from reta_jax.checkpoint import PROVENANCE_FILE, Checkpoints, read_provenance
 from reta_jax.checks import check_config
-from reta_jax.commands import DivergenceError, run_with_flags, set_up_xla
+from reta_jax.commands import DivergenceError, check_device, run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
 from reta_jax.files import write_json
@@ -386,6 +386,7 @@ def main(argv: list[str]) -> None:
             _DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
             _START_TIMEOUT.value, _PEER_TIMEOUT.value,
         )  # fmt: skip
+        check_device()
         config = _CONFIG.value
         if config is None:
             raise InputError("no experiment given: say --config configs/synthetic.py")

@@ -31,7 +31,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import MOUTH
 from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
 from data_pipeline.records import list_clips, open_records, trained_people
-from reta_jax.commands import DivergenceError, run_with_flags, set_up_xla
+from reta_jax.commands import DivergenceError, check_device, run_with_flags, set_up_xla
 from reta_jax.experts.landmark_net import into_lower_face, lower_face, mouth_opening
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.syncnet import (
@@ -518,6 +518,7 @@ def _batches(config: ConfigDict, split: str):
 
 
 def main(argv: list[str]) -> None:
+    check_device()
     config = flags.FLAGS.config
     if config is None:
         raise InputError("no expert given: say --config configs/judges/synthetic.py:sync_expert")

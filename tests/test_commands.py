@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from data_pipeline.errors import InputError
-from reta_jax import benchmark, export, render
+from reta_jax import benchmark, evaluate, export, render
 from reta_jax.commands import DivergenceError, sentences_for_errors
 
 REPOSITORY = Path(__file__).parents[1]
@@ -57,7 +57,7 @@ def test_bugs_keep_their_traceback(error):
 
 
 @pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend")])
-@pytest.mark.parametrize("command", [render, export, benchmark])
+@pytest.mark.parametrize("command", [render, export, benchmark, evaluate])
 def test_a_device_that_is_not_there_is_a_sentence(command, error, tmp_path, monkeypatch, capsys):
     """Before anything is loaded: neither the model nor the files are there."""
 
