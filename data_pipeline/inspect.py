@@ -31,7 +31,7 @@ from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face import LOWER_LIP, UPPER_LIP
 from data_pipeline.manifest import Row, by_job, read_journal, read_manifest
-from data_pipeline.records import decode_jpeg, open_records, read_clips
+from data_pipeline.records import decode_jpeg, of_clip, open_records, read_clips
 from data_pipeline.video import iterate_frames
 
 SAMPLES = 12
@@ -186,7 +186,10 @@ def draw_sample(record: dict[str, Any]) -> UInt8[np.ndarray, "h w 3"]:
     ]
     draw.text((0, 2), "  ·  ".join(words), _INK, _font(13))
     for place, index in enumerate(shown):
-        frame = _draw_frame(record["frames"][index], record["landmarks"][index], record["sync_box"])
+        with of_clip(words[0]):
+            frame = _draw_frame(
+                record["frames"][index], record["landmarks"][index], record["sync_box"]
+            )
         canvas.paste(frame, (place * (_SIDE + _GAP), 22))
     wave = _draw_wave(record["audio"], _mouth(record["landmarks"]), shown, width)
     canvas.paste(wave, (0, 22 + _SIDE + _GAP))

@@ -115,7 +115,7 @@ def decode_jpeg(data: bytes, size: int | None = None) -> UInt8[np.ndarray, "h w 
     """RGB of a record's JPEG, resized to `size` square if it has another.
 
     Raises:
-        InputError: it is damaged; of which record it is, `decode_picture` says.
+        InputError: it is damaged; of which clip it is, `decode_picture` and `of_clip` say.
     """
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if bgr is None:
@@ -123,6 +123,15 @@ def decode_jpeg(data: bytes, size: int | None = None) -> UInt8[np.ndarray, "h w 
     if size is not None:
         bgr = resized(bgr, size, size)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+@contextlib.contextmanager
+def of_clip(clip: str) -> Iterator[None]:
+    """Around what is done with a clip: what is wrong with it is told with its name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"clip {clip}: {error}") from error
 
 
 def save_example(path: Path, example: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from data_pipeline.records import (
     encode_jpeg,
     iterate_sources,
     list_clips,
+    of_clip,
     write_records,
 )
 
@@ -106,7 +107,8 @@ def _reduced(clip: Source, size: int) -> Source:
 
     def load() -> dict[str, Any]:
         example = clip.load()
-        frames = [encode_jpeg(decode_jpeg(jpeg, size)) for jpeg in example["frames"]]
+        with of_clip(clip.clip):
+            frames = [encode_jpeg(decode_jpeg(jpeg, size)) for jpeg in example["frames"]]
         return example | {"frames": frames}
 
     return clip._replace(load=load)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.errors import InputError
 from data_pipeline.inspect import draw_sample, inspect, main, reasons, spread
 from data_pipeline.manifest import write_manifest
-from data_pipeline.records import encode_jpeg, open_records
+from data_pipeline.records import encode_jpeg, list_clips, open_records
+from data_pipeline.subset import write_subset
 from tests.data_pipeline.faces import EMPTY, save
 from tests.data_pipeline.sets import example, row, small_set, write_set
 
@@ -109,3 +111,13 @@ def test_damaged_records_are_a_sentence(tmp_path, capsys):
 def test_clips_of_a_few_frames_can_be_drawn(tmp_path, count):
     write_set(tmp_path, [example("a", "ann", count=count)])
     assert inspect(tmp_path).is_file()
+
+
+def test_a_damaged_picture_is_told_with_its_clip(tmp_path, capsys):
+    small_set(tmp_path, frames=[b"damaged"] * 30)
+    assert main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    names = [row["clip"] for row in list_clips(tmp_path, "train")]
+    assert any(f"clip {name}: a picture cannot be read" in said for name in names)
+    with pytest.raises(InputError, match="clip .+: a picture cannot be read"):
+        write_subset(tmp_path, tmp_path / "part", 1, size=16)
