@@ -296,9 +296,10 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     kind = kinds.add_parser("folder", parents=[videos], help="your own talking-head videos")
     kind.add_argument(
         "--identity-from",
-        choices=("folder", "prefix", "file"),
+        choices=get_args(folder.IdentityFrom),
         default="folder",
-        help="who speaks: the file's folder, its name before '__', or each file another",
+        help="who speaks: the file's folder, the first folder below --raw, the file's name before "
+        "'__', or each file another",
     )
     kind.add_argument("--identities", type=Path, help="CSV with columns id and identity")
     kind.add_argument(

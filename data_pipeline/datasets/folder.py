@@ -13,7 +13,7 @@ from data_pipeline.datasets.raw import VIDEO_SUFFIXES, absolute, video_files
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.errors import InputError
 
-IdentityFrom = Literal["folder", "prefix", "file"]
+IdentityFrom = Literal["folder", "top", "prefix", "file"]
 
 _MOST_BYTES = 150  # of a clip's name: a file name has 255, and names of files are made of it
 
@@ -32,23 +32,28 @@ def jobs(
         raw: the folder; searched to any depth.
         size: side of the crops in pixels.
         model: the face landmarker's file.
-        identity_from: who speaks: the file's folder, its name before "__", or each file another.
+        identity_from: who speaks: the file's folder, but for those that state an emotion or its
+            level; the first folder below `raw`; the file's name before "__"; each file another.
         identities: CSV with columns `id` (the file's name without suffix) and `identity`, which
             goes before `identity_from`.
         limit: takes only the first so many files.
 
     Raises:
-        InputError: there is no such folder, no video in it, or two would be one clip.
+        InputError: there is no such folder, no video in it, two would be one clip, or two folders
+            of one name would be one person.
     """
     raw = absolute(raw)
     files = video_files(raw)
     if not files:
         raise InputError(f"{raw} has no video files: expected {', '.join(sorted(VIDEO_SUFFIXES))}.")
     named = read_column(identities, "identity") if identities else {}
+    unnamed = [path for path in files if not named.get(path.stem)]
+    if identity_from == "folder":
+        _check_folders_differ(unnamed, raw)
     return [
         VideoJob(
             clip=clip,
-            identity=named.get(path.stem) or _identity(path, identity_from),
+            identity=named.get(path.stem) or _identity(path, raw, identity_from),
             source=str(path),
             emotion=emotion_of(path.relative_to(raw)),
             size=size,
@@ -87,15 +92,42 @@ def _clip_name(relative: Path) -> str:
     return f"{name}-{hashlib.sha256(str(relative).encode()).hexdigest()[:6]}"
 
 
-def _identity(path: Path, identity_from: IdentityFrom) -> str:
+def _identity(path: Path, raw: Path, identity_from: IdentityFrom) -> str:
     if identity_from == "folder":
-        return path.parent.name
+        return _folder_of_person(path, raw).name
+    if identity_from == "top":
+        return (raw / path.relative_to(raw).parts[0]).name if path.parent != raw else raw.name
     prefix = path.stem.split("__")[0] if identity_from == "prefix" else ""
     return prefix or path.stem
 
 
+def _folder_of_person(path: Path, raw: Path) -> Path:
+    """The folder that a file lies in, but for those that state what `emotion_of` reads."""
+    folder = path.parent
+    if emotion_of(path.relative_to(raw)) == UNKNOWN_EMOTION:
+        return folder
+    while folder != raw and {"level", *EMOTIONS}.issuperset(_words(folder.name)):
+        folder = folder.parent
+    return folder
+
+
+def _check_folders_differ(files: Iterable[Path], raw: Path) -> None:
+    """Raises InputError where folders in different places have one name, as `session1` may."""
+    found: dict[str, Path] = {}
+    for folder in (_folder_of_person(path, raw) for path in files):
+        if found.setdefault(folder.name, folder) != folder:
+            raise InputError(
+                f"{found[folder.name]} and {folder} would be one person, {folder.name}: say "
+                "--identity-from top for the first folder below --raw, or rename one."
+            )
+
+
 def emotion_of(path: Path) -> int:
     """The emotion that a path states as MEAD does ("level_3_happy", "happy/level_3"), else -1."""
-    words = re.split(r"[^a-z]+", str(path.with_suffix("")).lower())
+    words = _words(str(path.with_suffix("")))
     stated = [word for word in words if word in EMOTIONS]
     return EMOTIONS.index(stated[-1]) if "level" in words and stated else UNKNOWN_EMOTION
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())

@@ -31,8 +31,27 @@ def test_names_identities_and_emotions_come_from_the_paths(tmp_path):
     assert found[0].emotion == EMOTIONS.index("happy") and found[1].emotion == -1
     assert found[1].clip.startswith("ann__b_c-") and found[2].clip.startswith("ann__b_c-")
     assert found[1].clip != found[2].clip
-    assert [job.identity for job in found] == ["level_3", "ann", "ann"]
+    assert [job.identity for job in found] == ["front", "ann", "ann"]
     assert len(folder.jobs(tmp_path, 64, "model", limit=2)) == 2
+
+
+def test_folders_of_one_name_are_not_one_person(tmp_path):
+    for name in ("ann/happy/level_1/1.mp4", "bob/happy/level_1/1.mp4", "bob/level_2_sad/2.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "happy_level_1.mp4").touch()
+    own = tmp_path.name
+
+    def identities(identity_from):
+        return [job.identity for job in folder.jobs(tmp_path, 64, "model", identity_from)]
+
+    assert identities("folder") == identities("top") == ["ann", "bob", "bob", own]
+    for name in ("ann/001/3.mp4", "bob/001/3.mp4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="ann/001 and .*bob/001 would be one person, 001: say"):
+        identities("folder")
+    assert identities("top") == ["ann", "ann", "bob", "bob", "bob", own]
 
 
 def test_identities_by_prefix_file_or_list(tmp_path):
