@@ -21,7 +21,7 @@ from rich.table import Table
 
 from data_pipeline.audio import FPS
 from data_pipeline.augment import AugmentSpec
-from data_pipeline.commands import above_0, at_least_0, at_least_1, exit_code
+from data_pipeline.commands import above_0, at_least_0, at_least_1, exit_code, usable_cores
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec, training_batches
 from data_pipeline.records import list_clips, open_records
@@ -156,7 +156,7 @@ def _run(args: argparse.Namespace) -> int:
         "size": args.size,
         "augment": args.augment,
         "step_ms": args.step_ms,
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "load_before": os.getloadavg()[0],
         "storage": dataclasses.asdict(storage),
         "speeds": [dataclasses.asdict(speed) for speed in speeds],

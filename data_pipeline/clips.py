@@ -20,6 +20,7 @@ from data_pipeline.audio import (
     is_silent,
     load_audio,
     open_at,
+    to_float,
     to_int16,
     window,
 )
@@ -43,6 +44,7 @@ from data_pipeline.video import iterate_frames, read_soundtrack
 
 MAX_FRAMES = 5 * FPS  # Longer stretches become several clips, for a reader takes a whole record.
 MAX_SHORT = 1.0  # seconds that a video, or a separate voice, may end before it should
+_SILENT = "silent audio"
 
 CropMode = Literal["emoca", "fomm", "none"]
 
@@ -171,7 +173,7 @@ class VideoJob:
         else:
             voice = read_soundtrack(self.source, frames, self._seconds, self.start)
         if is_silent(voice):
-            raise InputError("silent audio")
+            raise InputError(_SILENT)
         return to_int16(voice)
 
     def _divide(self, stretch: Stretch, samples: Int16[np.ndarray, " n"]) -> "Iterator[_Piece]":
@@ -191,15 +193,15 @@ class VideoJob:
             scores = measure(part.looks, part.landmarks, part.found, accompanied)
             if sync:
                 scores = scores._replace(sync=sync.correlation, sync_offset=sync.offset)
-            reason = refusal(scores) or out_of_sync(sync)
+            silence = _SILENT if is_silent(to_float(_voice_of(part, samples))) else ""
+            reason = silence or refusal(scores) or out_of_sync(sync)
             piece = _Piece(part, boxes[start:end].astype(np.float32), scores, reason)
             yield piece if self.crop != "fomm" or self.box else piece.in_one_box()
 
     def _score_sync(self, stretch: Stretch, samples: Int16[np.ndarray, " n"]) -> SyncScore | None:
         if stretch.landmarks is None:
             return None
-        first, last = stretch.start * SAMPLES_PER_FRAME, stretch.end * SAMPLES_PER_FRAME
-        return self.scorer.score(stretch.landmarks, samples[first:last])
+        return self.scorer.score(stretch.landmarks, _voice_of(stretch, samples))
 
     def _encode(
         self,
@@ -221,7 +223,7 @@ class VideoJob:
         return encode_clip(
             Clip(
                 frames=np.stack([crop(next(frames), box, self.size) for box in boxes]),
-                audio=samples[part.start * SAMPLES_PER_FRAME : part.end * SAMPLES_PER_FRAME],
+                audio=_voice_of(part, samples),
                 landmarks=landmarks,
                 sync_box=face,
                 boxes=boxes,
@@ -257,6 +259,10 @@ class _Piece(NamedTuple):
         if box is None:
             return self._replace(reason=self.reason or "the head moves out of a steady crop")
         return self._replace(boxes=np.tile(box.astype(np.float32), (len(self.boxes), 1)))
+
+
+def _voice_of(part: Stretch, samples: Int16[np.ndarray, " n"]) -> Int16[np.ndarray, " m"]:
+    return samples[part.start * SAMPLES_PER_FRAME : part.end * SAMPLES_PER_FRAME]
 
 
 @functools.cache

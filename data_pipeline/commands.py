@@ -2,12 +2,18 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 
 from data_pipeline.errors import InputError
 
 EXIT_USAGE, EXIT_SIGINT = 2, 130
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: of a batch system's large machine perhaps few."""
+    return len(os.sched_getaffinity(0))
 
 
 def exit_code(work: Callable[[], int], interrupted: str = "") -> int:

@@ -360,6 +360,7 @@ _TITLES = {
     "yaw": "head turned to the side, degrees",
     "lost": "frames without the face, share",
     "others": "frames with another face, share",
+    "movement": "movement of the lips, distances of the eyes",
     "sync": "correlation of lips and voice",
     "sync_offset": "offset at which it is best, frames",
 }

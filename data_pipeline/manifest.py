@@ -30,6 +30,7 @@ class Scores(NamedTuple):
     yaw: float | None = None  # degrees to the side, of the frame that is turned most but a tenth
     lost: float | None = None  # share of the frames in which no face was found
     others: float | None = None  # share in which another face at least half as large was
+    movement: float | None = None  # of the lips: deviation of their opening, in eyes' distances
     sync: float | None = None  # correlation of lips and voice where it is best
     sync_offset: float | None = None  # frames by which the voice comes late there
 
@@ -162,7 +163,8 @@ def _line(row: Row) -> dict:
 
 
 def _row(line: dict) -> Row:
-    line = Row._field_defaults | line  # for those of manifests that were written without
+    # Some fields are lacking in manifests that were written before there were any.
+    line = Row._field_defaults | Scores._field_defaults | line
     scores = Scores(**{name: line[name] for name in Scores._fields})
     rest = {name: line[name] for name in Row._fields if name != "scores"}
     return Row(**rest, scores=scores)

@@ -35,7 +35,7 @@ from rich.progress import (
 )
 
 from data_pipeline.clips import CropMode, VideoJob
-from data_pipeline.commands import above_0, at_least_0, at_least_1, exit_code
+from data_pipeline.commands import above_0, at_least_0, at_least_1, exit_code, usable_cores
 from data_pipeline.datasets import folder, hdtf, mead, splits, vfhq
 from data_pipeline.datasets.boxes import in_boxes
 from data_pipeline.datasets.raw import write_missing
@@ -257,7 +257,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, required=True, help="directory of the data set")
-    shared.add_argument("--workers", type=at_least_1, default=os.cpu_count(), help="processes")
+    shared.add_argument("--workers", type=at_least_1, default=usable_cores(), help="processes")
 
     synthetic = kinds.add_parser("synthetic", parents=[shared], help="the procedural world")
     synthetic.add_argument("--identities", type=at_least_1, default=64)
@@ -354,7 +354,7 @@ def prepare_synthetic(
     }
     split_of = synthetic.split_of(identities)
     return prepare(
-        synthetic.jobs(**settings), out_dir, split_of, settings, workers or os.cpu_count() or 1
+        synthetic.jobs(**settings), out_dir, split_of, settings, workers or usable_cores()
     )
 
 

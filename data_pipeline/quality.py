@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipeline.face import Box, crop
 from data_pipeline.manifest import Scores
+from data_pipeline.sync_score import MIN_FRAMES, lip_opening
 
 MAX_LOST = 0.2  # of the frames may show no face
 MAX_ACCOMPANIED = 0.1  # of the frames may show another face at least half as large
@@ -20,6 +21,7 @@ MAX_BRIGHT = 0.2  # may be white
 MIN_SHARPNESS = 15.0  # half of the softest of 48 real clips
 MIN_FACE_PIXELS = 48.0  # smaller ones are blown up fourfold and more at 256 pixels
 MAX_YAW = 75.0  # degrees; beyond, one half of the mouth is out of sight
+MIN_MOVEMENT = 0.003  # a third of the stillest three seconds of real clips, seven times a picture's
 
 _SIDE = 96  # pixels of the face in which sharpness is measured, however large it was
 _FACE_IN_BOX = 1 / 1.375  # side of the face in EMOCA's box
@@ -78,7 +80,10 @@ def measure(
     size = (landmarks.max(axis=1) - landmarks.min(axis=1)).mean(axis=1)
     turned = np.quantile(np.abs(yaw(landmarks)), 0.9)
     return scores._replace(
-        face_pixels=float(np.median(size)), yaw=float(turned), lost=float(1 - found.mean())
+        face_pixels=float(np.median(size)),
+        yaw=float(turned),
+        lost=float(1 - found.mean()),
+        movement=float(lip_opening(landmarks).std()) if len(found) >= MIN_FRAMES else None,
     )
 
 
@@ -111,4 +116,6 @@ def refusal(scores: Scores) -> str:
         return f"blurred: sharpness {scores.sharpness:.0f}, less than {MIN_SHARPNESS:.0f}"
     if scores.yaw is not None and scores.yaw > MAX_YAW:
         return f"head turned by {scores.yaw:.0f} degrees, more than {MAX_YAW:.0f}"
+    if scores.movement is not None and scores.movement < MIN_MOVEMENT:
+        return "the lips do not move: a still picture, or somebody who listens"
     return ""

@@ -62,12 +62,13 @@ class LandmarkFinder(NamedTuple):
     region: Region | None
 
     def find(self, frame: UInt8[np.ndarray, "h w 3"], near: Box | None) -> list[Face]:
-        """The faces, the largest first."""
+        """The faces: the one that is still `near` first, then the largest."""
         rows, columns = _part(frame, self.region)
         origin = np.float32([columns.start, rows.start])
-        near = None if near is None else near - [*origin, 0]
-        found = self.detector.detect(frame[rows, columns], near)
-        return [Face(emoca_box(points + origin), points + origin) for points in found]
+        within = None if near is None else near - [*origin, 0]
+        found = self.detector.detect(frame[rows, columns], within)
+        faces = [Face(emoca_box(points + origin), points + origin) for points in found]
+        return faces if near is None else sorted(faces, key=lambda face: _jumps(near, face.box))
 
 
 class FixedBox(NamedTuple):
@@ -168,11 +169,15 @@ def _see(frame: UInt8[np.ndarray, "h w 3"], faces: list[Face]) -> _Sighting:
 
 def _is_cut(before: tuple[Face, np.ndarray], now: tuple[Face, np.ndarray]) -> bool:
     was, box = before[0].box, now[0].box
-    if np.abs(box - was).max() > MAX_JUMP * was[2]:
+    if _jumps(was, box):
         return True
     # Both through the same window: a cut to another person may leave the face where it was.
     change = np.abs(_thumbnail(now[1], was) - _thumbnail(before[1], was)).mean()
     return bool(change > MAX_CHANGE)
+
+
+def _jumps(was: Box, box: Box) -> bool:
+    return bool(np.abs(box - was).max() > MAX_JUMP * was[2])
 
 
 def _thumbnail(frame: UInt8[np.ndarray, "h w 3"], box: Box) -> Float32[np.ndarray, "32 32"]:

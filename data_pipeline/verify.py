@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
-from data_pipeline.commands import at_least_1, exit_code
+from data_pipeline.commands import at_least_1, exit_code, usable_cores
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.face import MOUTH
 from data_pipeline.manifest import Row, read_manifest
@@ -113,7 +113,7 @@ def _read_split(
     if count != len(rows):
         faults.append(f"{name}: {count} records, but clips.json lists {len(rows)}")
     read = functools.partial(_read_record, records, rows, size or _size_of(records))
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         readings = list(_shown(pool.map(read, range(count)), count, f"reading {name}", progress))
     for index, reading in enumerate(readings):
         label = rows[index]["clip"] if index < len(rows) else "unlisted"

@@ -119,6 +119,7 @@ REFUSED = {
     "too short: 0.96 s": lambda path: save(path, swaying(24)),
     "blurred": lambda path: save(path, [cv2.GaussianBlur(WOMAN, (0, 0), 3)] * 26),
     "too dark": lambda path: save(path, [WOMAN // 16] * 26),
+    "the lips do not move": lambda path: save(path, [WOMAN] * 75),
     "overexposed": lambda path: save(path, [cv2.add(WOMAN, (150,) * 4)] * 26),
 }
 
@@ -132,6 +133,16 @@ def test_a_stretch_is_refused_with_its_reason_its_place_and_its_scores(tmp_path,
     assert outcome.start == 0 and outcome.end >= 0.96
     if reason not in ("no face", "too short: 0.96 s"):
         assert outcome.scores.sharpness is not None
+
+
+@needs_model
+def test_a_clip_in_which_nothing_is_heard_is_refused_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "MAX_FRAMES", 30)
+    sound = voice(60)
+    sound[29 * 640 :] = 0
+    heard, silent = job(save(tmp_path / "a.mp4", swaying(60), sound)).run()
+    assert heard.example is not None and silent.example is None
+    assert (silent.reason, silent.start, silent.end) == ("silent audio", 1.2, 2.4)
 
 
 @needs_model

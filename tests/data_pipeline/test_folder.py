@@ -302,7 +302,10 @@ def test_an_estimate_is_of_seconds_pixels_and_workers():
     ]
     told = estimate([*jobs, dataclasses.replace(jobs[0], refused="no")], 7, size=256, workers=4)
     assert "20 to prepare, 7 done, 1 refused beforehand, 0 missing" in told
-    assert "2.00 hours" in told and "3.87 gigabytes" in told
+    assert "2.00 hours, about 1440 clips" in told and "3.87 gigabytes" in told
+    odd = [dataclasses.replace(job, end=5.04) for job in jobs]
+    assert "0.03 hours, about 40 clips" in (short := estimate(odd, 0, size=256, workers=4))
+    assert "about 1 minutes" in short
     # 180,000 frames of 17 + 60 ms by four processes.
     assert "about 58 minutes with 4 processes" in told
 

@@ -47,10 +47,19 @@ def test_scores_are_of_the_frames_that_show_the_face():
     scores = measure(looks, landmarks, found, np.array([True, False, False, False]))
     assert (scores.sharpness, scores.lost, scores.others) == (20, 0.5, 0.25)
     assert scores.dark == pytest.approx(0.3) and scores.bright == pytest.approx(0.05)
-    assert 5 < scores.yaw < 40
+    assert 5 < scores.yaw < 40 and scores.movement is None
     blind = measure(looks, None, found, None)
     assert blind == Scores(sharpness=20, dark=blind.dark, bright=blind.bright)
     assert measure([None] * 4, landmarks, ~found | True, found) == Scores(lost=1.0)
+
+
+def test_movement_is_that_of_the_lips_and_not_of_the_head():
+    landmarks = np.stack([head(0)] * 80) + np.linspace(0, 40, 80, dtype=np.float32)[:, None, None]
+    looks, found = [Look(10, 0, 0)] * 80, np.ones(80, bool)
+    assert measure(looks, landmarks, found, None).movement == pytest.approx(0, abs=1e-6)
+    landmarks[::2, 61:64, 1] -= 3
+    eyes = np.linalg.norm(landmarks[0, 36] - landmarks[0, 45])
+    assert measure(looks, landmarks, found, None).movement == pytest.approx(1.5 / eyes, rel=1e-4)
 
 
 GOOD = Scores(sharpness=1e4, dark=0.0, bright=0.0, face_pixels=300, yaw=5, lost=0, others=0)
@@ -66,6 +75,7 @@ GOOD = Scores(sharpness=1e4, dark=0.0, bright=0.0, face_pixels=300, yaw=5, lost=
         ("dark", quality.MAX_DARK, 1.01, "too dark"),
         ("bright", quality.MAX_BRIGHT, 1.01, "overexposed"),
         ("yaw", quality.MAX_YAW, 1.01, "head turned by"),
+        ("movement", quality.MIN_MOVEMENT, 0.99, "the lips do not move"),
     ],
 )
 def test_each_limit_refuses_beyond_it_alone(field, limit, worse, reason):

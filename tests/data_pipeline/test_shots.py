@@ -1,10 +1,12 @@
 """Videos with cuts and faceless stretches become several stretches that leave no frame out."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from data_pipeline import shots
-from data_pipeline.shots import Face, FixedBox, Region, watch
+from data_pipeline.shots import Face, FixedBox, LandmarkFinder, Region, watch
 
 GREY, OTHER = np.full((64, 64, 3), 60, np.uint8), np.full((64, 64, 3), 200, np.uint8)
 
@@ -41,6 +43,27 @@ def test_a_face_that_jumps_is_another_one():
     first, second = watch([GREY] * 60, Told(centres))
     assert (first.start, first.end, second.end) == (0, 30, 60)
     np.testing.assert_allclose(first.boxes[:, 0], centres[:30])
+
+
+def test_of_two_faces_the_one_is_followed_that_was_followed():
+    class Two:
+        """A face to the left that grows and shrinks beside a steady one to the right."""
+
+        def __init__(self):
+            self.sides = itertools.cycle([8.0, 12.0])
+
+        def detect(self, image, near=None):
+            faces = [_square(16, next(self.sides)), _square(48, 10.0)]
+            return sorted(faces, key=lambda points: -np.ptp(points))
+
+    (part,) = watch([GREY] * 30, LandmarkFinder(Two(), None))
+    assert part.reason == "" and part.accompanied.all()
+    np.testing.assert_allclose(part.landmarks[:, :, 0].mean(1), 48)
+
+
+def _square(x: float, side: float) -> np.ndarray:
+    corners = np.float32([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * side / 2
+    return np.tile(corners, (17, 1)) + np.float32([x, 32])
 
 
 def test_a_long_gap_is_a_stretch_of_its_own_and_a_short_one_is_bridged():
