@@ -92,7 +92,8 @@ class VideoJob:
     emotion: int = UNKNOWN_EMOTION
     audio: str = ""  # file with the voice, which begins with the picture; else the video's own
     start: float = 0.0  # seconds after the first frame
-    end: float | None = None  # of a published span, which is one shot or nothing
+    end: float | None = None
+    one_shot: bool = True  # a span with an end is one shot or nothing, as published ones are
     region: Region | None = None  # where the face is, else anywhere
     crop: CropMode = "emoca"
     box: tuple[float, float, float] | None = None  # centre x, y and side, instead of `crop`
@@ -148,7 +149,7 @@ class VideoJob:
         return LandmarkFinder(landmarker, self.region)
 
     def _check_span(self, stretches: list[Stretch]) -> None:
-        if self._seconds is None:
+        if self._seconds is None or not self.one_shot:
             return
         length = stretches[-1].end / FPS
         if length < self._seconds - MAX_SHORT:
@@ -242,7 +243,8 @@ class VideoJob:
         if self.end is not None and self.region is not None:
             return self.end - self.start, self.region.height**2 * 16 / 9
         with open_at(self.source, "video") as (container, stream, _):
-            return (container.duration or 0) / 1e6, stream.width * stream.height
+            end = self.end or (container.duration or 0) / 1e6
+            return end - self.start, stream.width * stream.height
 
 
 class _Piece(NamedTuple):

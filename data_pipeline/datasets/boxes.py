@@ -18,16 +18,16 @@ def in_boxes(jobs: Sequence[VideoJob], path: str | os.PathLike) -> list[VideoJob
 
     Args:
         jobs: the sources.
-        path: CSV with columns `clip` (the source's name in the manifest), `x`, `y` (the centre) and
-            `side`, in pixels of the upright video.
+        path: CSV with columns `clip` (the source's name in the manifest, of a long video without
+            "@" and minutes), `x`, `y` (the centre) and `side`, in pixels of the upright video.
 
     Raises:
         InputError: the file cannot be read as that.
     """
     boxes = _read_boxes(path)
     return [
-        dataclasses.replace(job, box=boxes[job.clip])
-        if job.clip in boxes
+        dataclasses.replace(job, box=boxes[name])
+        if (name := job.clip.partition("@")[0]) in boxes
         else dataclasses.replace(job, refused=job.refused or f"no box for it in {path}")
         for job in jobs
     ]

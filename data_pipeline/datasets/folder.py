@@ -1,6 +1,7 @@
 """Any folder of talking-head videos as a data set."""
 
 import csv
+import dataclasses
 import hashlib
 import os
 import re
@@ -15,6 +16,8 @@ from data_pipeline.errors import InputError
 
 IdentityFrom = Literal["folder", "top", "prefix", "file"]
 
+PART_SECONDS = 300
+_LONG_BYTES = 2_000_000  # 450 seconds have more; shorter files need not be opened
 _MOST_BYTES = 150  # of a clip's name: a file name has 255, and names of files are made of it
 
 
@@ -26,7 +29,9 @@ def jobs(
     identities: str | os.PathLike | None = None,
     limit: int | None = None,
 ) -> list[VideoJob]:
-    """A job for each video file below `raw`, in the order of their paths.
+    """A job for each video file below `raw`, or for each five minutes of it, in their order.
+
+    Several processes can so share a long video, and an interruption costs minutes of it.
 
     Args:
         raw: the folder; searched to any depth.
@@ -51,15 +56,36 @@ def jobs(
     if identity_from == "folder":
         _check_folders_differ(unnamed, raw)
     return [
-        VideoJob(
-            clip=clip,
-            identity=named.get(path.stem) or _identity(path, raw, identity_from),
-            source=str(path),
-            emotion=emotion_of(path.relative_to(raw)),
-            size=size,
-            model=model,
-        )
+        part
         for clip, path in _by_clip(files[:limit], raw).items()
+        for part in _parts(
+            VideoJob(
+                clip=clip,
+                identity=named.get(path.stem) or _identity(path, raw, identity_from),
+                source=str(path),
+                emotion=emotion_of(path.relative_to(raw)),
+                size=size,
+                model=model,
+            )
+        )
+    ]
+
+
+def _parts(job: VideoJob) -> list[VideoJob]:
+    """A long video's pieces, called after the minutes that they begin at; the last one is open."""
+    try:
+        seconds = job.extent()[0] if os.path.getsize(job.source) > _LONG_BYTES else 0
+    except (InputError, OSError):  # which its own job will tell
+        seconds = 0
+    count = round(seconds / PART_SECONDS)
+    if count < 2:
+        return [job]
+    starts = [PART_SECONDS * index for index in range(count)]
+    return [
+        dataclasses.replace(
+            job, clip=f"{job.clip}@{start // 60:03d}", start=start, end=end, one_shot=False
+        )
+        for start, end in zip(starts, [*starts[1:], None], strict=True)
     ]
 
 

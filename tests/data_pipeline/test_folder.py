@@ -9,6 +9,7 @@ import pytest
 
 from data_pipeline.clips import Outcome, Region, VideoJob
 from data_pipeline.datasets import folder, splits
+from data_pipeline.datasets.boxes import in_boxes
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.estimate import estimate
@@ -308,6 +309,33 @@ def test_an_estimate_is_of_seconds_pixels_and_workers():
     assert "about 1 minutes" in short
     # 180,000 frames of 17 + 60 ms by four processes.
     assert "about 58 minutes with 4 processes" in told
+
+
+def test_a_long_video_is_prepared_in_parts_that_join(tmp_path, monkeypatch):
+    """The header says 3.04 s: three parts of a second, of which the last one is open."""
+    seconds = np.arange(76 * 640) / 16_000
+    chirp = 0.3 * np.sin(
+        2 * np.pi * (200 + 150 * seconds) * seconds
+    )  # no noise, which AAC makes up
+    path = save(tmp_path / "ann" / "a.mp4", swaying(76), chirp.astype(np.float32))
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("clip,x,y,side\nann__a,96,96,96\n")
+    (whole,) = in_boxes(folder.jobs(tmp_path, 32, ""), boxes)
+    monkeypatch.setattr(folder, "PART_SECONDS", 1)
+    monkeypatch.setattr(folder, "_LONG_BYTES", 0)
+    parts = in_boxes(folder.jobs(tmp_path, 32, ""), boxes)
+    assert [(job.start, job.end) for job in parts] == [(0, 1), (1, 2), (2, None)]
+    assert [job.extent()[0] for job in parts] == pytest.approx([1, 1, 1.04], abs=0.01)
+    examples = [outcome.example for job in parts for outcome in job.run()]
+    (expected,) = [outcome.example for outcome in whole.run()]
+    assert [example["clip"] for example in examples] == [job.clip for job in parts]
+    assert sum((example["frames"] for example in examples), []) == expected["frames"]
+    sound = np.concatenate([example["audio"] for example in examples]).astype(int)
+    # A part begins within half a sample of its place, in which 1,100 Hz change so much.
+    differing = np.abs(sound - expected["audio"])[:-640]  # what AAC makes of the end
+    assert differing.max() < 0.3 * np.pi * 1100 / 16_000 * 2**15
+    path.write_bytes(path.read_bytes()[:999])  # No header: as one, which says what is wrong.
+    assert [job.clip for job in folder.jobs(tmp_path, 32, "")] == [whole.clip]
 
 
 def test_links_in_circles_and_to_nothing_are_passed_by(tmp_path):
