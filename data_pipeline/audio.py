@@ -132,9 +132,15 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, " n"]:
     """The sound of any audio or video file as 16 kHz mono in about [-1, 1].
 
     Raises:
-        InputError: the file is missing, unreadable, truncated, or has no sound in it.
+        InputError: the file is missing, unreadable, truncated, of another scale, or has no sound in
+            it.
     """
     waveform, _ = decode_audio(path)
+    if (loudest := max(waveform.max(), -waveform.min())) > _LOUDEST:
+        raise InputError(
+            f"{path} has float samples up to {loudest:.0f}, where full scale is 1: normalise it to "
+            "0 dB, or export it with 16-bit samples."
+        )
     return waveform
 
 

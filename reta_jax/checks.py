@@ -2,15 +2,16 @@
 
 import math
 from numbers import Real
-from typing import get_args
+from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
 from data_pipeline.loader import WindowSpec
-from reta_jax.config import swaps_emotions, uses_discriminator
+from reta_jax.config import paper, swaps_emotions, uses_discriminator
 from reta_jax.differences import flat_fields
 from reta_jax.losses import RELATIVISTIC
+from reta_jax.models.reta import build_reta
 from reta_jax.models.stylegan import resolutions
 from reta_jax.step import REMAT, SYNC_FRAMES
 
@@ -23,6 +24,10 @@ AT_LEAST = {
     "model.window.past": 0,
     "model.window.look_ahead": 0,
     "discriminator.minibatch_std_group": 1,
+    "data.synthetic_identities": 0,
+    "data.synthetic_clips_per_identity": 1,
+    "data.augment.hue": 0,
+    "data.augment.gain_db": 0,
     "train.batch_size": 1,
     "train.accumulate": 1,
     "train.frames": 1,
@@ -44,9 +49,26 @@ AT_LEAST = {
                  "lips_cross", "prior")
 }  # fmt: skip
 ABOVE_ZERO = (
-    "model.p_exp_limit", "train.learning_rate", "train.d_learning_rate", "train.clip_norm",
+    "model.channel_multiplier", "model.p_exp_limit", "data.synthetic_seconds",
+    "train.learning_rate", "train.d_learning_rate", "train.clip_norm",
 )  # fmt: skip
-BELOW_ONE = ("model.tcn.dropout", "train.ema_decay")
+BELOW_ONE = (
+    "model.tcn.dropout", "tvm.tau_init", "tvm.tau_final", "data.augment.crop",
+    "data.augment.stretch", "train.ema_decay",
+)  # fmt: skip
+UP_TO_ONE = (
+    "data.max_identity_share", "data.augment.brightness", "data.augment.contrast",
+    "data.augment.saturation", "data.augment.mirror",
+)  # fmt: skip
+LEVELS = {"model.size": 8, "model.split_res": 8, "model.grid_size": 8, "model.detail_from": 16}
+MAY_BE_ZERO = ("model.grid_size", "model.detail_from")
+# Fields, and sections, whose numbers are above 0.
+SIZED = (
+    "model.tcn.features", "model.tcn.dilations", "model.motion_encoder.", "model.audio_encoder.",
+    "experts.",
+)  # fmt: skip
+DIVIDE_THE_WIDTH = (".heads", ".position_groups")
+MAY_BE_INFINITE = ("train.clip_norm", "train.max_minutes")  # where there is no limit
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "loss.relativistic": RELATIVISTIC,
@@ -70,6 +92,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
       InputError: with what to set instead.
     """
     _check_fields(config)
+    build_reta(config.model)  # refuses what is none of its choices
     _check_shares(config, devices)
     _check_losses(config)
     _check_parts(config)
@@ -79,7 +102,8 @@ def check_config(config: ConfigDict, devices: int) -> None:
 
 def _check_fields(config: ConfigDict) -> None:
     """What a field may be whatever the others are."""
-    values = flat_fields(config.to_dict())
+    # An experiment that gives a section anew may leave out what stays as the paper's config has it.
+    values = flat_fields(paper().to_dict()) | flat_fields(config.to_dict())
     for field, least in AT_LEAST.items():
         if not values[field] >= least:  # nor is nan
             never = " (for never, more than train.steps)" if field.endswith("_every") else ""
@@ -90,18 +114,41 @@ def _check_fields(config: ConfigDict) -> None:
     for field in BELOW_ONE:
         if not 0 <= values[field] < 1:
             raise InputError(f"{field}={values[field]}: give 0 or more and below 1")
+    for field in UP_TO_ONE:
+        if not 0 <= values[field] <= 1:
+            raise InputError(f"{field}={values[field]}: give 0 to 1")
+    for field, least in LEVELS.items():
+        size, may_be_zero = values[field], field in MAY_BE_ZERO
+        if (size < least or size & (size - 1)) and not (may_be_zero and size == 0):
+            zero = ", or 0" if may_be_zero else ""
+            raise InputError(f"{field}={size}: give a power of two, {least} or more{zero}")
     for field, choices in CHOICES.items():
         if values[field] not in choices:
             raise InputError(f"{field} is {values[field]!r}; use {', '.join(map(repr, choices))}")
-    size, betas, weights = config.model.size, config.train.betas, config.data.weights
-    if size < 8 or size & (size - 1):
-        raise InputError(f"model.size={size}: give a power of two, 8 or more")
-    if (linear := config.model.tcn.linear) and not linear % 2:
+    for field, value in values.items():
+        _check_numbers(field, value)
+        section, dot, name = field.rpartition(".")
+        width = values.get(f"{section}.width", 0)
+        if dot + name in DIVIDE_THE_WIDTH and width % value:
+            raise InputError(f"{field}={value} does not divide {section}.width={width}")
+    betas, weights = config.train.betas, config.data.weights
+    if (linear := values["model.tcn.linear"]) and not linear % 2:
         raise InputError(f"model.tcn.linear={linear}: give an odd number of frames, or 0")
     if len(betas) != 2 or not all(isinstance(beta, Real) and 0 <= beta < 1 for beta in betas):
         raise InputError(f"train.betas={betas}: give two numbers, 0 or more and below 1")
     if not all(isinstance(weight, Real) and weight > 0 for weight in weights):
         raise InputError(f"data.weights={weights}: give a number above 0 for each of data.dirs")
+
+
+def _check_numbers(field: str, value: Any) -> None:
+    """A field's number, or the numbers in it."""
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(number, Real) or isinstance(number, bool):
+            continue
+        if not math.isfinite(number) and field not in MAY_BE_INFINITE:
+            raise InputError(f"{field}={value}: give a finite number")
+        if field.startswith(SIZED) and number <= 0:
+            raise InputError(f"{field}={value}: give more than 0")
 
 
 def _check_shares(config: ConfigDict, devices: int) -> None:
@@ -169,6 +216,11 @@ def _check_coarser_levels(config: ConfigDict) -> None:
 
 def _check_pyramid(config: ConfigDict) -> None:
     side, scales = config.train.size or config.model.size, config.train.perceptual_scales
+    if not scales:
+        raise InputError(
+            f"train.perceptual_scales=() leave loss.perceptual={config.loss.perceptual} nothing to "
+            f"look at: give (1.0,), or set loss.perceptual=0"
+        )
     for scale in scales:
         if not 0 < scale <= 1 or math.ceil(side / round(1 / scale)) < SMALLEST_PERCEIVED:
             raise InputError(

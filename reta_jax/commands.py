@@ -119,6 +119,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if "config" in flags.FLAGS:  # a file that cannot be loaded says so when it is first used
             getattr(flags.FLAGS["config"].value, "name", None)
         return rest
+    except SystemExit:  # of --help, which absl ends as a failure
+        sys.exit(0)
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
         _leave(_wrong_field(error, argv) or _wrong_file(str(error)) or _wrong_flag(str(error)))
 

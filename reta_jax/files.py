@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path} cannot be made a folder: {error.strerror}") from error
 
 
-def check_place(path: Path) -> None:
-    """Raises InputError where no file can have this path: a folder has it, or none is above it."""
+def check_place(path: Path, *read: Path) -> None:
+    """Raises InputError where no file can have this path.
+
+    A folder has it, none is above it, or one of the files that are `read` would be replaced.
+    """
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: {path.parent} is no folder")
+    for source in read:
+        if all(map(os.path.exists, (path, source))) and path.samefile(source):
+            raise InputError(
+                f"cannot write {path}: it would replace {source}, which is read; name another file"
+            )
 
 
 def write_whole(path: Path, data: bytes) -> None:

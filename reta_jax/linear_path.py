@@ -30,7 +30,7 @@ from reta_jax.metrics.mouth import opening
 from reta_jax.models.reta import RETA, build_reta
 from reta_jax.pretrained.reta import Pretrained, load_reta, save_reta
 from reta_jax.render import controls_in_silence, scale_expression
-from reta_jax.weights import config_from_dict, config_to_dict
+from reta_jax.weights import check_outside, config_from_dict, config_to_dict
 from reta_jax.windows import audio_windows
 
 PENALTY = 6.0  # on the squared weights, of features with a variance of one
@@ -182,6 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with sentences_for_errors():
         check_device()
+        check_outside(Path(arguments.checkpoint), arguments.out)
         model = load_reta(arguments.checkpoint)
         params, values = add_linear_path(
             model, arguments.data, arguments.span, arguments.strength, arguments.scale

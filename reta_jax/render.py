@@ -283,7 +283,9 @@ def render_file(
     face_landmarker: Path | None = None,
 ) -> int:
     """Renders a portrait file and a voice file to an mp4; returns the number of frames."""
-    check_place(out)
+    check_place(out, image, audio)
+    if out.suffix.lower() != ".mp4":
+        raise InputError(f"cannot write {out}: it is to hold an MP4; give a name in .mp4")
     waveform = load_audio(audio)
     if is_silent(waveform):
         raise InputError(f"{audio} is silent: give a recording with a voice in it")
@@ -324,7 +326,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--checkpoint", type=Path, default=SHIPPED_WEIGHTS, help="weights folder, workdir or export"
     )
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--out", type=Path, help="video to write; default <image>_<audio>.mp4")
+    output.add_argument("--out", type=Path, help="MP4 to write; default <image>_<audio>.mp4")
     output.add_argument(
         "--result_dir", type=Path, help="folder for <image>_<audio>.mp4, made if need be"
     )

@@ -41,6 +41,8 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("train", {"steps": 9, "warmup_steps": 2, "decay": True, "adversarial_start": 7},
          "start=7 leaves the discriminator 2 of train.steps=9, within .*warmup_steps=2: nothing"),
         ("train", {"steps": -5, "decay": False}, "train.steps=-5: give 1 or more$"),
+        ("train", {"learning_rate": math.inf}, "train.learning_rate=inf: give a finite number"),
+        ("train", {"clip_norm": math.nan}, "train.clip_norm=nan: give more than 0"),
         ("train", {"clip_norm": 0.0}, "train.clip_norm=0.0: give more than 0"),
         ("train", {"learning_rate": -1e-3}, "train.learning_rate=-0.001: give more than 0"),
         ("train", {"d_learning_rate": math.nan}, "train.d_learning_rate=nan: give more than 0"),
@@ -64,12 +66,36 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("train", {"perceptual_scales": (1.0, 0.25)},
          r"train.perceptual_scales=\(1.0, 0.25\): of 32 px, give .* 16 px or more"),
         ("train", {"perceptual_scales": (2.0,)}, r"train.perceptual_scales=\(2.0,\): .* up to 1"),
-        ("model", {"size": 48}, "model.size=48: give a power of two, 8 or more"),
+        ("train", {"perceptual_scales": ()}, "nothing to look at: give .* set loss.perceptual=0"),
+        ("model", {"size": 48}, "model.size=48: give a power of two, 8 or more$"),
         ("model", {"size": 4}, "model.size=4: give a power of two, 8 or more"),
+        ("model", {"split_res": 0}, "model.split_res=0: give a power of two, 8 or more$"),
+        ("model", {"split_res": 63}, "model.split_res=63: give a power of two"),
+        ("model", {"grid_size": 5}, "model.grid_size=5: give a power of two, 8 or more, or 0"),
+        ("model", {"detail_from": 7}, "model.detail_from=7: give a power of two, 16 or more, or 0"),
+        ("model", {"detail_from": 8}, "model.detail_from=8: give"),  # nothing is below it
+        ("model", {"channel_multiplier": -1.0}, "model.channel_multiplier=-1.0: give more than 0"),
+        ("model", {"tcn": {"features": 0}}, "model.tcn.features=0: give more than 0"),
+        ("model", {"tcn": {"dilations": (1, 0)}}, r"tcn.dilations=\(1, 0\): give more than 0"),
+        ("model", {"audio_encoder": {"mel": {"width": 0}}}, "mel.width=0: give more than 0"),
+        ("model", {"audio_encoder": {"wav2vec2": {"heads": 3}}},
+         "model.audio_encoder.wav2vec2.heads=3 does not divide model.*wav2vec2.width=128"),
+        ("experts", {"teacher": {"fields": {"heads": 3}}},
+         "experts.teacher.fields.heads=3 does not divide experts.teacher.fields.width=32"),
+        ("model", {"audio_encoder": {"kind": "mfcc"}}, "model.audio_encoder.kind is 'mfcc'; use"),
+        ("model", {"modulation": "film"}, "model.modulation is 'film'; use"),
+        ("model", {"geometry": "cube"}, "model.geometry is 'cube'; use"),
+        ("model", {"injection": "sum"}, "model.injection is 'sum'; use"),
         ("model", {"dtype": "bf16"}, "model.dtype is 'bf16'; use 'float32', 'bfloat16'"),
         ("model", {"uv_resolution": 0}, "model.uv_resolution=0: give 1 or more"),
         ("model", {"window": {"past": -1}}, "model.window.past=-1: give 0 or more"),
         ("discriminator", {"minibatch_std_group": 0}, "minibatch_std_group=0: give 1 or more"),
+        ("tvm", {"tau_init": math.nan}, "tvm.tau_init=nan: give 0 or more and below 1"),
+        ("tvm", {"sigma": math.nan}, "tvm.sigma=nan: give a finite number"),
+        ("data", {"synthetic_seconds": 0.0}, "data.synthetic_seconds=0.0: give more than 0"),
+        ("data", {"augment": {"mirror": 2.0}}, "data.augment.mirror=2.0: give 0 to 1"),
+        ("data", {"augment": {"crop": 1.5}}, "data.augment.crop=1.5: give 0 or more and below 1"),
+        ("data", {"weights": (math.inf,)}, r"data.weights=\(inf,\): give a finite number"),
         ("data", {"portrait": "identiy"}, "is 'identiy'; use 'clip', 'identity', 'pose'"),
         ("data", {"weights": (0.0,)}, r"data.weights=\(0.0,\): give a number above 0"),
         ("data", {"weights": (-1.0,)}, r"data.weights=\(-1.0,\): give a number above 0"),
@@ -84,6 +110,12 @@ def test_settings_that_cannot_work_are_refused_with_their_numbers(section, chang
     config[section].update(changes)
     with pytest.raises(InputError, match=sentence):
         check_config(config, devices=1)
+
+
+def test_limits_may_be_infinite():
+    config = get_config("smoke")
+    config.train.clip_norm = config.train.max_minutes = math.inf
+    check_config(config, devices=1)
 
 
 def test_what_is_swapped_needs_two_clips_on_a_device_where_it_is_swapped():

@@ -117,3 +117,10 @@ def test_flags_are_refused_by_a_sentence(flag, code, out, sentence):
         assert line.startswith("error: ") and sentence in line
     else:
         assert sentence in done.stderr and bool(sentence) == bool(done.stderr)
+
+
+def test_help_is_no_failure():
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "--help"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "") and "--steps" in done.stdout

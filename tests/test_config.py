@@ -36,6 +36,16 @@ def test_experiments_are_accepted(experiment, variant):
     assert config.name.endswith("_smoke") == bool(variant)
 
 
+@pytest.mark.parametrize("variant", ["64", "128", "256", "voice"])
+def test_the_stages_of_the_corpus_are_accepted(variant):
+    check_config(corpus.get_config(variant), devices=1)
+
+
+@pytest.mark.parametrize("row", [*ablations.ROWS, *ablations.WEIGHTS, "base", "full,64"])
+def test_the_rows_of_the_ablation_are_accepted(row):
+    check_config(ablations.get_config(row), devices=1)
+
+
 def test_mead_is_hdtf_with_people_who_feel():
     """The model, the losses and the schedule are one recipe's."""
     paper = hdtf.get_config()

@@ -102,6 +102,13 @@ def test_who_is_behind_a_run_is_behind_its_path(plain, data, tmp_path):
     assert "weights of edtalk: Apache-2.0" in (tmp_path / "heard/README.md").read_text()
 
 
+def test_the_weights_that_are_read_are_not_replaced(plain, data, capsys):
+    with pytest.raises(SystemExit):
+        run(plain, data, plain)
+    assert f"{plain} lies in {plain}, which is replaced" in capsys.readouterr().err
+    assert "linear" not in load_reta(plain).params["emotion_student"]
+
+
 def test_a_decoder_without_time_has_no_path(plain, data, tmp_path):
     config = load_reta(plain).config
     config.model.geometry = "framewise"

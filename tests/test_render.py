@@ -540,8 +540,21 @@ def test_places_that_cannot_be_written_to(refused, folder, monkeypatch):
     (folder / "taken").mkdir()
     for place in ("missing/a.mp4", "file/a.mp4", "taken"):
         assert f"cannot write {place}" in refused(out=place)
+    for place in ("a", "a.txt", "a.avi", "mp4"):
+        assert f"cannot write {place}: it is to hold an MP4" in refused(out=place)
     assert "file cannot be made a folder" in refused(out=None, result_dir="file")
     assert not list(folder.glob("**/*.part")) and list((folder / "taken").iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["image", "audio"])
+def test_what_is_read_is_not_written_over(refused, folder, option):
+    """Under whatever name."""
+    (folder / "read.mp4").write_text("precious")
+    (folder / "linked.mp4").symlink_to("read.mp4")
+    for place in ("read.mp4", "./out/../read.mp4", "linked.mp4"):
+        sentence = refused(**{option: "read.mp4", "out": place})
+        assert "it would replace read.mp4, which is read; name another file" in sentence
+    assert (folder / "read.mp4").read_text() == "precious"
 
 
 def test_out_and_result_dir_exclude_each_other(command, capsys):

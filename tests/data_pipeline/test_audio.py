@@ -238,6 +238,7 @@ def test_bad_files_are_sentences(tmp_path):
     with wave.open(str(tmp_path / "none.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
     save(tmp_path / "nan.wav", np.full(1600, np.nan, np.float32), 16_000, "pcm_f32le")
+    save(tmp_path / "loud.wav", np.full(1600, -7000, np.float32), 16_000, "pcm_f32le")
     for name, what in {
         "missing.wav": "does not exist",
         "x" * 300: "cannot be read .File name too long",
@@ -247,6 +248,7 @@ def test_bad_files_are_sentences(tmp_path):
         "cut.m4a": "truncated",
         "none.wav": "without a single sample",
         "nan.wav": "not numbers",
+        "loud.wav": "up to 7000, where full scale is 1: normalise it",
     }.items():
         with pytest.raises(InputError, match=what) as caught:
             audio.load_audio(tmp_path / name)
