@@ -108,15 +108,13 @@ def _check_fields(config: ConfigDict) -> None:
         if not values[field] >= least:  # nor is nan
             never = " (for never, more than train.steps)" if field.endswith("_every") else ""
             raise InputError(f"{field}={values[field]}: give {least} or more{never}")
-    for field in ABOVE_ZERO:
-        if not values[field] > 0:
-            raise InputError(f"{field}={values[field]}: give more than 0")
-    for field in BELOW_ONE:
-        if not 0 <= values[field] < 1:
-            raise InputError(f"{field}={values[field]}: give 0 or more and below 1")
-    for field in UP_TO_ONE:
-        if not 0 <= values[field] <= 1:
-            raise InputError(f"{field}={values[field]}: give 0 to 1")
+    for fields, holds, wanted in (
+        (ABOVE_ZERO, lambda x: x > 0, "more than 0"),
+        (BELOW_ONE, lambda x: 0 <= x < 1, "0 or more and below 1"),
+        (UP_TO_ONE, lambda x: 0 <= x <= 1, "0 to 1"),
+    ):
+        if wrong := [field for field in fields if not holds(values[field])]:
+            raise InputError(f"{wrong[0]}={values[wrong[0]]}: give {wanted}")
     for field, least in LEVELS.items():
         size, may_be_zero = values[field], field in MAY_BE_ZERO
         if (size < least or size & (size - 1)) and not (may_be_zero and size == 0):
