@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from data_pipeline.errors import InputError
+from data_pipeline.lock import alone_in
 from reta_jax import last_words
 from reta_jax.commands import sentences_for_errors
 
@@ -164,6 +165,25 @@ def first_then_others(work: Callable[[], T]) -> T:
     if "refused" in verdict:
         raise InputError(verdict["refused"])
     return verdict["returned"]
+
+
+@contextlib.contextmanager
+def job_alone_in(folder: Path) -> Iterator[None]:
+    """Process 0 keeps other jobs out of a folder (`data_pipeline.lock.alone_in`).
+
+    Raises:
+      InputError: on every process, if another job is in there, or it cannot be written to.
+    """
+    with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            try:
+                held.enter_context(alone_in(folder))
+            except OSError as error:
+                raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+
+        first_then_others(hold)
+        yield
 
 
 def check_shared(folder: Path) -> None:

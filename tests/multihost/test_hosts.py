@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from configs import synthetic
 from data_pipeline.errors import InputError
+from data_pipeline.lock import alone_in
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import last_words, parallel
 from reta_jax.batches import open_batches
@@ -205,7 +206,7 @@ def kill(processes: list[subprocess.Popen]) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_cannot_start_is_refused_in_a_sentence(launch, tmp_path):
-    """Processes without the others, and with folders of their own."""
+    """Processes without the others, with folders of their own, and in another run's folder."""
     lonely = [
         launch(
             tmp_path / "lonely", 1, f"--coordinator=localhost:{free_port()}", "--num_processes=2",
@@ -214,15 +215,21 @@ def test_a_job_that_cannot_start_is_refused_in_a_sentence(launch, tmp_path):
         for number in range(2)
     ]  # fmt: skip
     apart = launch_job(launch, [tmp_path / "a", tmp_path / "b"], "--peer_timeout=20")
-    codes, printed = finish(*lonely, *apart)
-    assert codes == [2, 2, 2, 2], printed
+    (tmp_path / "held").mkdir()
+    with alone_in(tmp_path / "held"):
+        late = launch_two(launch, tmp_path / "held", "--peer_timeout=20")
+        codes, printed = finish(*lonely, *apart, *late)
+        assert os.listdir(tmp_path / "held") == [".lock"]
+    assert codes == [2] * 6, printed
     for told in printed[:2]:
         (line,) = told.splitlines()
         assert line.startswith("error: the job's processes did not come together")
-    for told in printed[2:]:
+    for told in printed[2:4]:
         assert told.splitlines()[-1].endswith(
             "is not one folder for all processes: give a shared one"
         )
+    for told in printed[4:]:
+        assert told.splitlines()[-1].startswith(f"error: another run works in {tmp_path}/held: ")
     assert not (tmp_path / "a/checkpoints").exists()
 
 
