@@ -11,6 +11,7 @@ from data_pipeline.errors import InputError
 
 def make_folder(path: Path) -> None:
     """A folder with all above it; raises InputError if it cannot be made."""
+    files.refuse_address(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -19,6 +20,7 @@ def make_folder(path: Path) -> None:
 
 def check_place(path: Path) -> None:
     """Raises InputError where no file can have this path: a folder has it, or none is above it."""
+    files.refuse_address(path)
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():

@@ -71,6 +71,7 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("model", {"window": {"past": -1}}, "model.window.past=-1: give 0 or more"),
         ("discriminator", {"minibatch_std_group": 0}, "minibatch_std_group=0: give 1 or more"),
         ("data", {"portrait": "identiy"}, "is 'identiy'; use 'clip', 'identity', 'pose'"),
+        ("data", {"dirs": ("gs://bucket/hdtf",)}, "^gs://bucket/hdtf is an address, not a folder"),
         ("data", {"weights": (0.0,)}, r"data.weights=\(0.0,\): give a number above 0"),
         ("data", {"weights": (-1.0,)}, r"data.weights=\(-1.0,\): give a number above 0"),
         ("data", {"weights": (0.5, 0.5)}, "data.dirs.*data.weights"),
