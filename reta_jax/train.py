@@ -4,8 +4,9 @@ The same command with the same workdir goes on where it stopped, with the same n
 and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves with 2. A loss that
 is no number leaves with 70: what is saved is good, but the same command would diverge again.
 
-On several hosts the launcher gives the same command to every process; SLURM, Open MPI, JobSet and
-TPU pods are recognised, elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
+On several hosts the launcher gives the same command to every process; SLURM, Open MPI up to 4 and
+GKE's TPU slices are recognised, Kubernetes' Indexed Jobs (JobSet) with jax[k8s], Cloud TPU VMs with
+--distributed=on; elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
 When one of them dies, the others end with 75 too, within --peer_timeout seconds.
 
 --profile_steps 10:15 leaves a trace of these steps in workdir/profile. workdir/heartbeat says when

@@ -390,5 +390,20 @@ def test_what_jax_refuses_of_a_job_is_a_sentence(joined, monkeypatch):
         raise ValueError("process_id must be less\nand a wall of text")
 
     monkeypatch.setattr("jax.distributed.initialize", fail)
-    with pytest.raises(InputError, match="did not come together: process_id must be less$"):
+    with pytest.raises(InputError, match="together: process_id must be less; say --coord"):
         parallel.join_cluster("on")
+
+
+@pytest.mark.parametrize("name", parallel.CLUSTER_VARIABLES)
+@pytest.mark.filterwarnings("ignore:Kubernetes environment")
+def test_one_of_several_that_jax_cannot_place_does_not_train_alone(name, monkeypatch):
+    """By jax's own detection: a launcher that tells one thing only, or that jax does not know."""
+    monkeypatch.setattr("reta_jax.last_words.listen", lambda: None)
+    for other in parallel.CLUSTER_VARIABLES:
+        monkeypatch.delenv(other, raising=False)
+    value = "1531576320.0" if name == "OMPI_MCA_orte_hnp_uri" else "1"
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    flags = "--coordinator HOST:PORT --num_processes N --process_id I"
+    with pytest.raises(InputError, match=rf"\({name} in the environment\); say {flags} .*=off"):
+        parallel.join_cluster("auto")
