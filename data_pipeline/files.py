@@ -1,10 +1,15 @@
 """Files that are there whole or not at all, even after a loss of power; why there is none."""
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from data_pipeline.errors import InputError
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.I)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -29,6 +34,19 @@ def fault_of(path: str | os.PathLike) -> str:
     except (OSError, ValueError) as error:  # ValueError of a name with a null byte
         return f"cannot be read ({getattr(error, 'strerror', error)})"
     return "" if stat.S_ISREG(mode) else "is not a file"
+
+
+def refuse_address(place: str | os.PathLike) -> None:
+    """Raises InputError for gs://bucket/x and the like, which would be taken for a folder's name.
+
+    A Path will do, which has one of the two slashes left.
+    """
+    text = os.fspath(place)
+    if found := _ADDRESS.match(text):
+        raise InputError(
+            f"{found[1]}://{text[found.end() :]} is an address, not a folder: mount the bucket "
+            "(gcsfuse, s3fs, ...) and give its folder"
+        )
 
 
 def sync_folder(folder: Path) -> None:

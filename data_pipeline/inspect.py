@@ -30,6 +30,7 @@ from data_pipeline.commands import at_least_0, exit_code
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face import LOWER_LIP, UPPER_LIP
+from data_pipeline.files import refuse_address
 from data_pipeline.manifest import Row, by_job, read_journal, read_manifest
 from data_pipeline.records import decode_jpeg, of_clip, open_records, read_clips
 from data_pipeline.video import iterate_frames
@@ -75,6 +76,7 @@ def inspect(
         raise InputError(
             f"{dir} has no prepared data set: make one with python -m data_pipeline.prepare."
         )
+    refuse_address(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page = Page(dir.resolve().name, clips, manifest, folder)

@@ -42,6 +42,7 @@ from data_pipeline.datasets.raw import write_missing
 from data_pipeline.errors import InputError
 from data_pipeline.estimate import estimate
 from data_pipeline.face import check_landmarker, landmarker_model
+from data_pipeline.files import refuse_address
 from data_pipeline.jobs import (
     Job,
     is_looked_into,
@@ -118,6 +119,7 @@ def prepare(
         InputError: no clip was accepted, the place cannot be written to, or it holds a data set
             with other settings, or another run works on it.
     """
+    refuse_address(out_dir)
     out = Path(out_dir)
     parts = out / ".parts"
     try:
@@ -532,7 +534,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_command(args: argparse.Namespace) -> int:
     """Does what a command line says; returns the exit code."""
     with _terminable():
-        return exit_code(lambda: args.run(args), "the same command goes on from here.")
+        return exit_code(lambda: _run(args), "the same command goes on from here.")
+
+
+def _run(args: argparse.Namespace) -> int:
+    for place in (args.out, getattr(args, "raw", args.out)):  # before one is read, or made
+        refuse_address(place)
+    return args.run(args)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from ml_collections import ConfigDict
 
 from data_pipeline.errors import InputError
+from data_pipeline.files import refuse_address
 from data_pipeline.loader import WindowSpec
 from reta_jax.config import paper, swaps_emotions, uses_discriminator
 from reta_jax.differences import flat_fields
@@ -91,6 +92,8 @@ def check_config(config: ConfigDict, devices: int) -> None:
     Raises:
       InputError: with what to set instead.
     """
+    for dir in config.data.dirs:
+        refuse_address(dir)
     _check_fields(config)
     build_reta(config.model)  # refuses what is none of its choices
     _check_shares(config, devices)

@@ -12,6 +12,7 @@ from data_pipeline.errors import InputError
 
 def make_folder(path: Path) -> None:
     """A folder with all above it; raises InputError if it cannot be made."""
+    files.refuse_address(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -23,6 +24,7 @@ def check_place(path: Path, *read: Path) -> None:
 
     A folder has it, none is above it, or one of the files that are `read` would be replaced.
     """
+    files.refuse_address(path)
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():

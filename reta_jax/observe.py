@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
@@ -58,6 +59,7 @@ class Progress:
         now = time.monotonic()
         elapsed, waited = now - self._last_time, self._waited
         rates: dict[str, float] = {}
+        ours = {"device_peak_gb": device_peak()}
         if self._last_step is not None and step > self._last_step:
             count = step - self._last_step
             own = elapsed - waited.total() + waited["data"]
@@ -67,9 +69,12 @@ class Progress:
                 "data_wait_share": min(waited["data"] / elapsed, 1.0),
                 "eta_minutes": (self._steps - step) * elapsed / count / 60,
             }
-            rates |= self._hosts.gather(own / count, waited["data"] / count)
+            ours |= {"own_seconds": own / count, "data_seconds": waited["data"] / count}
         self._last_step, self._last_time, self._waited = step, now, Counter()
-        return rates | device_memory()
+        rates |= self._hosts.gather(ours)
+        peaks = of_processes(rates, "device_peak_gb") or {0: ours["device_peak_gb"]}
+        most = max(peaks.values())
+        return rates if math.isnan(most) else rates | {"device_peak_gb": most}
 
     def show(self, step: int, losses: str, rates: dict[str, float]) -> None:
         """The line of a step, on process 0."""
@@ -82,7 +87,7 @@ class Progress:
                 f"{100 * rates['data_wait_share']:.0f} %, ETA {rates['eta_minutes']:.1f} min"
             )
         if "device_peak_gb" in rates:
-            line += f" | {rates['device_peak_gb']:.1f} GB"
+            line += f" | {rates['device_peak_gb']:.1f} GB{self._hosts.fullest(rates)}"
         print(line + self._hosts.warning(rates), flush=True)
 
 
@@ -92,20 +97,32 @@ class Hosts:
     def __init__(self, heartbeats: Path):
         self._heartbeats = heartbeats
 
-    def gather(self, own: float, data: float) -> dict[str, float]:
-        """Seconds a step of every process i: its own time, and what of that it waits for data."""
+    def gather(self, ours: dict[str, float]) -> dict[str, float]:
+        """Figures of every process i as "name/i", without those that are nan.
+
+        Every process has to call it with the same names.
+        """
         if jax.process_count() == 1:
             return {}
-        seconds = multihost_utils.process_allgather(np.float32([own, data]))
+        figures = multihost_utils.process_allgather(np.float32([*ours.values()]))
         return {
             f"{name}/{i}": float(value)
-            for i, row in enumerate(seconds)
-            for name, value in zip(("own_seconds", "data_seconds"), row, strict=True)
+            for i, row in enumerate(figures)
+            for name, value in zip(ours, row, strict=True)
+            if not math.isnan(value)
         }
+
+    def fullest(self, rates: dict[str, float]) -> str:
+        """Names the process whose device has held the most, where there are several."""
+        peaks = of_processes(rates, "device_peak_gb")
+        if not peaks:
+            return ""
+        process = max(peaks, key=peaks.__getitem__)
+        return f" on process {process} ({self._name(process)})"
 
     def warning(self, rates: dict[str, float]) -> str:
         """Names the slowest process, if it is much slower than the others."""
-        own = np.array([x for name, x in rates.items() if name.startswith("own_seconds/")])
+        own = np.array([*of_processes(rates, "own_seconds").values()])
         slow = slowest(own, rates["step_seconds"]) if len(own) else None
         if slow is None:
             return ""
@@ -120,6 +137,12 @@ class Hosts:
             return json.loads((self._heartbeats / f"{process}.json").read_text())["host"]
         except (OSError, ValueError, KeyError):
             return "unknown host"
+
+
+def of_processes(rates: dict[str, float], name: str) -> dict[int, float]:
+    """A figure by the process; empty where there is one process, or none that can say."""
+    places = (key.partition("/") for key in rates)
+    return {int(i): rates[f"{name}/{i}"] for found, _, i in places if found == name and i}
 
 
 def slowest(own_seconds: Float[np.ndarray, " processes"], step_seconds: float) -> int | None:
@@ -138,11 +161,11 @@ def others_median(own_seconds: Float[np.ndarray, " processes"], process: int) ->
     return float(np.median(np.delete(own_seconds, process)))
 
 
-def device_memory() -> dict[str, float]:
-    """The most that any device of this process has held, GB; nothing where a device cannot say."""
+def device_peak() -> float:
+    """The most that any device of this process has held, GB; nan where devices cannot say."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [found["peak_bytes_in_use"] for found in stats if "peak_bytes_in_use" in found]
-    return {"device_peak_gb": max(peaks) / 1e9} if peaks else {}
+    return max(peaks) / 1e9 if peaks else math.nan
 
 
 class Heartbeat:

@@ -19,19 +19,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from data_pipeline.errors import InputError
+from data_pipeline.lock import alone_in
 from reta_jax import last_words
 from reta_jax.commands import sentences_for_errors
 
 T = TypeVar("T")
 AXIS = "data"
-# What launchers leave in the environment of a process that is one of several; jax then finds the
-# coordinator, the count and the number itself. Each of these alone says that there are several.
+# What launchers leave in the environment of a process that is one of several. Each of these alone
+# says so; jax finds coordinator, count and number by those that jax._src.clusters knows.
 CLUSTER_VARIABLES = (
     "SLURM_STEP_NODELIST",
-    "OMPI_MCA_orte_hnp_uri",
-    "PMIX_NAMESPACE",
-    "JOBSET_NAME",
-    "TPU_WORKER_HOSTNAMES",
+    "OMPI_MCA_orte_hnp_uri",  # Open MPI up to 4
+    "PMIX_NAMESPACE",  # Open MPI 5, which jax does not know
+    "JOB_COMPLETION_INDEX",  # Kubernetes' Indexed Jobs, JobSet's too: jax asks its API (jax[k8s])
+    "TPU_WORKER_HOSTNAMES",  # GKE
+    "TPU_PROCESS_ADDRESSES",
     "JAX_COORDINATOR_ADDRESS",
 )
 START_SECONDS = 300  # for all processes to appear
@@ -62,14 +64,15 @@ def join_cluster(
         end with exit code 75; it cannot be seen earlier unless it is process 0.
 
     Raises:
-      InputError: the arguments are incomplete, or wrong for this job. Where other processes do not
-        appear, JAX aborts; `last_words` makes a sentence and exit code 2 of it.
+      InputError: the arguments are incomplete, or wrong for this job, or jax cannot find them in
+        what the launcher left. Where other processes do not appear, JAX aborts; `last_words` makes
+        a sentence and exit code 2 of it.
     """
     given = (coordinator, process_count, process_index)
     explicit = [value for value in given if value is not None]
     if 0 < len(explicit) < len(given):
         raise InputError("give --coordinator, --num_processes and --process_id together, or none")
-    found = any(os.environ.get(name) for name in CLUSTER_VARIABLES)
+    found = [name for name in CLUSTER_VARIABLES if os.environ.get(name)]
     if mode == "off" or (mode == "auto" and not explicit and not found):
         return
     last_words.listen()
@@ -79,9 +82,14 @@ def join_cluster(
             initialization_timeout=start_seconds,
             heartbeat_timeout_seconds=peer_seconds,
         )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the job's processes did not come together: {reason}") from error
+    except Exception as error:  # Kubernetes' client and the metadata server's have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        told = f" ({', '.join(found)} in the environment)" if found and not explicit else ""
+        raise InputError(
+            f"the job's processes did not come together: {reason}{told}; say --coordinator "
+            "HOST:PORT --num_processes N --process_id I to each of them, or --distributed=off to "
+            "one that trains alone"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -164,6 +172,25 @@ def first_then_others(work: Callable[[], T]) -> T:
     if "refused" in verdict:
         raise InputError(verdict["refused"])
     return verdict["returned"]
+
+
+@contextlib.contextmanager
+def job_alone_in(folder: Path) -> Iterator[None]:
+    """Process 0 keeps other jobs out of a folder (`data_pipeline.lock.alone_in`).
+
+    Raises:
+      InputError: on every process, if another job is in there, or it cannot be written to.
+    """
+    with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            try:
+                held.enter_context(alone_in(folder))
+            except OSError as error:
+                raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+
+        first_then_others(hold)
+        yield
 
 
 def check_shared(folder: Path) -> None:

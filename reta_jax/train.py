@@ -4,8 +4,9 @@ The same command with the same workdir goes on where it stopped, with the same n
 and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves with 2. A loss that
 is no number leaves with 70: what is saved is good, but the same command would diverge again.
 
-On several hosts the launcher gives the same command to every process; SLURM, Open MPI, JobSet and
-TPU pods are recognised, elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
+On several hosts the launcher gives the same command to every process; SLURM, Open MPI up to 4 and
+GKE's TPU slices are recognised, Kubernetes' Indexed Jobs (JobSet) with jax[k8s], Cloud TPU VMs with
+--distributed=on; elsewhere say --coordinator HOST:PORT --num_processes N --process_id I.
 When one of them dies, the others end with 75 too, within --peer_timeout seconds.
 
 --profile_steps 10:15 leaves a trace of these steps in workdir/profile. workdir/heartbeat says when
@@ -44,7 +45,8 @@ from reta_jax.checks import check_config
 from reta_jax.commands import DivergenceError, check_device, run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
 from reta_jax.experts.load import load_experts
-from reta_jax.files import write_json
+from reta_jax.experts.teachers import Experts
+from reta_jax.files import make_folder, write_json
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
@@ -101,7 +103,7 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
       checkpoint; the first also leaves the EMA weights in workdir/weights.
 
     Raises:
-      InputError: bad config, data or weights.
+      InputError: bad config, data or weights, or another run is in the workdir.
       DivergenceError: a loss became NaN or infinite; its name is in the message, and the folder
         where the step's batch is.
     """
@@ -109,8 +111,20 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
     experts, provenance = load_experts(config)  # before the data, which takes long to make
     parallel.first_then_others(lambda: make_synthetic_data(config))
     check_pictures(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    parallel.check_shared(workdir)
+    make_folder(workdir)
+    with parallel.job_alone_in(workdir):
+        parallel.check_shared(workdir)
+        return train_in(workdir, config, experts, provenance, profile_steps)
+
+
+def train_in(
+    workdir: Path,
+    config: ConfigDict,
+    experts: Experts,
+    provenance: list[dict[str, Any]],
+    profile_steps: range | None,
+) -> bool:
+    """`run`, when everything is at hand and nobody else is in the workdir."""
     mesh = parallel.make_mesh()
     networks = build_networks(config, teacher_width(config, experts.teacher))
     morphable, records = load_morphable(config.model)

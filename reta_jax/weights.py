@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from data_pipeline.errors import InputError
+from data_pipeline.files import refuse_address
 
 PARAMS_FILE, CONFIG_FILE, CARD_FILE = "params.safetensors", "config.json", "README.md"
 FORMAT = 1  # of the folder; raised when an older reader would misread a newer one
@@ -55,6 +56,7 @@ def new_folder(folder: Path, mark: str = PARAMS_FILE) -> Iterator[Path]:
     Raises:
       InputError: it cannot be written there, or there is a folder of something else.
     """
+    refuse_address(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -82,6 +84,7 @@ def check_target(folder: Path, kind: str | None = None, mark: str = PARAMS_FILE)
       kind: of the weights that are to take its place, as in their config; None: it may be any.
       mark: a file that folders of such weights have.
     """
+    refuse_address(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write weights to {folder}: a file is in the way")
     if not folder.is_dir() or not any(folder.iterdir()):

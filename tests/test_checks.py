@@ -97,6 +97,7 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("data", {"augment": {"crop": 1.5}}, "data.augment.crop=1.5: give 0 or more and below 1"),
         ("data", {"weights": (math.inf,)}, r"data.weights=\(inf,\): give a finite number"),
         ("data", {"portrait": "identiy"}, "is 'identiy'; use 'clip', 'identity', 'pose'"),
+        ("data", {"dirs": ("gs://bucket/hdtf",)}, "^gs://bucket/hdtf is an address, not a folder"),
         ("data", {"weights": (0.0,)}, r"data.weights=\(0.0,\): give a number above 0"),
         ("data", {"weights": (-1.0,)}, r"data.weights=\(-1.0,\): give a number above 0"),
         ("data", {"weights": (0.5, 0.5)}, "data.dirs.*data.weights"),

@@ -20,6 +20,9 @@ import pytest
 import yaml
 from absl import flags
 
+from configs import hdtf
+from data_pipeline import prepare
+from data_pipeline.commands import EXIT_USAGE
 from reta_jax import train
 from reta_jax.commands import EXIT_BAD_INPUT, EXIT_DIVERGED
 
@@ -313,6 +316,10 @@ def load(name: str) -> dict:
     return yaml.safe_load((LAUNCH / name).read_text())
 
 
+def load_pod() -> dict:
+    return job_of(load("kubernetes/jobset.yaml"))["spec"]["template"]["spec"]
+
+
 def job_of(jobset: dict) -> dict:
     (replicated,) = jobset["spec"]["replicatedJobs"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": replicated["name"]}}
@@ -385,6 +392,47 @@ def test_the_jobset_ends_where_the_same_would_come_again():
     }
     (rule,) = jobset["spec"]["failurePolicy"]["rules"]
     assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+
+
+@pytest.mark.parametrize("name", ["prepare", "merge"])
+def test_the_jobs_for_data_have_fields_that_exist(name):
+    job = load(f"kubernetes/{name}.yaml")
+    kubernetes_validate.validate(job, KUBERNETES, strict=True)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"][:3] == ["python", "-m", f"data_pipeline.{name}"]
+
+
+def test_the_jobs_for_data_agree_with_each_other_and_with_training():
+    """Each source is in one shard, and what they make is merged where training looks for it."""
+    job = load("kubernetes/prepare.yaml")["spec"]
+    pods = [job["template"]["spec"], load("kubernetes/merge.yaml")["spec"]["template"]["spec"]]
+    (training, *_), volumes = (load_pod()[part] for part in ("containers", "volumes"))
+    (shards, merging), folders = zip(
+        *((p["containers"][0], p["volumes"]) for p in pods), strict=True
+    )
+    assert [*folders] == [volumes[:1]] * 2
+    assert shards["workingDir"] == merging["workingDir"] == training["workingDir"]
+    assert job["completionMode"] == "Indexed" and shards["env"] == training["env"]
+    parser = prepare.make_parser("prepare")
+    tasks = [
+        parser.parse_args([a.replace("$(JOB_COMPLETION_INDEX)", str(i)) for a in shards["args"]])
+        for i in range(job["completions"])
+    ]
+    assert sorted(i for task in tasks for i in task.shard.take(range(100))) == [*range(100)]
+    assert tasks[0].workers == shards["resources"]["requests"]["cpu"]
+    assert merging["command"][3:] == [str(tasks[0].out)] == list(hdtf.get_config().data.dirs)
+
+
+def test_preparation_ends_where_the_same_would_come_again():
+    """Bad input ends the job; a source that failed is tried again; a lost node counts nothing."""
+    job = load("kubernetes/prepare.yaml")["spec"]
+    lost, bad = job["podFailurePolicy"]["rules"]
+    condition = {"type": "DisruptionTarget", "status": "True"}
+    assert lost == {"action": "Ignore", "onPodConditions": [condition]}
+    (container,) = job["template"]["spec"]["containers"]
+    codes = {"containerName": container["name"], "operator": "In", "values": [EXIT_USAGE]}
+    assert bad == {"action": "FailJob", "onExitCodes": codes}
+    assert job["backoffLimitPerIndex"] > 0
 
 
 def test_the_skypilot_task_has_fields_that_exist():

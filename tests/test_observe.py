@@ -32,18 +32,18 @@ def clock(monkeypatch):
 
 
 class TwoHosts(observe.Hosts):
-    """This process, and another that took ten times as long."""
+    """This process, and another that took ten times as long and as much."""
 
-    def gather(self, own, data):
-        return {"own_seconds/0": own, "own_seconds/1": 10 * own,
-                "data_seconds/0": data, "data_seconds/1": 10 * data}  # fmt: skip
+    def gather(self, ours):
+        return {f"{name}/{i}": [1, 10][i] * value for name, value in ours.items() for i in range(2)}
 
 
 def test_a_lap_tells_rate_waiting_and_own_time(clock, tmp_path, monkeypatch):
-    monkeypatch.setattr(observe, "device_memory", lambda: {"device_peak_gb": 3.0})
+    monkeypatch.setattr(observe, "device_peak", lambda: 3.0)
     progress = observe.Progress(steps=100, batch_size=8, hosts=TwoHosts(tmp_path))
     clock.now += 60  # compilation
-    assert "step_seconds" not in progress.lap(1)
+    peaks = {"device_peak_gb": 30.0, "device_peak_gb/0": 3.0, "device_peak_gb/1": 30.0}
+    assert progress.lap(1) == peaks
     waits = {"data": 2.0, "devices": 14.0, "processes": 1.0, "pictures": 1.0}
     for what, seconds in waits.items():
         with progress.waiting_for(what):
@@ -55,6 +55,7 @@ def test_a_lap_tells_rate_waiting_and_own_time(clock, tmp_path, monkeypatch):
         "eta_minutes": 89 * 2 / 60, "own_seconds/0": 0.4, "data_seconds/0": 0.2,
     }  # fmt: skip
     assert {name: rates[name] for name in expected} == pytest.approx(expected)
+    assert peaks.items() <= rates.items()
     assert all(name.startswith(observe.RATES) for name in rates)  # else they pass for losses
     clock.now += 1
     assert progress.lap(12)["data_wait_share"] == 0  # counted anew
@@ -66,13 +67,14 @@ def test_the_line_names_the_process_that_holds_up_the_others(capsys, tmp_path):
     rates = {"clips_per_second": 4.0, "step_seconds": 2.0, "data_wait_share": 0.1,
              "eta_minutes": 3.0, "device_peak_gb": 5.25}  # fmt: skip
     both = {"own_seconds/0": 0.05, "own_seconds/1": 1.5, "data_seconds/0": 0.0,
-            "data_seconds/1": 1.25}  # fmt: skip
+            "data_seconds/1": 1.25, "device_peak_gb/0": 3.0, "device_peak_gb/1": 5.25}  # fmt: skip
     progress.show(11, "l1 0.5", rates | both)
     progress.show(12, "l1 0.5", rates)
     first, second = capsys.readouterr().out.splitlines()
     line = "step 11/100 | l1 0.5 | 4.0 clips/s, data wait 10 %, ETA 3.0 min | 5.2 GB"
-    assert first.startswith(line) and second == line.replace("11", "12")
-    assert first.endswith(
+    assert second == line.replace("11", "12")
+    assert first == line + (
+        " on process 1 (node7)"
         " | process 1 (node7) is slow: 1.50 s a step of its own, 1.25 of it for data; others 0.05"
     )
 
@@ -92,10 +94,23 @@ def test_the_slowest_is_far_from_the_others_and_matters(own_seconds, expected):
     assert observe.slowest(np.array(own_seconds), step_seconds=1.0) == expected
 
 
-def test_one_process_has_nothing_to_compare(tmp_path):
+def test_one_process_has_nothing_to_compare(tmp_path, monkeypatch):
     hosts = observe.Hosts(tmp_path)
-    assert hosts.gather(1.0, 0.5) == {}
-    assert hosts.warning({"step_seconds": 1.0}) == ""
+    assert hosts.gather({"own_seconds": 1.0}) == {}
+    assert hosts.warning({"step_seconds": 1.0}) == hosts.fullest({"device_peak_gb": 1.0}) == ""
+    progress = observe.Progress(steps=100, batch_size=8, hosts=hosts)
+    assert progress.lap(1) == {}  # a CPU does not tell its memory
+    monkeypatch.setattr(observe, "device_peak", lambda: 3.0)
+    assert progress.lap(1) == {"device_peak_gb": 3.0}
+
+
+def test_what_a_process_cannot_say_is_left_out(tmp_path, monkeypatch):
+    others = np.float32([5.0, np.nan])
+    together = lambda ours: np.stack([ours, others])
+    monkeypatch.setattr(observe.multihost_utils, "process_allgather", together)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    found = observe.Hosts(tmp_path).gather({"own_seconds": 0.5, "device_peak_gb": 3.0})
+    assert found == {"own_seconds/0": 0.5, "device_peak_gb/0": 3.0, "own_seconds/1": 5.0}
 
 
 def test_memory_is_that_of_the_fullest_device_if_devices_know(monkeypatch):
@@ -104,9 +119,9 @@ def test_memory_is_that_of_the_fullest_device_if_devices_know(monkeypatch):
         monkeypatch.setattr(jax, "local_devices", lambda: found)
 
     devices({"peak_bytes_in_use": 2e9}, {"peak_bytes_in_use": 3e9})
-    assert observe.device_memory() == {"device_peak_gb": 3.0}
+    assert observe.device_peak() == 3.0
     devices(None, {})
-    assert observe.device_memory() == {}
+    assert np.isnan(observe.device_peak())
 
 
 def test_heartbeats_are_whole_seldom_and_end_with_the_reason(clock, tmp_path):

@@ -448,6 +448,30 @@ def test_pictures_that_would_be_magnified_are_refused(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_workdir_is_one_runs_at_a_time(data, tmp_path, monkeypatch):
+    """A second run changes nothing; where the first was ended, even by SIGKILL, it begins."""
+    monkeypatch.setattr(train, "train_in", lambda *_: True)
+    run, config = tmp_path / "run", light_config(data)
+    run.mkdir()
+    script = "import sys; from pathlib import Path; from data_pipeline.lock import alone_in\n"
+    script += "with alone_in(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    holding = [sys.executable, "-c", script, str(run)]
+    with subprocess.Popen(holding, cwd=ROOT, stdin=-1, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"in\n"
+        with pytest.raises(InputError, match=f"another run works in {run}: wait for it, end it"):
+            train.run(config, run)
+        assert os.listdir(run) == [".lock"]
+        first.kill()
+    assert train.run(config, run) and train.run(config, run)
+    assert os.listdir(run) == []
+
+
+def test_a_workdir_that_cannot_be_written_to_is_refused(data, tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match=f"cannot write to {tmp_path}: Is a directory"):
+        train.run(light_config(data), tmp_path)
+
+
 def test_small_models_make_the_clips_of_the_world_as_large_as_others(tmp_path, monkeypatch):
     """In one folder for all of them; but none before the experts' weights are there."""
     made = []

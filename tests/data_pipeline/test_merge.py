@@ -79,7 +79,7 @@ def test_a_merge_that_was_killed_is_taken_up_and_no_two_work_at_once(tmp_path):
     run(tmp_path, [FakeJob("z", "zoe")])
     run_shards(tmp_path, 2)
     (tmp_path / "records").rename(tmp_path / ".records.replaced")
-    with alone_in(tmp_path), pytest.raises(InputError, match="another run prepares"):
+    with alone_in(tmp_path), pytest.raises(InputError, match="another run works in"):
         merge(tmp_path)
     assert merge(tmp_path) == 8
 

@@ -332,6 +332,16 @@ def test_whoever_waited_for_a_lock_that_is_gone_takes_another(tmp_path, monkeypa
         pass
 
 
+def test_a_file_system_without_locks_is_worked_on_with_a_warning(tmp_path, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone_in(tmp_path), alone_in(tmp_path):
+        pass
+    assert f"warning: the file system of {tmp_path} has no locks" in capsys.readouterr().err
+
+
 def test_identities_decide_the_split(tmp_path):
     jobs = [FakeJob("a", "ann"), FakeJob("b", "bob"), FakeJob("c", "bob")]
     run(jobs, tmp_path, split_of=lambda source: "test" if source.identity == "bob" else "train")
@@ -353,7 +363,7 @@ def test_bad_places_and_other_settings_are_sentences(tmp_path):
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with alone_in(out), pytest.raises(InputError, match=f"another run prepares {out}"):
+    with alone_in(out), pytest.raises(InputError, match=f"another run works in {out}"):
         run([FakeJob("a", "x")], out)
     run([FakeJob("a", "x")], out)
     assert not (out / ".lock").exists()

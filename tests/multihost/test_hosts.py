@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from configs import synthetic
 from data_pipeline.errors import InputError
+from data_pipeline.lock import alone_in
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import last_words, parallel
 from reta_jax.batches import open_batches
@@ -205,7 +206,7 @@ def kill(processes: list[subprocess.Popen]) -> None:
 
 @pytest.mark.slow
 def test_a_job_that_cannot_start_is_refused_in_a_sentence(launch, tmp_path):
-    """Processes without the others, and with folders of their own."""
+    """Processes without the others, with folders of their own, and in another run's folder."""
     lonely = [
         launch(
             tmp_path / "lonely", 1, f"--coordinator=localhost:{free_port()}", "--num_processes=2",
@@ -214,15 +215,21 @@ def test_a_job_that_cannot_start_is_refused_in_a_sentence(launch, tmp_path):
         for number in range(2)
     ]  # fmt: skip
     apart = launch_job(launch, [tmp_path / "a", tmp_path / "b"], "--peer_timeout=20")
-    codes, printed = finish(*lonely, *apart)
-    assert codes == [2, 2, 2, 2], printed
+    (tmp_path / "held").mkdir()
+    with alone_in(tmp_path / "held"):
+        late = launch_two(launch, tmp_path / "held", "--peer_timeout=20")
+        codes, printed = finish(*lonely, *apart, *late)
+        assert os.listdir(tmp_path / "held") == [".lock"]
+    assert codes == [2] * 6, printed
     for told in printed[:2]:
         (line,) = told.splitlines()
         assert line.startswith("error: the job's processes did not come together")
-    for told in printed[2:]:
+    for told in printed[2:4]:
         assert told.splitlines()[-1].endswith(
             "is not one folder for all processes: give a shared one"
         )
+    for told in printed[4:]:
+        assert told.splitlines()[-1].startswith(f"error: another run works in {tmp_path}/held: ")
     assert not (tmp_path / "a/checkpoints").exists()
 
 
@@ -383,5 +390,26 @@ def test_what_jax_refuses_of_a_job_is_a_sentence(joined, monkeypatch):
         raise ValueError("process_id must be less\nand a wall of text")
 
     monkeypatch.setattr("jax.distributed.initialize", fail)
-    with pytest.raises(InputError, match="did not come together: process_id must be less$"):
+    with pytest.raises(InputError, match="together: process_id must be less; say --coord"):
         parallel.join_cluster("on")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri", "PMIX_NAMESPACE"),
+        *("JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Kubernetes environment")
+def test_one_of_several_that_jax_cannot_place_does_not_train_alone(name, monkeypatch):
+    """By jax's own detection: a launcher that tells one thing only, or that jax does not know."""
+    monkeypatch.setattr("reta_jax.last_words.listen", lambda: None)
+    for other in parallel.CLUSTER_VARIABLES:
+        monkeypatch.delenv(other, raising=False)
+    value = "1531576320.0" if name == "OMPI_MCA_orte_hnp_uri" else "1"
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    flags = "--coordinator HOST:PORT --num_processes N --process_id I"
+    with pytest.raises(InputError, match=rf"\({name} in the environment\); say {flags} .*=off"):
+        parallel.join_cluster("auto")
