@@ -15,6 +15,7 @@ from reta_jax.metrics.judges import Judges, is_own
 from reta_jax.metrics.kid import Couples, couples, kernel_distance, kernel_sums
 from reta_jax.metrics.mouth import BELOW_LOUD
 from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.ranking import misranked
 from reta_jax.metrics.statistics import (
     NAMED,
     Figures,
@@ -62,7 +63,11 @@ def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[s
             for name, judge in judges._asdict().items()
             if judge
         },
-        "notes": _notes(judges, protocol, known, means["generated"]) + distances.notes,
+        "notes": [
+            *misranked(rows),
+            *_notes(judges, protocol, known, means["generated"]),
+            *distances.notes,
+        ],
         "protocol": protocol.as_dict(),
         "protocol_sha256": protocol.sha256,
     }

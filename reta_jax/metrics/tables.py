@@ -239,6 +239,11 @@ def head_of(name: str, figure: str | None = None) -> str:
     Args:
       figure: what reta_jax.evaluate calls it, if `name` is another table's.
     """
-    known = (figure or name).removesuffix("_whole")
-    arrow = " ↑" if known in UP else " ↓" if known in DOWN else ""
+    arrow = {1: " ↑", -1: " ↓", 0: ""}[better(figure or name)]
     return (name if figure else name.replace("_", " ")) + arrow
+
+
+def better(figure: str) -> int:
+    """1 where more of a figure is better, -1 where less is, 0 where neither is."""
+    plain = figure.removesuffix("_whole")
+    return (plain in UP) - (plain in DOWN)
