@@ -313,10 +313,12 @@ def test_a_clip_that_is_known_is_not_decoded(data, monkeypatch):
     assert len(decoded) <= len(later.frames) + 1  # and the portrait
 
 
-def test_a_codec_changes_little_and_loses_no_frame(clip):
-    shown = through_codec(clip.frames, clip.audio)
-    assert shown.shape == clip.frames.shape and not np.array_equal(shown, clip.frames)
-    assert float(psnr(jnp.asarray(shown), jnp.asarray(clip.frames)).mean()) > 25
+@pytest.mark.parametrize("size", [32, 31])  # odd ones become even in the file
+def test_a_codec_changes_little_and_loses_no_frame(clip, size):
+    frames = clip.frames[:, :size, :size]
+    shown = through_codec(frames, clip.audio)
+    assert shown.shape == frames.shape and not np.array_equal(shown, frames)
+    assert float(psnr(jnp.asarray(shown), jnp.asarray(frames)).mean()) > 25
 
 
 def test_a_judge_that_taught_is_named(judges_folder, judges):
