@@ -15,7 +15,7 @@ from data_pipeline.face import MOUTH
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import evaluate as judging
-from reta_jax.evaluate import evaluate, load_judges, main
+from reta_jax.evaluate import NOT_ASKED, evaluate, load_judges, main
 from reta_jax.experts.emotion_fan import EmotionFAN
 from reta_jax.experts.landmark_net import LandmarkNet, into_lower_face, lower_face
 from reta_jax.experts.load import example_inputs
@@ -491,6 +491,30 @@ def test_the_command_writes_a_report_that_can_be_made_again(commands, tmp_path, 
         k: v for k, v in report.items() if k not in unlike
     }
     assert run["sha256"] == again["sha256"]
+
+
+def test_filmed_people_are_not_shown_to_own_judges(weights, judges_folder, data, monkeypatch):
+    """But to those that are named; who is of no synthetic world is filmed."""
+    for module in (judging, judge_networks):
+        monkeypatch.setattr(module, "JUDGES", judges_folder)
+    model = judging.load_reta(weights)
+    monkeypatch.setattr(judging, "load_reta", lambda _: model)
+    judged = lambda renderer, judges, *_, **__: {"asked": set(judges.sha256), "notes": []}
+    monkeypatch.setattr(judging, "evaluate", judged)
+    listed = judging.list_clips(data, "test")
+
+    def report_of(identity, **named):
+        clips = [clip | {"identity": identity} for clip in listed]
+        monkeypatch.setattr(judging, "list_clips", lambda *_: clips)
+        places = {"checkpoint": str(weights), "data": str(data)}
+        return judging._judge_places(places | named, Protocol(), {}, None)
+
+    both = {"mouth", "emotion"}
+    assert report_of("synthetic_0_00001") == {"asked": both, "notes": []}
+    assert report_of("ann") == {"asked": set(), "notes": [NOT_ASKED.format("mouth, emotion")]}
+    feeling = report_of("ann", emotion=str(judges_folder / "emotion_fan"))
+    assert feeling == {"asked": {"emotion"}, "notes": [NOT_ASKED.format("mouth")]}
+    assert report_of("ann", judges=str(judges_folder)) == {"asked": both, "notes": []}
 
 
 def test_the_first_line_says_which_model_is_judged(commands, weights, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipeline.emotions import EMOTIONS
 from reta_jax.metrics.cache import VERSION, Judged
 from reta_jax.metrics.frechet import frechet_distance, moments
-from reta_jax.metrics.judges import Judges, is_own
+from reta_jax.metrics.judges import Judges, is_filmed, is_own
 from reta_jax.metrics.kid import Couples, couples, kernel_distance, kernel_sums
 from reta_jax.metrics.mouth import BELOW_LOUD
 from reta_jax.metrics.protocol import Protocol
@@ -215,7 +215,7 @@ def _notes(
         if group in protocol.figures and group not in missing and _is_missed(figure, generated)
     ]
     own = [name for name, judge in judges._asdict().items() if judge and is_own(judge)]
-    if own and any(one.identity and not one.identity.startswith("synthetic_") for one in known):
+    if own and any(is_filmed(one.identity) for one in known):
         notes.append(
             f"the {', '.join(own)} judges know the synthetic world only: look at the truth's row "
             "before you believe them here, or name others (--face-landmarker, --emotion, "
