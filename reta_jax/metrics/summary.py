@@ -264,12 +264,12 @@ IN_TRUE_BOX = (
 def _of_clips(known: list[Judged]) -> list[str]:
     """What is to be said of some clips, with their number."""
     remarks = Counter(remark for one in known for remark in one.remarks)
-    unseen = sum(_shows_no_face(one.rows["generated"]) for one in known)
-    if unseen:
-        remarks[NO_FACE] = unseen
+    unseen = [one for one in known if _shows_no_face(one.rows["generated"])]
+    remarks.update(TOO_FEW if one.frames < 3 else NO_FACE for one in unseen)
     return [f"{count} of {len(known)} clips {remark}" for remark, count in remarks.items()]
 
 
+TOO_FEW = "have fewer than three frames: of how their faces move nothing is said"
 NO_FACE = (
     "show no face, generated or real, but in two frames at most: figures of landmarks are means "
     "over the others"
