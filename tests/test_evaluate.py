@@ -443,7 +443,8 @@ def test_a_clip_without_landmarks_has_no_true_mouth(judges, clip):
     # In another unit, so that its last digit may be another.
     assert found["voice_correlation"] == pytest.approx(whole["voice_correlation"], rel=1e-12)
     units = [eye_distance(points).mean() for points in (clip.landmarks, face)]
-    np.testing.assert_allclose(found["mouth_jitter"] / whole["mouth_jitter"], units[0] / units[1])
+    for jitter in ("mouth_jitter", "face_jitter"):
+        np.testing.assert_allclose(found[jitter] / whole[jitter], units[0] / units[1])
     assert clip_figures.remarks(judges, protocol, bare) == [clip_figures.NO_LANDMARKS]
     assert clip_figures.remarks(judges, protocol, clip) == []
 

@@ -24,6 +24,7 @@ UNITS = {
     "emotion_accuracy": "ACC_e, by the emotion judge",
     "lip_vertex_error_mm2": "LVE: mean over frames of the worst lip vertex, squared, mm²",
     "lip_vertex_distance_mm": "the same, not squared, mm",
+    "face_jitter": "acceleration per frame² of nose bridge and eye corners, eye distances",
     "faces_seen": "share of the frames in which a face is found",
     "face_landmark_distance": "F-LMD in eye distances",
     "face_landmark_distance_px": "the same in pixels at 256 px",
