@@ -28,16 +28,23 @@ from reta_jax import train
 from reta_jax.claims import FIGURES, PAPER, ablation_sections, judge_claims
 from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
-from reta_jax.files import write_json, write_whole
+from reta_jax.files import file_digest, make_folder, write_json, write_whole
 from reta_jax.metrics.cache import VERSION, clip_digests, digest
 from reta_jax.metrics.protocol import Protocol, is_of_judge, judges_digests
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.report import markdown_page
-from reta_jax.weights import CONFIG_FILE, config_to_dict, load_weights, save_weights
+from reta_jax.weights import (
+    CONFIG_FILE,
+    PARAMS_FILE,
+    config_to_dict,
+    load_weights,
+    save_weights,
+)
 
 SECONDS, CLIPS_PER_IDENTITY, IDENTITIES = 2.0, 6, 160
 SYNC_BATCH, SYNC_STEPS = 16, 2_000
-SYNC_EXPERT, BASE, JUDGED, RESULT_FILE = "sync_expert", "base", "judged", "result.json"
+SYNC_EXPERT, BASE, JUDGED = "sync_expert", "base", "judged"
+START_FILE, RESULT_FILE = "start.json", "result.json"  # of a run: what is behind it, its figures
 PROTOCOL = Protocol(figures=("image", "sync", "emotion", "mouth"), sync_crops=("pipeline",))
 
 
@@ -156,30 +163,48 @@ def train_row(study: Study, row: str, seed: int) -> bool:
     """A run, if it is not done yet; False when a signal stopped it.
 
     Raises:
-      InputError: it is done with another budget or another config, and would not compare.
+      InputError: it is of another budget, config, start or teacher, and would not compare.
     """
     config, folder = configure(study, row, seed), run_folder(study, row, seed)
-    if not (folder / "weights" / CONFIG_FILE).exists():
-        (folder / RESULT_FILE).unlink(missing_ok=True)  # of weights that somebody took away
-        is_finished = train.run(config, folder)
-        jax.clear_caches()  # dozens of models' programs would fill the memory
-        return is_finished
     if not _is_of(config, folder):
         raise InputError(
-            f"{folder} is of other settings (steps, size or config): give another --workdir"
+            f"{folder} is of other settings (steps, size or config), or what {BASE} and "
+            f"{SYNC_EXPERT} held was other: give another --workdir"
         )
-    return True
+    if (folder / "weights" / CONFIG_FILE).exists():
+        return True
+    (folder / RESULT_FILE).unlink(missing_ok=True)  # of weights that somebody took away
+    if not (folder / START_FILE).exists():
+        make_folder(folder)
+        write_json(folder / START_FILE, start_of(config))
+    is_finished = train.run(config, folder)
+    jax.clear_caches()  # dozens of models' programs would fill the memory
+    return is_finished
 
 
 def _is_of(config: ConfigDict, folder: Path) -> bool:
-    """Whether a finished run is one of this config."""
-    values = json.loads((folder / "weights" / CONFIG_FILE).read_text())
-    return settings_of(values) == settings_of(config_to_dict(config))
+    """Whether a run, as far as it has come, is one of this config and of the weights behind it."""
+    start, weights = folder / START_FILE, folder / "weights" / CONFIG_FILE
+    # A run of an older version does not say what it started from.
+    if start.exists() and json.loads(start.read_text()) != start_of(config):
+        return False
+    if not weights.exists():
+        return True
+    return settings_of(json.loads(weights.read_text())) == settings_of(config_to_dict(config))
+
+
+def start_of(config: ConfigDict) -> dict[str, str]:
+    """SHA-256 of the weights that a run starts from and of those that teach it, by their name."""
+    folders = {name: expert.weights for name, expert in config.experts.items()}
+    folders["init_from"] = config.init_from
+    files = {name: Path(folder) / PARAMS_FILE for name, folder in folders.items()}
+    return {name: file_digest(file) for name, file in files.items() if file.is_file()}
 
 
 def settings_of(values: dict[str, Any]) -> str:
     """What a run is a run of: its config without its folders."""
     settings = {name: values[name] for name in ("model", "loss", "tvm")}
+    settings["experts"] = {name: expert["fields"] for name, expert in values["experts"].items()}
     settings["train"] = {k: v for k, v in values["train"].items() if k != "max_minutes"}
     settings["data"] = {k: v for k, v in values["data"].items() if k != "dirs"}
     return json.dumps(settings, sort_keys=True)

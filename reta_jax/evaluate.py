@@ -31,6 +31,7 @@ from data_pipeline.datasets.raw import video_files
 from data_pipeline.errors import InputError
 from data_pipeline.face import MODEL_VARIABLE, FaceLandmarker, landmarker_model
 from data_pipeline.loader import EvaluationClip
+from data_pipeline.records import list_clips
 from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.files import file_digest, make_folder, write_json, write_whole
 from reta_jax.metrics.cache import (
@@ -44,7 +45,14 @@ from reta_jax.metrics.cache import (
     weights_digest,
 )
 from reta_jax.metrics.clips import Known, emotion_name, judge_generated, judge_known, remarks
-from reta_jax.metrics.judges import JUDGES, Judges, is_own, load_judges, objections
+from reta_jax.metrics.judges import (
+    JUDGES,
+    Judges,
+    is_filmed,
+    load_judges,
+    objections,
+    without_own,
+)
 from reta_jax.metrics.pairs import Label, Pair, find_pairs, read_labels
 from reta_jax.metrics.protocol import (
     Protocol,
@@ -455,6 +463,13 @@ def _is_checked(what: str, given: dict[str, str]) -> bool:
     return replaced.get(what) not in given
 
 
+NAMED_BY = {"emotion": "emotion", "identity": "identity", "sync": "syncnet"}  # judge: its option
+NOT_ASKED = (
+    "filmed people are not shown to the repository's {} judges, who know the synthetic world only: "
+    "name others (--face-landmarker, --emotion, --identity, --syncnet), or these (--judges)"
+)
+
+
 def _judge_places(
     places: dict[str, str], protocol: Protocol, expected: dict[str, str], cache: Path | None
 ) -> dict[str, Any]:
@@ -466,19 +481,11 @@ def _judge_places(
     named = {name: Path(places[name]) for name in JUDGE_OPTIONS if name in places}
     common = {"protocol": protocol, "cache": cache, "expected": expected, "show_progress": True}
     folder, identity = Path(places.get("judges", JUDGES)), places.get("identity")
+    given = [judge for judge, place in NAMED_BY.items() if place in places]
     if "videos" in places:
-        # The project's own judges know the synthetic world only; MediaPipe finds the landmarks.
+        # MediaPipe finds the landmarks.
         landmarker, landmarker_sha256 = _find_landmarker(named.pop("face_landmarker", None))
-        judges = load_judges(folder, identity=identity, **named)
-        given = {"emotion": "emotion" in named, "identity": identity, "sync": "syncnet" in named}
-        judges = Judges(
-            inception=judges.inception,
-            **{
-                name: judge
-                for name, is_given in given.items()
-                if (judge := getattr(judges, name)) and (is_given or not is_own(judge))
-            },
-        )
+        judges = without_own(load_judges(folder, identity=identity, **named), given)
         return evaluate_videos(
             Path(places["videos"]),
             Path(places["reference"]),
@@ -488,14 +495,16 @@ def _judge_places(
             labels=read_labels(Path(places["labels"])) if "labels" in places else None,
             **common,
         )
-    model = load_reta(_judged(places))
-    return evaluate(
-        Renderer(model.reta, model.params, model.morphable),
-        load_judges(folder, identity=identity, **named),
-        Path(places["data"]),
-        config=config_to_dict(model.config),
-        **common,
-    )
+    model, data = load_reta(_judged(places)), Path(places["data"])
+    judges, notes = load_judges(folder, identity=identity, **named), []
+    clips = list_clips(data, protocol.split)[: protocol.clips]
+    if "judges" not in places and any(is_filmed(clip["identity"]) for clip in clips):
+        at_hand, judges = judges.sha256, without_own(judges, given)
+        left = [name for name in at_hand if name not in judges.sha256]
+        notes = [NOT_ASKED.format(", ".join(left))] if left else []
+    renderer = Renderer(model.reta, model.params, model.morphable)
+    report = evaluate(renderer, judges, data, config=config_to_dict(model.config), **common)
+    return report | {"notes": notes + report["notes"]}
 
 
 def _judged(places: dict[str, str]) -> str:

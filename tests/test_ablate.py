@@ -194,14 +194,40 @@ def test_runs_of_another_budget_are_refused(study):
         ablate.ablate(study._replace(steps=8), ["full"], range(1))
 
 
-def test_runs_with_other_portraits_are_refused(study, monkeypatch):
+@pytest.mark.parametrize("folder", [ablate.BASE, ablate.SYNC_EXPERT])
+def test_runs_of_another_start_or_teacher_are_refused(study, monkeypatch, folder):
+    """Also unfinished ones; in tables they do not stand beside rows of what is there now."""
+    study, *_ = study
+    weights = study.workdir / folder / "params.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    ablate.ablate(study, ["full"], range(1))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(ablate.train, "run", lambda config, folder: False)
+        assert not ablate.ablate(study, ["full"], range(2))
+    weights.write_bytes(b"another")
+    for seed in range(2):
+        with pytest.raises(InputError, match="base and sync_expert held was other"):
+            ablate.train_row(study, "full", seed)
+    for content, rows in ((b"another", {"no_tvm"}), (b"one", {"full"})):
+        weights.write_bytes(content)
+        ablate.ablate(study, sorted(rows), range(1))
+        written = json.loads((study.workdir / "ablation.json").read_text())
+        assert set(written["figures"]) == rows
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("data.portrait", "identity"), ("experts.vgg.fields.channel_multiplier", 0.5)],
+)
+def test_runs_with_other_portraits_or_experts_are_refused(study, monkeypatch, field, value):
     study, *_ = study
     ablate.ablate(study, ["full"], range(1))
     configure = ablate.configure
 
     def other(*of_run):
         config = configure(*of_run)
-        config.data.portrait = "identity"
+        config.update_from_flattened_dict({field: value})
         return config
 
     monkeypatch.setattr(ablate, "configure", other)

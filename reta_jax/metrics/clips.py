@@ -147,8 +147,8 @@ def measure(
         figures |= compare_mouths(clip, video.mouth, video.face, row.audio)
     if video.face is not None:
         true_face = clip.landmarks if has_landmarks(clip) else None
-        unit = float(eye_distance(clip.landmarks).mean())
         sees_lids = judges.face.network == MEDIAPIPE  # face_net overlooks most blinks at 64 px
+        unit = _unit(clip, video.face)
         figures |= compare_faces(video.face, true_face, unit, PIXELS_SIDE, sees_lids)
     if video.person is not None and truth.person is not None:
         figures["identity_similarity"] = float((video.person * truth.person).sum(1).mean())
@@ -192,20 +192,30 @@ def compare_mouths(
 ) -> Figures:
     """Lips against the true ones and against the voice, in distances of the true eyes.
 
-    A clip without landmarks has no true lips; its unit is that of the `face` that a judge sees.
+    A clip without landmarks has no true lips.
 
     Args:
       mouth: in [0, 1] of the lower face.
     """
-    truth, points = None, clip.landmarks if has_landmarks(clip) else face
-    if points is None or not np.isfinite(points).any():
+    truth, unit = None, _unit(clip, face)
+    if np.isnan(unit):
         return {}
-    unit = float(np.nanmean(eye_distance(points)))
     lips_of = lambda points: Lips(points, lip_gap(points) / unit)
     if has_landmarks(clip):
         truth = lips_of(np.float64(clip.landmarks[:, MOUTH]))
     lips = np.float64(from_lower_face(np.float32(mouth), clip.sync_box[None]))
     return compare_lips(lips_of(lips), truth, unit, PIXELS_SIDE, audio)
+
+
+def _unit(clip: EvaluationClip, face: Float[np.ndarray, "t 68 2"] | None) -> float:
+    """The distance of the true outer eye corners; of a clip without landmarks, of the face's.
+
+    NaN where a judge sees none.
+    """
+    points = clip.landmarks if has_landmarks(clip) else face
+    if points is None or not np.isfinite(points).any():
+        return np.nan
+    return float(np.nanmean(eye_distance(points)))
 
 
 def has_landmarks(clip: EvaluationClip) -> bool:

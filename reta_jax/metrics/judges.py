@@ -304,6 +304,21 @@ def is_own(judge: Judge) -> bool:
     return Path(judge.source).resolve().parent == JUDGES.resolve()
 
 
+def is_filmed(identity: str) -> bool:
+    """Whether somebody known is not of the synthetic world, which the project's own judges know."""
+    return bool(identity) and not identity.startswith("synthetic_")
+
+
+def without_own(judges: Judges, named: Collection[str]) -> Judges:
+    """For filmed people: those of the project are left out, but for those that are `named`."""
+    left = [
+        name
+        for name, judge in judges._asdict().items()
+        if judge and is_own(judge) and name not in named
+    ]
+    return judges._replace(**dict.fromkeys(left))
+
+
 def _may_know_anybody(judge: Judge | None) -> bool:
     """Whether it was trained by this project and does not say on whom; published ones never do."""
     return judge is not None and judge.held_out_score is not None and not judge.people

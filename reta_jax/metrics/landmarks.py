@@ -62,6 +62,17 @@ def head_motion(points: Float[np.ndarray, "t 68 2"]) -> float:
     return float(np.sqrt(away.mean()) / eye_distance(points).mean())
 
 
+def jitter(points: Float[np.ndarray, "t k 2"]) -> float:
+    """Mean length of the points' acceleration, in their unit per frame^2: trembling, not motion.
+
+    Of every three frames on end; three with one that shows no face (NaN) do not count. NaN without
+    any.
+    """
+    acceleration = np.linalg.norm(np.diff(points, n=2, axis=0), axis=-1)
+    seen = np.isfinite(acceleration).all(1)
+    return float(acceleration[seen].mean()) if seen.any() else np.nan
+
+
 def shape_distance(a: Float[np.ndarray, "t k 2"], b: Float[np.ndarray, "t k 2"]) -> float:
     """Mean distance of points about their own mean (the field's LMD): of shape, not of place."""
     a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
@@ -97,6 +108,8 @@ def compare_faces(
         figures[f"face_landmark_distance{PIXELS}"] = distance * pixels
         figures |= lip_landmark_error(face[seen], truth[seen])
     figures["head_motion"] = head_motion(face[seen])
+    if np.isfinite(trembling := jitter(face[:, STEADY])):
+        figures["face_jitter"] = trembling / unit
     if sees_lids:
         figures["blinks_per_minute"] = blinks_per_minute(np.asarray(eye_opening(face)))
     return figures

@@ -18,7 +18,7 @@ from data_pipeline.errors import InputError
 from data_pipeline.face import LOWER_LIP, MOUTH, UPPER_LIP, FaceLandmarker
 from data_pipeline.video import read_video
 from reta_jax.commands import sentences_for_errors
-from reta_jax.metrics.landmarks import PIXELS, eye_distance, shape_distance
+from reta_jax.metrics.landmarks import PIXELS, eye_distance, jitter, shape_distance
 from reta_jax.metrics.statistics import Figures
 from reta_jax.ops.voice_activity import QUIET
 
@@ -141,17 +141,6 @@ def correlation(a: Float[np.ndarray, " t"], b: Float[np.ndarray, " t"]) -> float
     a, b = (x - x.mean() for x in (np.float64(a), np.float64(b)))
     scale = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
-
-
-def jitter(points: Float[np.ndarray, "t k 2"]) -> float:
-    """Mean length of the points' acceleration, in their unit per frame^2: trembling, not motion.
-
-    Of every three frames on end; three with one that shows no face (NaN) do not count. NaN without
-    any.
-    """
-    acceleration = np.linalg.norm(np.diff(points, n=2, axis=0), axis=-1)
-    seen = np.isfinite(acceleration).all(1)
-    return float(acceleration[seen].mean()) if seen.any() else np.nan
 
 
 def silent_frames(waveform: Float[np.ndarray, " n"], frames: int) -> Bool[np.ndarray, " t"]:

@@ -20,6 +20,7 @@ from reta_jax.files import write_whole
 SUITES = Path(__file__).parents[2] / "configs" / "protocols"
 GROUPS = ("image", "fid", "sync", "emotion", "mesh", "mouth", "face", "identity")
 SYNC_CROPS = ("pipeline", "whole")
+LEAST = {"clips": 1, "frames": 1, "size": 7, "fid_frames": 1}  # SSIM looks through 7 x 7 pixels
 PACKAGES = ("jax", "flax", "numpy", "scipy", "opencv-python-headless", "av", "mediapipe")
 
 
@@ -54,10 +55,12 @@ class Protocol:
                 raise InputError(
                     f"protocol: {field} has no {', '.join(wrong)}; take {', '.join(allowed)}"
                 )
-        for field in ("clips", "frames", "size", "fid_frames"):
+        for field, least in LEAST.items():
             value = getattr(self, field)
-            if value is not None and value < 1:
-                raise InputError(f"protocol: {field} {value!r} leaves nothing to judge: give 1 up")
+            if value is not None and value < least:
+                raise InputError(
+                    f"protocol: {field} {value!r} leaves nothing to judge: give {least} or more"
+                )
 
     @property
     def sha256(self) -> str:

@@ -66,12 +66,13 @@ def _p_exp(reta, params, morphable, audio, silence):
 def through_codec(
     frames: UInt8[np.ndarray, "t h w 3"], audio: Float[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Frames as a player shows the project's own mp4 of them."""
+    """Frames as a player shows the project's own mp4 of them, whose size is even."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with VideoWriter(path, frames.shape[1], audio) as video:
             video.write(frames)
-        return read_video(path).frames[: len(frames)]
+        count, height, width = frames.shape[:3]
+        return read_video(path).frames[:count, :height, :width]
 
 
 def waiting_clips(

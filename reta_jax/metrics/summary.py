@@ -11,10 +11,11 @@ import numpy as np
 from data_pipeline.emotions import EMOTIONS
 from reta_jax.metrics.cache import VERSION, Judged
 from reta_jax.metrics.frechet import frechet_distance, moments
-from reta_jax.metrics.judges import Judges, is_own
+from reta_jax.metrics.judges import Judges, is_filmed, is_own
 from reta_jax.metrics.kid import Couples, couples, kernel_distance, kernel_sums
 from reta_jax.metrics.mouth import BELOW_LOUD
 from reta_jax.metrics.protocol import Protocol
+from reta_jax.metrics.ranking import misranked
 from reta_jax.metrics.statistics import (
     NAMED,
     Figures,
@@ -62,7 +63,11 @@ def summarise(judges: Judges, protocol: Protocol, known: list[Judged]) -> dict[s
             for name, judge in judges._asdict().items()
             if judge
         },
-        "notes": _notes(judges, protocol, known, means["generated"]) + distances.notes,
+        "notes": [
+            *misranked(rows),
+            *_notes(judges, protocol, known, means["generated"]),
+            *distances.notes,
+        ],
         "protocol": protocol.as_dict(),
         "protocol_sha256": protocol.sha256,
     }
@@ -210,7 +215,7 @@ def _notes(
         if group in protocol.figures and group not in missing and _is_missed(figure, generated)
     ]
     own = [name for name, judge in judges._asdict().items() if judge and is_own(judge)]
-    if own and any(one.identity and not one.identity.startswith("synthetic_") for one in known):
+    if own and any(is_filmed(one.identity) for one in known):
         notes.append(
             f"the {', '.join(own)} judges know the synthetic world only: look at the truth's row "
             "before you believe them here, or name others (--face-landmarker, --emotion, "
@@ -259,12 +264,12 @@ IN_TRUE_BOX = (
 def _of_clips(known: list[Judged]) -> list[str]:
     """What is to be said of some clips, with their number."""
     remarks = Counter(remark for one in known for remark in one.remarks)
-    unseen = sum(_shows_no_face(one.rows["generated"]) for one in known)
-    if unseen:
-        remarks[NO_FACE] = unseen
+    unseen = [one for one in known if _shows_no_face(one.rows["generated"])]
+    remarks.update(TOO_FEW if one.frames < 3 else NO_FACE for one in unseen)
     return [f"{count} of {len(known)} clips {remark}" for remark, count in remarks.items()]
 
 
+TOO_FEW = "have fewer than three frames: of how their faces move nothing is said"
 NO_FACE = (
     "show no face, generated or real, but in two frames at most: figures of landmarks are means "
     "over the others"

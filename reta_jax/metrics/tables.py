@@ -24,6 +24,7 @@ UNITS = {
     "emotion_accuracy": "ACC_e, by the emotion judge",
     "lip_vertex_error_mm2": "LVE: mean over frames of the worst lip vertex, squared, mm²",
     "lip_vertex_distance_mm": "the same, not squared, mm",
+    "face_jitter": "acceleration per frame² of nose bridge and eye corners, eye distances",
     "faces_seen": "share of the frames in which a face is found",
     "face_landmark_distance": "F-LMD in eye distances",
     "face_landmark_distance_px": "the same in pixels at 256 px",
@@ -239,6 +240,11 @@ def head_of(name: str, figure: str | None = None) -> str:
     Args:
       figure: what reta_jax.evaluate calls it, if `name` is another table's.
     """
-    known = (figure or name).removesuffix("_whole")
-    arrow = " ↑" if known in UP else " ↓" if known in DOWN else ""
+    arrow = {1: " ↑", -1: " ↓", 0: ""}[better(figure or name)]
     return (name if figure else name.replace("_", " ")) + arrow
+
+
+def better(figure: str) -> int:
+    """1 where more of a figure is better, -1 where less is, 0 where neither is."""
+    plain = figure.removesuffix("_whole")
+    return (plain in UP) - (plain in DOWN)

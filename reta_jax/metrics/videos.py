@@ -203,6 +203,7 @@ def judge_pair(
         rows={GENERATED: figures, **reference.rows},
         features=features,
         person=np.zeros(0),
+        frames=len(frames),
         remarks=remarks_on_pair(judges, protocol, decoded, video, real),
     )
 

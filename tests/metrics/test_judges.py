@@ -136,16 +136,28 @@ def test_emotions_are_seen_in_the_truth_and_through_blur_but_not_in_the_portrait
 
 @pytest.mark.slow
 def test_lips_and_voices_are_heard_to_be_in_step_and_out_of_it(tmp_path):
-    """Of a person that no network knows, in both crops."""
-    prepare_synthetic(tmp_path, identities=2, clips_per_identity=2, seconds=2, size=64, workers=1)
-    clip, other = evaluation_clips(tmp_path, "test")
+    """Of four people that no network knows, in both crops.
+
+    Blur is not held against Sync_d: of three other people it is better in 11 of 22 clips, which is
+    for reports to say (`misranked`).
+    """
+    prepare_synthetic(tmp_path, identities=4, clips_per_identity=1, seconds=1, size=64, workers=1)
+    clips = [clip for split in ("train", "test") for clip in evaluation_clips(tmp_path, split)]
     judges, protocol = Judges(sync=load_judges(JUDGES).sync), Protocol(figures=("sync",))
-    rows = judge_known(judges, protocol, clip, other.audio).rows
-    for crop in ("", "_whole"):
-        order = ("truth", "truth, blurred", OTHER_VOICE, "still portrait")
-        confidences = [rows[name][f"sync_c{crop}"] for name in order]
-        assert confidences == sorted(confidences, reverse=True)
-        worse = (rows[name][f"sync_d{crop}"] for name in order[1:])
-        assert rows["truth"][f"sync_d{crop}"] < min(worse)
-        offsets = [rows[name][f"sync_offset{crop}"] for name in ("truth", LATE, EARLY)]
-        assert offsets == [0, 3, -3]
+    known = [
+        judge_known(judges, protocol, clip, clips[i - 1].audio).rows for i, clip in enumerate(clips)
+    ]
+
+    def of(figure, name):
+        """(crops, people)"""
+        return np.array([[one[name][figure + crop] for one in known] for crop in ("", "_whole")])
+
+    order = ("truth", "truth, blurred", OTHER_VOICE, "still portrait")
+    assert (np.diff([of("sync_c", name).mean(1) for name in order], axis=0) < 0).all()
+    assert (of("sync_c", "truth") > of("sync_c", "still portrait")).all()
+    for wrong in (OTHER_VOICE, "still portrait"):
+        assert (of("sync_d", "truth") < of("sync_d", wrong)).all()
+    assert (of("sync_offset", "truth") == 0).all()
+    for name, offset in ((LATE, 3), (EARLY, -3)):
+        assert (np.abs(of("sync_offset", name) - offset) <= 1).all()
+        assert np.median(of("sync_offset", name)) == offset

@@ -6,8 +6,10 @@ from reta_jax.metrics.landmarks import (
     LIDS,
     STEADY,
     blinks_per_minute,
+    compare_faces,
     eye_opening,
     head_motion,
+    jitter,
     lip_landmark_error,
     shape_distance,
 )
@@ -49,6 +51,35 @@ def test_head_motion_is_the_way_from_the_mean_place_in_eye_distances():
     talking = np.stack([face()] * 20)
     talking[:, 48:] += np.random.default_rng(1).normal(size=(20, 20, 2))
     assert head_motion(talking) < 1e-12 and not set(STEADY) & set(range(48, 68))
+
+
+def test_jitter_is_acceleration():
+    """Steady motion has none; a point that hops by 1 every frame and back accelerates by 2."""
+    steady = np.arange(10.0)[:, None, None] * np.ones((1, 3, 2))
+    assert jitter(steady) == 0 and np.isnan(jitter(steady[:2]))
+    hopping = (np.arange(10) % 2)[:, None, None] * np.array([[[1.0, 0.0]]])
+    np.testing.assert_allclose(jitter(hopping), 2)
+
+
+def test_a_gap_in_which_no_face_is_seen_is_no_jolt():
+    """The point moves steadily; where it was for 10 frames is not known."""
+    points = np.arange(50.0)[:, None, None] * np.ones((1, 3, 2))
+    points[10:20] = np.nan
+    assert jitter(points) == 0
+    points[::2] = np.nan
+    assert np.isnan(jitter(points))
+
+
+def test_a_face_that_trembles_is_told_from_one_that_moves_and_lips_that_speak():
+    """The outer eye corners are 10 apart, and hop by 1: they accelerate by 2."""
+    still = np.stack([face()] * 20)
+    found = lambda points: compare_faces(points, None, 10.0, 1.0, False).get("face_jitter")
+    moving = still + np.arange(20.0)[:, None, None]
+    moving[:, 48:] += np.random.default_rng(1).normal(size=(20, 20, 2))
+    trembling = still + (np.arange(20) % 2)[:, None, None] * (1.0, 0.0)
+    np.testing.assert_allclose([found(moving), found(trembling)], [0, 0.2], atol=1e-12)
+    moving[::2] = np.nan  # of no three frames on end
+    assert found(moving) is None
 
 
 def test_shape_is_compared_wherever_it_is():

@@ -14,7 +14,6 @@ from reta_jax.metrics.mouth import (
     correlation,
     find_points,
     follows_voice,
-    jitter,
     loudness,
     opening,
     silent_frames,
@@ -98,23 +97,6 @@ def test_correlation_is_numpys():
     for x, y in ((a, b), (a, a + 0.1 * b), (a, -3 * a + 2)):
         assert abs(correlation(x, y) - np.corrcoef(x, y)[0, 1]) < 1e-5
     assert correlation(a, np.full_like(a, 0.3)) == 0.0
-
-
-def test_jitter_is_acceleration():
-    """Steady motion has none; a point that hops by 1 every frame and back accelerates by 2."""
-    steady = np.arange(10.0)[:, None, None] * np.ones((1, 3, 2))
-    assert jitter(steady) == 0 and np.isnan(jitter(steady[:2]))
-    hopping = (np.arange(10) % 2)[:, None, None] * np.array([[[1.0, 0.0]]])
-    np.testing.assert_allclose(jitter(hopping), 2)
-
-
-def test_a_gap_in_which_no_face_is_seen_is_no_jolt():
-    """The point moves steadily; where it was for 10 frames is not known."""
-    points = np.arange(50.0)[:, None, None] * np.ones((1, 3, 2))
-    points[10:20] = np.nan
-    assert jitter(points) == 0
-    points[::2] = np.nan
-    assert np.isnan(jitter(points))
 
 
 def test_silence_begins_a_while_after_the_sound():

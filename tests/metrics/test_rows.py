@@ -91,6 +91,7 @@ def test_figures_know_their_extremes(known):
         and still["mouth_correlation"] == still["voice_correlation"] == 0.0
     )
     assert still["mouth_jitter"] == 0 < truth["mouth_jitter"]
+    assert still["face_jitter"] == 0 < truth["face_jitter"]
     assert still["head_motion"] < 1e-6 < truth["head_motion"]
     assert truth["psnr"] > rows["truth, blurred"]["psnr"] and rows["truth, blurred"]["ssim"] < 1
 

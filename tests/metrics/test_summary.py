@@ -8,7 +8,7 @@ from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.judges import Judge, Judges
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.statistics import NAMED
-from reta_jax.metrics.summary import IN_TRUE_BOX, speed, summarise
+from reta_jax.metrics.summary import IN_TRUE_BOX, NO_FACE, TOO_FEW, speed, summarise
 from reta_jax.metrics.tables import markdown_report
 
 INCEPTION = Judges(inception=Judge("pixels", "", None))
@@ -131,6 +131,15 @@ def test_whose_box_generated_faces_are_looked_for_in_is_said():
     judges = Judges(mouth=Judge("", "", None))
     assert IN_TRUE_BOX in summarise(judges, Protocol(), [judged(seconds=1.0)])["notes"]
     assert IN_TRUE_BOX not in summarise(judges, Protocol(), [judged()])["notes"]
+
+
+def test_clips_too_short_to_move_are_not_said_to_be_faceless():
+    clips = [
+        judged({"generated": {"faces_seen": share}, "truth": {}}, frames=frames)
+        for share, frames in ((1.0, 1), (1.0, 2), (0.0, 50))
+    ]
+    notes = summarise(Judges(), Protocol(figures=("face",)), clips)["notes"]
+    assert f"2 of 3 clips {TOO_FEW}" in notes and f"1 of 3 clips {NO_FACE}" in notes
 
 
 def test_the_memory_is_that_of_judging_not_of_reading_it_again():

@@ -18,6 +18,7 @@ from reta_jax.metrics.judges import Judge, Judges
 from reta_jax.metrics.mouth import correlation
 from reta_jax.metrics.pairs import Label, Pair, read_labels
 from reta_jax.metrics.protocol import Protocol, load_suite
+from reta_jax.metrics.summary import TOO_FEW
 from reta_jax.metrics.sync import Sync
 from reta_jax.metrics.tables import markdown_report
 from reta_jax.metrics.videos import (
@@ -390,10 +391,11 @@ def test_what_was_made_equal_and_what_was_not_judged_is_said(tmp_path):
     assert report["counts"]["truth"]["sync_c"] == 3  # b's real video shows a face, d's is silent
 
     report = judging.evaluate_videos(
-        made, real, GreyFace(), judges=Judges(sync=sync), protocol=Protocol(frames=5), names={"c"}
+        made, real, GreyFace(), judges=Judges(sync=sync), protocol=Protocol(frames=2), names={"c"}
     )
     assert "sync_c" not in report["rows"]["truth"] and report["clips"] == 1
     assert any("too short to judge their synchrony" in note for note in report["notes"])
+    assert f"1 of 1 clips {TOO_FEW}" in report["notes"]
     assert not any("have no generated one" in note for note in report["notes"])
 
 
