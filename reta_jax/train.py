@@ -39,7 +39,7 @@ from data_pipeline.records import (
 )
 from reta_jax import parallel
 from reta_jax.batches import open_batches
-from reta_jax.checkpoint import PROVENANCE_FILE, Checkpoints, read_provenance
+from reta_jax.checkpoint import PROVENANCE_FILE, Checkpoints, has_checkpoint, read_provenance
 from reta_jax.checks import check_config
 from reta_jax.commands import DivergenceError, check_device, run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
@@ -47,6 +47,7 @@ from reta_jax.experts.load import load_experts
 from reta_jax.files import write_json
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
+from reta_jax.needed import check_at_hand
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.load import load_morphable
@@ -106,6 +107,7 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
         where the step's batch is.
     """
     check_config(config, jax.device_count())
+    check_at_hand(config, is_start=not has_checkpoint(workdir))
     experts, provenance = load_experts(config)  # before the data, which takes long to make
     parallel.first_then_others(lambda: make_synthetic_data(config))
     check_pictures(config)

@@ -449,15 +449,16 @@ def test_pictures_that_would_be_magnified_are_refused(data, tmp_path):
 
 
 def test_small_models_make_the_clips_of_the_world_as_large_as_others(tmp_path, monkeypatch):
-    """In one folder for all of them; but none before the experts' weights are there."""
+    """In one folder for all of them; but none before all weights are there."""
     made = []
     monkeypatch.setattr(prepare, "prepare_synthetic", lambda *a, size, **_: made.append(size))
     config = smoke_config(tmp_path / "none")
     for config.model.size in (32, 64, 128):
         train.make_synthetic_data(config)
     assert made == [64, 64, 128]
-    config.experts.teacher.weights = "weights/nobody"
-    with pytest.raises(InputError, match="no weights for emotion_vit from weights/nobody"):
+    config.experts.teacher.weights = config.init_from = "weights/nobody"
+    told = "2 sets of weights are missing: .* emotion_vit from weights/nobody: .* for init_from: "
+    with pytest.raises(InputError, match=told):
         train.run(config, tmp_path / "run")
     assert made == [64, 64, 128]
 
