@@ -211,7 +211,8 @@ def start(
 def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds to the run's record of weights and people behind it, and prints the licences."""
     known = read_provenance(workdir)
-    known += [record for record in records if record not in known]
+    for record in records:  # of which weights of one source have the same
+        known += [record] if record not in known else []
     if jax.process_index() == 0:
         write_json(workdir / PROVENANCE_FILE, known)
         print_licences(known)
