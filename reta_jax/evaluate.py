@@ -68,6 +68,7 @@ from reta_jax.metrics.videos import (
     judge_reference,
     read_pairs,
 )
+from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.report import markdown_page
@@ -479,6 +480,7 @@ def _judge_places(
                 if (judge := getattr(judges, name)) and (is_given or not is_own(judge))
             },
         )
+        print_licences(judges.provenance)
         return evaluate_videos(
             Path(places["videos"]),
             Path(places["reference"]),
@@ -489,9 +491,11 @@ def _judge_places(
             **common,
         )
     model = load_reta(_judged(places))
+    judges = load_judges(folder, identity=identity, **named)
+    print_licences([*model.provenance, *judges.provenance])
     return evaluate(
         Renderer(model.reta, model.params, model.morphable),
-        load_judges(folder, identity=identity, **named),
+        judges,
         Path(places["data"]),
         config=config_to_dict(model.config),
         **common,
