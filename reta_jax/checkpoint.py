@@ -149,6 +149,11 @@ class Checkpoints:
             write_checksums(folder)
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has saved a step here."""
+    return bool(_steps(workdir / FOLDER))
+
+
 def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
     """EMA parameters and config of a run's latest good checkpoint, as NumPy arrays.
 

@@ -29,6 +29,7 @@ from reta_jax.metrics.judges import JUDGES, load_judges
 from reta_jax.metrics.tables import markdown_report
 from reta_jax.models.morphable import mesh
 from reta_jax.pictures import COLUMNS, contact_sheet, model_row
+from reta_jax.pretrained.licences import print_licences
 from reta_jax.render import (
     SHIPPED_WEIGHTS,
     SYNTHETIC_WEIGHTS,
@@ -78,7 +79,9 @@ def demo(workdir: Path, minutes: float, from_scratch: bool, is_smoke: bool = Fal
     report = write_report(workdir, renderer, data, config, time.monotonic() - started)
     print(report)
     say("5/5 the weights of filmed people let a photograph talk")
-    render_file(load_renderer(SHIPPED_WEIGHTS), PHOTOGRAPH, VOICE, workdir / FILMED, crop="none")
+    renderer = load_renderer(SHIPPED_WEIGHTS)
+    print_licences(renderer.provenance)
+    render_file(renderer, PHOTOGRAPH, VOICE, workdir / FILMED, crop="none")
     for name in ("demo.mp4", "contact_sheet.png", "report.md", "report.json", FILMED):
         print(f"{workdir / name}")
     return True

@@ -76,6 +76,7 @@ from reta_jax.metrics.videos import (
     judge_reference,
     read_pairs,
 )
+from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
 from reta_jax.report import markdown_page
@@ -486,6 +487,7 @@ def _judge_places(
         # MediaPipe finds the landmarks.
         landmarker, landmarker_sha256 = _find_landmarker(named.pop("face_landmarker", None))
         judges = without_own(load_judges(folder, identity=identity, **named), given)
+        print_licences(judges.provenance)
         return evaluate_videos(
             Path(places["videos"]),
             Path(places["reference"]),
@@ -502,6 +504,7 @@ def _judge_places(
         at_hand, judges = judges.sha256, without_own(judges, given)
         left = [name for name in at_hand if name not in judges.sha256]
         notes = [NOT_ASKED.format(", ".join(left))] if left else []
+    print_licences([*model.provenance, *judges.provenance])
     renderer = Renderer(model.reta, model.params, model.morphable)
     report = evaluate(renderer, judges, data, config=config_to_dict(model.config), **common)
     return report | {"notes": notes + report["notes"]}

@@ -37,6 +37,7 @@ from data_pipeline.errors import InputError
 from reta_jax import __version__
 from reta_jax.commands import PORTABLE_CACHE, check_device, sentences_for_errors, set_up_xla
 from reta_jax.ops.platforms import forms_of
+from reta_jax.pretrained.licences import print_licences
 from reta_jax.weights import (
     CONFIG_FILE,
     PARAMS_FILE,
@@ -201,6 +202,7 @@ def _about(renderer: "Renderer", kind: str, files: dict[str, bytes]) -> dict[str
         "reta_jax": __version__,
         "size": renderer.size,
         "window": list(renderer.window),
+        "provenance": list(renderer.provenance),
         "sha256": {name: _hash(program) for name, program in files.items()},
     }
 
@@ -229,10 +231,20 @@ class ExportedRenderer(ChunkRenderer):
     Args:
       size: of the frames in pixels.
       encode, render: jitted programs of the weights and arrays.
+      provenance: records of the weights behind it.
     """
 
-    def __init__(self, weights: Any, size: int, window: AudioWindow, encode: Any, render: Any):
+    def __init__(
+        self,
+        weights: Any,
+        size: int,
+        window: AudioWindow,
+        encode: Any,
+        render: Any,
+        provenance: Sequence[dict[str, Any]] = (),
+    ):
         self.weights, self.size, self.window = weights, size, window
+        self.provenance = provenance
         self.closes_in_silence = "silence" in weights
         self._encode, self._render = encode, render
 
@@ -271,7 +283,9 @@ class ExportedRenderer(ChunkRenderer):
             )
         programs = [_read_program(folder, name, values) for name in (ENCODE, RENDER)]
         weights, window = _as_taken(weights, programs[1]), AudioWindow(*values["window"])
-        return cls(weights, values["size"], window, *(jax.jit(x.call) for x in programs))
+        encode, render = (jax.jit(program.call) for program in programs)
+        provenance = values.get("provenance", [])  # older exports have none
+        return cls(weights, values["size"], window, encode, render, provenance)
 
     def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> tuple[Array, ...]:
         return self._encode(self.weights, portraits)
@@ -356,6 +370,7 @@ def main(argv: list[str] | None = None) -> None:
             arguments.dtype,
             arguments.expression_scale,
         )
+        print_licences(renderer.provenance)
         if arguments.chunk is not None:
             renderer = renderer.with_chunk(arguments.chunk)
         if arguments.onnx:

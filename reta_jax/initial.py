@@ -1,6 +1,7 @@
 """What training from its first step starts with: published or own weights, by the config."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -68,10 +69,14 @@ def _speech_network(audio: ConfigDict, expected: Any) -> Loaded:
     return voice._replace(variables=variables)
 
 
+def find_start(config: ConfigDict) -> Path:
+    """The folder that `init_from` names; raises InputError where there is none."""
+    return resolve(config.init_from, "init_from", on_hub=False, help=_HELP)
+
+
 def _from_folder(config: ConfigDict, abstract: TrainState) -> Initial:
     """A whole model of ours, or the image networks of an import."""
-    folder = resolve(config.init_from, "init_from", on_hub=False, help=_HELP)
-    params, values = load_weights(folder)
+    params, values = load_weights(find_start(config))
     provenance = values.get("provenance", [])
     if values.get("kind") == KIND:
         _check_linear_path(values["model"], config)

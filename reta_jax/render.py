@@ -14,6 +14,7 @@ import argparse
 import copy
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,6 +38,7 @@ from reta_jax.models.morphable import MorphableModel
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.models.voice import prepare_voice
 from reta_jax.ops.voice_activity import QUIET, voice_activity
+from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.windows import ChunkRenderer
 
@@ -158,6 +160,7 @@ class Renderer(ChunkRenderer):
     Args:
       params: as trained; the attribute `prepared` has them as they render fastest.
       close_in_silence: the mouth fades to its rest where nobody speaks.
+      provenance: records of the weights behind it.
     """
 
     def __init__(
@@ -166,8 +169,10 @@ class Renderer(ChunkRenderer):
         params: Any,
         morphable: MorphableModel,
         close_in_silence: bool = True,
+        provenance: Sequence[dict[str, Any]] = (),
     ):
         self.reta, self.params, self.morphable = reta, params, morphable
+        self.provenance = provenance
         self.size, self.window = reta.image_encoder.size, reta.window
         self.prepared = self.prepare(default_export_platform())
         self.silence = controls_in_silence(reta, params, morphable) if close_in_silence else None
@@ -197,7 +202,7 @@ class Renderer(ChunkRenderer):
         if expression_scale != 1:
             rest = controls_in_silence(model.reta, params, model.morphable)
             params = scale_expression(params, rest, expression_scale)
-        return cls(model.reta, params, model.morphable, close_in_silence)
+        return cls(model.reta, params, model.morphable, close_in_silence, model.provenance)
 
     @property
     def closes_in_silence(self) -> bool:
@@ -381,6 +386,7 @@ def main(argv: list[str] | None = None) -> None:
             arguments.dtype,
             arguments.expression_scale,
         )
+        print_licences(renderer.provenance)
         if arguments.result_dir:
             make_folder(arguments.result_dir)
         frames = render_file(

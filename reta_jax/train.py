@@ -40,7 +40,7 @@ from data_pipeline.records import (
 )
 from reta_jax import parallel
 from reta_jax.batches import open_batches
-from reta_jax.checkpoint import PROVENANCE_FILE, Checkpoints, read_provenance
+from reta_jax.checkpoint import PROVENANCE_FILE, Checkpoints, has_checkpoint, read_provenance
 from reta_jax.checks import check_config
 from reta_jax.commands import DivergenceError, check_device, run_with_flags, set_up_xla
 from reta_jax.cost import dry_run
@@ -49,6 +49,7 @@ from reta_jax.experts.teachers import Experts
 from reta_jax.files import make_folder, write_json
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
+from reta_jax.needed import check_at_hand
 from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.load import load_morphable
@@ -108,6 +109,7 @@ def run(config: ConfigDict, workdir: Path, profile_steps: range | None = None) -
         where the step's batch is.
     """
     check_config(config, jax.device_count())
+    check_at_hand(config, is_start=not has_checkpoint(workdir))
     experts, provenance = load_experts(config)  # before the data, which takes long to make
     parallel.first_then_others(lambda: make_synthetic_data(config))
     check_pictures(config)
@@ -223,7 +225,8 @@ def start(
 def keep_provenance(workdir: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adds to the run's record of weights and people behind it, and prints the licences."""
     known = read_provenance(workdir)
-    known += [record for record in records if record not in known]
+    for record in records:  # of which weights of one source have the same
+        known += [record] if record not in known else []
     if jax.process_index() == 0:
         write_json(workdir / PROVENANCE_FILE, known)
         print_licences(known)

@@ -160,24 +160,33 @@ def load_weights(folder: Path) -> tuple[Any, dict[str, Any]]:
 
     Raises InputError if it is no such folder, damaged, or of a later format.
     """
-    for name in (PARAMS_FILE, CONFIG_FILE):
-        if not (folder / name).is_file():
-            raise InputError(f"no {name} in {folder}: not a folder of weights")
+    config = load_config(folder)
     try:
         with safe_open(folder / PARAMS_FILE, "np") as file:
             flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             expected = (file.metadata() or {}).get("crc32")
-        config = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"cannot read the weights in {folder}: {error}") from error
+    if expected not in (None, checksum(flat)):
+        raise InputError(f"the weights in {folder} are damaged: fetch or save them again")
+    return as_float32(nest(flat)), config
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The config of a folder of weights; raises InputError as `load_weights` does."""
+    for name in (PARAMS_FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"no {name} in {folder}: not a folder of weights")
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read the weights in {folder}: {error}") from error
     if config.get("format") != FORMAT:
         raise InputError(
             f"the weights in {folder} have format {config.get('format')!r}; this version reads "
             f"{FORMAT}"
         )
-    if expected not in (None, checksum(flat)):
-        raise InputError(f"the weights in {folder} are damaged: fetch or save them again")
-    return as_float32(nest(flat)), config
+    return config
 
 
 def as_float32(tree: Any) -> Any:

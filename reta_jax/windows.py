@@ -6,7 +6,7 @@ length of the voice, and one shape is compiled.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,12 +46,14 @@ class ChunkRenderer:
     """What renders voices chunk by chunk: portraits are encoded once, then windows of sound.
 
     size: of the frames in pixels; window: of the sound that `render_windows` takes;
-    closes_in_silence: the mouth fades to its rest where nobody speaks.
+    closes_in_silence: the mouth fades to its rest where nobody speaks; provenance: records of the
+    weights behind it.
     """
 
     size: int
     window: AudioWindow
     closes_in_silence: bool
+    provenance: Sequence[dict[str, Any]]
 
     def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> Any:
         """What portraits say, f_STY and f_TEX: a tree of arrays with a row each."""

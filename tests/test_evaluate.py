@@ -38,7 +38,7 @@ from reta_jax.metrics.tables import figures_table, markdown_report
 from reta_jax.render import Renderer
 from reta_jax.report import markdown_table
 from reta_jax.weights import load_weights, save_weights
-from tests.tiny import save_tiny_model
+from tests.tiny import RESEARCH_ONLY, TOLD, save_tiny_model
 from tests.weights import random_variables
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -518,10 +518,13 @@ def test_filmed_people_are_not_shown_to_own_judges(weights, judges_folder, data,
     assert report_of("ann", judges=str(judges_folder)) == {"asked": both, "notes": []}
 
 
-def test_the_first_line_says_which_model_is_judged(commands, weights, monkeypatch, capsys):
+def test_the_first_line_says_which_model_is_judged(commands, tmp_path, monkeypatch, capsys):
+    weights = save_tiny_model(tmp_path / "tiny", [RESEARCH_ONLY])
     monkeypatch.setattr(judging, "SYNTHETIC_WEIGHTS", weights)
     main([*commands[1:], "--suite=paper", "--limit=1"])
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"{TOLD}\n")
+    lines = printed.out.splitlines()
     assert lines[0] == f"# `{weights}` on 1 clip of 1 person"
     assert any(line.startswith("| generated |") for line in lines)
     assert any("Sync_c and Sync_d are not judged" in line for line in lines)

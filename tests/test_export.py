@@ -22,7 +22,7 @@ from reta_jax.render import Renderer, load_renderer
 from reta_jax.stream import Streamer, StreamServer
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, check_params, load_weights, save_weights
 from reta_jax.windows import audio_windows
-from tests.tiny import save_tiny_model
+from tests.tiny import RESEARCH_ONLY, TOLD, save_tiny_model
 
 RANDOM = np.random.default_rng(0)
 PORTRAITS = RANDOM.integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -32,7 +32,7 @@ VOICE[5 * 640 : 14 * 640] = 0  # a silence in which the mouth closes
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")
+    return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny", [RESEARCH_ONLY])
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,14 @@ def test_a_model_in_bfloat16_is_exported_as_it_is(weights, tmp_path):
     assert types == {"bfloat16", "float32"}
     frames = exported.render(PORTRAITS[0], VOICE)
     np.testing.assert_array_equal(frames, renderer.render(PORTRAITS[0], VOICE))
+
+
+def test_the_licence_of_the_weights_goes_with_them(folder, weights, tmp_path, monkeypatch, capsys):
+    assert ExportedRenderer.load(folder).provenance == [RESEARCH_ONLY]
+    assert capsys.readouterr().err == ""  # only the commands say it
+    monkeypatch.setattr(exporting, "export", lambda *_: (tmp_path / "out").mkdir())
+    main([f"--checkpoint={weights}", f"--out={tmp_path / 'out'}"])
+    assert capsys.readouterr().err == f"{TOLD}\n"
 
 
 def test_streams_share_a_call(folder, renderer):

@@ -38,7 +38,7 @@ from reta_jax.render import (
 )
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, load_weights, save_weights
 from reta_jax.windows import AudioWindow, audio_windows, to_portrait
-from tests.tiny import save_tiny_model
+from tests.tiny import RESEARCH_ONLY, TOLD, save_tiny_model
 
 RATE, FRAME, CHUNK, LOOK_AHEAD, PAST = 16_000, 640, 10, 2, 50
 REPOSITORY = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def save_encoded(path: Path, waveform: np.ndarray, rate: int, codec: str) -> Pat
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny")
+    return save_tiny_model(tmp_path_factory.mktemp("weights") / "tiny", [RESEARCH_ONLY])
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,8 @@ def test_the_command_end_to_end(weights, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out/woman_voice.mp4: 32 frames, 1.28 s\n"
     assert "32/32 frames" in done.stderr and "woman.png: the middle square" in done.stderr
-    assert len(done.stderr.splitlines()) == 2, done.stderr
+    first, *others = done.stderr.splitlines()
+    assert first == TOLD and len(others) == 2, done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["woman_voice.mp4"]
 
     path = tmp_path / "out" / "woman_voice.mp4"

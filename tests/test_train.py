@@ -27,6 +27,7 @@ from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
 from tests.light import LIGHT, as_flags, light_config
 from tests.recorder import Recorder
+from tests.tiny import RESEARCH_ONLY, TOLD
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -169,6 +170,13 @@ def test_two_steps_and_two_more_are_four(data, tmp_path, drawn):
     assert [row["step"] for row in rows(tmp_path / "halves")] == [1, 2, 3, 4]
     ours, theirs = (load_weights(tmp_path / name / "weights")[0] for name in ("halves", "straight"))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_record_that_several_weights_have_is_kept_and_told_once(tmp_path, capsys):
+    records = [RESEARCH_ONLY, RESEARCH_ONLY, {"source": "data", "people": []}]
+    for _ in range(2):
+        assert train.keep_provenance(tmp_path, records) == records[1:]
+        assert capsys.readouterr().err == f"{TOLD}\n"
 
 
 @pytest.mark.slow
@@ -473,15 +481,16 @@ def test_a_workdir_that_cannot_be_written_to_is_refused(data, tmp_path):
 
 
 def test_small_models_make_the_clips_of_the_world_as_large_as_others(tmp_path, monkeypatch):
-    """In one folder for all of them; but none before the experts' weights are there."""
+    """In one folder for all of them; but none before all weights are there."""
     made = []
     monkeypatch.setattr(prepare, "prepare_synthetic", lambda *a, size, **_: made.append(size))
     config = smoke_config(tmp_path / "none")
     for config.model.size in (32, 64, 128):
         train.make_synthetic_data(config)
     assert made == [64, 64, 128]
-    config.experts.teacher.weights = "weights/nobody"
-    with pytest.raises(InputError, match="no weights for emotion_vit from weights/nobody"):
+    config.experts.teacher.weights = config.init_from = "weights/nobody"
+    told = "2 sets of weights are missing: .* emotion_vit from weights/nobody: .* for init_from: "
+    with pytest.raises(InputError, match=told):
         train.run(config, tmp_path / "run")
     assert made == [64, 64, 128]
 

@@ -20,7 +20,11 @@ def tiny_model_config():
     return config
 
 
-def save_tiny_model(folder: Path, **fields) -> Path:
+RESEARCH_ONLY = {"source": "somebody", "licence": "research only", "commercial_use": False}
+TOLD = "weights of somebody: research only; not for commercial use"  # where it is loaded
+
+
+def save_tiny_model(folder: Path, provenance=(), **fields) -> Path:
     """fields: of the config's `model` section, in place of the tiny one's."""
     config = tiny_model_config()
     config.model.update(fields)
@@ -33,5 +37,5 @@ def save_tiny_model(folder: Path, **fields) -> Path:
     size = config.model.size
     portrait, audio = jnp.zeros((1, size, size, 3)), jnp.zeros((1, reta.window.samples))
     variables = random_variables(types.SimpleNamespace(init=init), portrait, audio)
-    save_reta(folder, variables["params"], config_to_dict(config), provenance=[])
+    save_reta(folder, variables["params"], config_to_dict(config), list(provenance))
     return folder

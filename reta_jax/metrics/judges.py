@@ -7,7 +7,7 @@ import functools
 import importlib
 import itertools
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ class Judge(NamedTuple):
     look: Callable[..., Any]
     sha256: str = ""  # of its weights and of how they are used
     files: tuple[str, ...] = ()  # SHA-256 of the files that they come from
+    provenance: Sequence[dict[str, Any]] = ()  # records of where they come from
     people: tuple[str, ...] = ()  # whom it was trained on, if it is known
     held_out_score: float | None = None
     diagnosis: dict[str, Any] | None = None  # of reta_jax.train_expert, if it trained it
@@ -71,6 +72,10 @@ class Judges(NamedTuple):
     @property
     def sha256(self) -> dict[str, str]:
         return {name: judge.sha256 for name, judge in self._asdict().items() if judge}
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        return [record for judge in self if judge for record in judge.provenance]
 
 
 def load_judges(
@@ -242,6 +247,7 @@ def _about(kind: str, source: str | Path, loaded: Loaded) -> Judge:
         look=lambda *_: None,
         sha256=digest(weights_digest(loaded.variables), kind, json.dumps(used, sort_keys=True)),
         files=tuple(sorted(files | ({file_digest(own)} if own.is_file() else set()))),
+        provenance=loaded.provenance,
         people=tuple(loaded.config.get("people", ())),
         held_out_score=loaded.config.get("held_out_score"),
         diagnosis=loaded.config.get("diagnosis"),

@@ -110,8 +110,14 @@ def network_fields(config: Mapping[str, Any], processor: Mapping[str, Any]) -> d
     """Fields of `EmotionViT` from the published JSON files; {} gives ViT-B/16 as published."""
     default = Sizes()
     fields = {ours: config.get(theirs, getattr(default, ours)) for ours, theirs in FIELDS.items()}
-    fields["mean"] = list(processor.get("image_mean", default.mean))
-    fields["std"] = list(processor.get("image_std", default.std))
+    mean = processor.get("image_mean", default.mean)
+    std = processor.get("image_std", default.std)
+    if not processor.get("do_normalize", True):
+        mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+    # They are of what becomes of a pixel's 255, ours of 1.
+    is_scaled = processor.get("do_rescale", True)
+    white = 255 * processor.get("rescale_factor", 1 / 255) if is_scaled else 255
+    fields["mean"], fields["std"] = [x / white for x in mean], [x / white for x in std]
     return fields
 
 

@@ -1,5 +1,6 @@
 """Weights by the name that a config gives them, whatever the layout of the folder."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -38,7 +39,7 @@ def load(kind: str, weights: str) -> Loaded:
     Raises:
       InputError: nothing there, another kind of network, or files that do not fit it.
     """
-    folder = resolve(weights, kind, kind in HUB_SOURCES, _how_to_get(kind))
+    folder = find(kind, weights)
     if kind in HUB_SOURCES and not (folder / PARAMS_FILE).is_file():
         file = model_file(folder)
         if file is None:
@@ -50,6 +51,11 @@ def load(kind: str, weights: str) -> Loaded:
     if config.get("kind") != kind:
         raise InputError(f"{weights} holds {config.get('kind')!r} weights, {kind} was asked for")
     return Loaded(variables, config, config.get("provenance", []))
+
+
+def find(kind: str, weights: str) -> Path:
+    """The folder of weights that `load` reads; raises InputError where there is none."""
+    return resolve(weights, kind, kind in HUB_SOURCES, _how_to_get(kind))
 
 
 def load_morphable(model: ConfigDict) -> tuple[MorphableModel, list[dict[str, Any]]]:

@@ -20,6 +20,7 @@ from reta_jax.weights import (
     PARAMS_FILE,
     check_params,
     config_from_dict,
+    config_to_dict,
     load_weights,
     save_weights,
 )
@@ -34,6 +35,11 @@ class Pretrained(NamedTuple):
     params: Any
     morphable: MorphableModel
     config: ConfigDict
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """Records of the published weights that it was made with, and of whom it knows."""
+        return config_to_dict(self.config).get("provenance", [])
 
 
 def load_reta(source: str | Path, dtype: str | None = None) -> Pretrained:

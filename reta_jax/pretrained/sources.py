@@ -22,7 +22,8 @@ from reta_jax.pretrained import (
 )
 from reta_jax.pretrained.hub import is_hub_id, model_file
 from reta_jax.pretrained.source import Source, Weights, file_facts
-from reta_jax.weights import check_outside, check_target, save_weights
+from reta_jax.pretrained.table import Params, first_of
+from reta_jax.weights import check_outside, check_target, flatten, save_weights
 
 SOURCES = {
     source.name: source
@@ -65,7 +66,7 @@ def read_source(
 
     Raises:
       InputError: the file cannot be read, or is not what this source publishes; the sentence names
-        the file and the first keys that differ.
+        the file and the first keys that differ, or whose numbers are not finite.
     """
     if name not in SOURCES:
         raise InputError(f"{name!r} is no known source; take one of {', '.join(SOURCES)}")
@@ -89,9 +90,20 @@ def read_source(
             f"{path}, or the config.json beside it, is not as {source.name} is published "
             f"({type(error).__name__}: {error})"
         ) from error
+    _check_finite(weights.variables, path)
     if weights.kind == "image_networks":
         weights = _modulate(weights, modulation, portraits)
     return weights, provenance(source, path)
+
+
+def _check_finite(variables: Params, path: Path) -> None:
+    """Raises InputError with the names of arrays that hold NaN or infinite numbers."""
+    broken = [name for name, x in flatten(variables).items() if not np.isfinite(x).all()]
+    if broken:
+        raise InputError(
+            f"{path} has numbers that are not finite in {first_of(broken)}: fetch it "
+            "again, or save it before its training diverged"
+        )
 
 
 def import_source(name: str, path: Path, out: Path, **options: Any) -> dict[str, Any]:

@@ -73,15 +73,13 @@ def apply_table(
 class MisfitError(InputError):
     """A checkpoint is not what its table expects; holds every key concerned, shows the first."""
 
-    SHOWN = 5
-
     def __init__(self, missing: list[str], unexpected: list[str], wrong: list[str]):
         self.missing, self.unexpected, self.wrong = missing, unexpected, wrong
         named = {"missing": missing, "unexpected": unexpected, "mis-shaped": wrong}
-        parts = [self._first(what, keys) for what, keys in named.items() if keys]
+        parts = [f"{len(keys)} {what}: {first_of(keys)}" for what, keys in named.items() if keys]
         super().__init__("this checkpoint does not fit the network: " + "; ".join(parts))
 
-    def _first(self, what: str, keys: list[str]) -> str:
-        rest = len(keys) - self.SHOWN
-        more = f" and {rest} more" if rest > 0 else ""
-        return f"{len(keys)} {what}: {', '.join(keys[: self.SHOWN])}{more}"
+
+def first_of(keys: list[str], shown: int = 5) -> str:
+    rest = len(keys) - shown
+    return ", ".join(keys[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -4,6 +4,10 @@ A checkpoint is a pickle, which may call anything. The unpickler here knows the 
 tensors and plain containers are made of, gives each a harmless stand-in, and refuses any other by
 name. Both layouts are read: the zip archive of torch 1.6 and later, and the older sequence of
 pickles followed by the numbers. Numbers stay in the mapped file until they are looked at.
+
+Nor may a small file fill the memory or take for ever. A few bytes can name a place in a memo of
+gigabytes, unpack to a thousand times themselves, or make a value of 2^60 parts that are one: such a
+value is neither hashed, compared nor shown.
 """
 
 import io
@@ -12,7 +16,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +41,17 @@ STORAGES = {
     "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }  # fmt: skip
+
+# Opcodes that no checkpoint needs: one reserves what it likes, sets and the oldest dicts hash what
+# they are given, extensions are looked up elsewhere than in the names known here.
+REFUSED = (
+    pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.DICT, pickle.EMPTY_SET,
+    pickle.ADDITEMS, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4,
+)  # fmt: skip
+MOST_UNPACKED = 20  # times the size of an archive that somebody has compressed, or
+ALWAYS_UNPACKED = 4 << 20  # bytes
+MOST_REPEATED = 1 << 28  # numbers of a tensor that says some of its own several times (`expand`)
+LONGEST_NAME = 1000  # characters of a tensor's dotted key
 
 # What a broken archive makes zipfile raise.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError)
@@ -78,10 +93,14 @@ def find_tensors(value: Any) -> dict[str, np.ndarray]:
 
     A dict that stands in several places is entered at the first of them only: a small file could
     otherwise name more keys than there is memory.
+
+    Raises InputError for a key that is too long to be one.
     """
     found, entered, waiting = {}, set(), [("", value)]
     while waiting:
         name, part = waiting.pop()
+        if len(name) > LONGEST_NAME:
+            raise InputError(f"a tensor's name starts with {name[:40]}, and is endless")
         if isinstance(part, np.ndarray):
             found[name] = part
         elif isinstance(part, Mapping) and id(part) not in entered:
@@ -96,6 +115,7 @@ def find_tensors(value: Any) -> dict[str, np.ndarray]:
 
 def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
+        _check_unpacked(archive, path)
         names = archive.namelist()
         pickles = [name for name in names if name.split("/", 1)[-1] == "data.pkl"]
         if len(pickles) != 1:
@@ -117,6 +137,17 @@ def _read_zip(path: Path) -> Any:
 
         body = io.BytesIO(archive.read(pickles[0]))  # at once, so that its checksum is compared
         return _Unpickler(body, path, read_storage).load()
+
+
+def _check_unpacked(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises InputError where compressed entries are out of proportion to the file."""
+    packed = (x for x in archive.infolist() if x.compress_type != zipfile.ZIP_STORED)
+    size, unpacked = path.stat().st_size, sum(info.file_size for info in packed)
+    if unpacked > max(MOST_UNPACKED * size, ALWAYS_UNPACKED):
+        raise InputError(
+            f"{path} unpacks from {size} bytes to {unpacked}: it is not read; save it again "
+            "without compression"
+        )
 
 
 def _zip_entry(
@@ -166,7 +197,8 @@ def _legacy_storages(
 ) -> dict[str, np.ndarray]:
     """Bytes of each storage; they follow one another from `start` on, each after its length."""
     mapped, storages = np.memmap(path, np.uint8, "r"), {}
-    if not isinstance(keys, list) or set(keys) != set(sizes):
+    is_list = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not is_list or set(keys) != set(sizes):
         raise InputError(f"{path} is damaged: its list of storages does not match its tensors")
     for key in keys:
         count = int.from_bytes(mapped[start : start + 8].tobytes(), "little", signed=True)
@@ -194,11 +226,19 @@ class Storage(NamedTuple):
         return np.dtype(DTYPES[self.kind]).itemsize
 
 
-class _Unpickler(pickle.Unpickler):
+def _refuse(unpickler: "_Unpickler") -> None:
+    raise pickle.UnpicklingError("an opcode that no checkpoint has")
+
+
+class _Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves what a file asks for
     """Knows the names below and no others. Stand-ins are new for each file: none can be spoiled.
 
     read_storage: gives a storage's bytes, or None to read the structure alone.
     """
+
+    dispatch = dict.fromkeys(range(256), _refuse) | pickle._Unpickler.dispatch
+    dispatch |= dict.fromkeys((opcode[0] for opcode in REFUSED), _refuse)
+    dispatch[pickle.EMPTY_DICT[0]] = lambda self: self.append(_Dict())
 
     def __init__(self, file: Any, path: Path, read_storage: Callable[[Storage], np.ndarray] | None):
         super().__init__(file, encoding="latin1")  # Python 2 wrote some of the published files
@@ -222,14 +262,18 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         if not isinstance(pid, tuple) or not pid:
-            raise pickle.UnpicklingError(f"a persistent {pid!r}")
-        if len(pid) < 5 or pid[0] != "storage":
-            raise InputError(f"{self._path} holds a {pid[0]!r}, not only tensors: it is not read")
+            raise pickle.UnpicklingError(f"a persistent {_told(pid)}")
+        if len(pid) < 5 or not isinstance(pid[0], str) or pid[0] != "storage":
+            raise InputError(
+                f"{self._path} holds a {_told(pid[0])}, not only tensors: it is not read"
+            )
         _, kind, key, _, count, *view = pid
-        if kind not in DTYPES or (view and view[0] is not None):
+        if not isinstance(kind, str) or kind not in DTYPES or (view and view[0] is not None):
             raise InputError(f"{self._path} holds a storage of an unknown kind: it is not read")
+        if not isinstance(key, str) or not isinstance(count, int):
+            raise pickle.UnpicklingError("a storage without a name or a length")
         if key not in self._storages:
-            storage = Storage(str(key), kind, int(count), None)
+            storage = Storage(key, kind, count, None)
             if self._read_storage is not None:
                 data, size = self._read_storage(storage), storage.count * storage.item_size
                 if len(data) < size:
@@ -241,9 +285,30 @@ class _Unpickler(pickle.Unpickler):
         return self._storages[key]
 
 
+def _told(value: Any) -> str:
+    """A text, or what kind of thing it is: the repr of a small one may fill the memory."""
+    return repr(value[:40]) if isinstance(value, str) else type(value).__name__
+
+
+class _Dict(dict):
+    """A dict whose keys are hashed at once: no tuples of tuples, each of which may stand twice."""
+
+    __slots__ = ()
+
+    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()):
+        super().__init__()
+        for key, value in pairs:
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+            raise pickle.UnpicklingError("a key of tuples within a tuple")
+        super().__setitem__(key, value)
+
+
 def _stand_ins() -> dict[str, Any]:
     known: dict[str, Any] = {
-        "collections.OrderedDict": type("OrderedDict", (dict,), {}),
+        "collections.OrderedDict": type("OrderedDict", (_Dict,), {}),
         "argparse.Namespace": type("Namespace", (), {}),
         "torch._utils._rebuild_tensor": lambda *given: _tensor(*given[:4]),
         "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(*given[:4]),
@@ -262,32 +327,34 @@ def _stand_ins() -> dict[str, Any]:
     return known
 
 
-def _name_dtype(self: Any, name: str, *_: Any) -> None:
+def _name_dtype(self: Any, name: Any, *_: Any) -> None:
+    if not isinstance(name, str) or np.dtype(name).kind not in "biufc":
+        raise pickle.UnpicklingError("a NumPy scalar that is no number")
     self.numbers = np.dtype(name)
-    if self.numbers.kind not in "biufc":
-        raise pickle.UnpicklingError(f"a NumPy scalar of type {name}")
 
 
 def _forget(self: Any, _: Any) -> None:
     """Byte order and alignment of a plain dtype say nothing new on a little-endian machine."""
 
 
-def _tensor(
-    storage: Any,  # a Storage, unless the file is hostile
-    offset: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    kind: str = "",
-) -> np.ndarray:
-    """A read-only view of the storage, never beyond its end."""
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, kind: Any = "") -> np.ndarray:
+    """A read-only view of the storage, never beyond its end.
+
+    Args:
+      storage: a Storage, unless the file is hostile; as little is known of the others.
+      offset, size, stride: integers, counted in numbers.
+      kind: a key of DTYPES, if it is not the storage's.
+    """
     if not isinstance(storage, Storage):  # a look-alike could claim to be longer than it is
         raise pickle.UnpicklingError("a tensor without a storage")
+    if not isinstance(kind, str) or not all(type(n) is int for n in (offset, *size, *stride)):
+        raise pickle.UnpicklingError("a tensor of an impossible shape")
     dtype = np.dtype(DTYPES[kind or storage.kind])
     numbers = storage.count * storage.item_size // dtype.itemsize
     if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
         raise pickle.UnpicklingError("a tensor of an impossible shape")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and (last >= numbers or math.prod(size) > numbers):
+    if 0 not in size and (last >= numbers or math.prod(size) > max(numbers, MOST_REPEATED)):
         raise pickle.UnpicklingError("a tensor is larger than its storage")
     if storage.data is None or 0 in size:
         return np.empty(0 if storage.data is None else size, dtype)

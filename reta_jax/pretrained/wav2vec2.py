@@ -29,6 +29,8 @@ ARCHITECTURE = {
     "feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False,
     "hidden_act": "gelu", "feat_extract_activation": "gelu",
 }  # fmt: skip
+# Of speech recognition, and of the training on voices alone that comes before.
+HEADS = (r"lm_head\..*", r"project_hid\..*", r"project_q\..*", r"quantizer\..*")
 ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
 
 
@@ -47,7 +49,7 @@ class Sizes(NamedTuple):
 
 
 def convert(state: Mapping[str, np.ndarray], network: Any = Sizes()) -> Params:
-    """Parameters of a `Wav2Vec2` from the published tensors, with or without the CTC head.
+    """Parameters of a `Wav2Vec2` from the published tensors, whatever head they have.
 
     network: anything with the fields of `Sizes`, such as the module itself.
 
@@ -57,7 +59,7 @@ def convert(state: Mapping[str, np.ndarray], network: Any = Sizes()) -> Params:
     state = {RENAMED.get(key, key): weight for key, weight in state.items()}
     # The published file has no mask vector, which only masked training reads.
     state.setdefault("masked_spec_embed", np.zeros(network.width, np.float32))
-    return apply_table(state, table(network), ignore=[r"lm_head\..*"])
+    return apply_table(state, table(network), HEADS)
 
 
 def read(path: Path) -> Weights:

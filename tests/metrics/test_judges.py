@@ -23,6 +23,7 @@ from reta_jax.models.morphable import builtin_morphable, mesh
 from reta_jax.ops.variance_mask import temporal_variance_mask
 from reta_jax.pretrained import load as loading
 from reta_jax.weights import load_weights
+from tests.tiny import RESEARCH_ONLY
 from tests.weights import random_variables
 
 LATE, EARLY = "truth, 3 frames late", "truth, 3 frames early"
@@ -115,10 +116,17 @@ def test_every_judge_is_exact():
 
 def test_judges_say_what_is_known_of_them(monkeypatch):
     read = []
-    once = lambda folder: read.append(folder) or load_weights(folder)
+
+    def once(folder):
+        read.append(folder)
+        params, config = load_weights(folder)
+        is_published = folder.name == "syncnet_v2"
+        return params, config | ({"provenance": [RESEARCH_ONLY]} if is_published else {})
+
     monkeypatch.setattr(loading, "load_weights", once)
     judges = load_judges()
     assert len(read) == len(set(read)) > 0  # all of a folder's numbers are read and summed
+    assert judges.provenance == [RESEARCH_ONLY]
     assert judges.emotion.diagnosis["accuracy"] > 0.8 and judges.sync.diagnosis["auc"] > 0.6
 
 

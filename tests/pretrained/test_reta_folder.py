@@ -22,13 +22,24 @@ from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, build_reta
 from reta_jax.models.whisper import Whisper
 from reta_jax.pretrained import wav2vec2
+from reta_jax.pretrained.licences import licence_lines
 from reta_jax.pretrained.reta import expected_params, load_reta, save_reta
+from reta_jax.render import SHIPPED_WEIGHTS
 from reta_jax.state import TrainState, build_networks, create_state
-from reta_jax.weights import config_to_dict, flatten, load_weights, nest, save_weights
+from reta_jax.weights import (
+    PARAMS_FILE,
+    config_to_dict,
+    flatten,
+    load_config,
+    load_weights,
+    nest,
+    save_weights,
+)
 from tests.pretrained.states import TINY_VOICE, voice_state, write_json
 from tests.tiny import save_tiny_model, tiny_model_config
 from tests.weights import random_variables
 
+WEIGHTS = SHIPPED_WEIGHTS.parents[1]
 RECORDS = [
     {
         "source": "edtalk",
@@ -199,6 +210,16 @@ def tiny_config(weights="", kind="mel", heads=2):
         }
     )  # fmt: skip
     return config
+
+
+def test_shipped_weights_of_a_licence_of_their_own_carry_it():
+    """So that it is said of every model that starts from them, or learns from them."""
+    folders = [file.parent for file in WEIGHTS.glob("*/LICENSE")]
+    shipped = [file.parent for folder in folders for file in folder.rglob(PARAMS_FILE)]
+    assert {"reta", "landmark_net"} <= {folder.name for folder in shipped}
+    for folder in shipped:
+        lines = licence_lines(load_config(folder).get("provenance", []))
+        assert any("research only" in line and "not for commercial" in line for line in lines)
 
 
 @pytest.fixture

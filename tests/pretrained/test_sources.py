@@ -251,6 +251,18 @@ def test_a_hub_folder_stands_for_its_file(scratch):
         read_source("wav2vec2", scratch / "facebook" / "wav2vec2-base-960h")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(scratch, number):
+    state = states.voice_state()
+    state["wav2vec2.encoder.layer_norm.bias"][3] = number
+    save_file(state, scratch / "model.safetensors")
+    states.write_json(scratch, config=states.TINY_VOICE)
+    told = "model.safetensors has numbers that are not finite in norm/bias: fetch it again"
+    with pytest.raises(InputError, match=told):
+        import_source("wav2vec2", scratch / "model.safetensors", scratch / "out")
+    assert not (scratch / "out").exists()
+
+
 def test_numbers_of_an_unknown_type(scratch):
     facts = {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}
     header = json.dumps({"weight": facts}).encode()

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import os
+import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -65,6 +67,7 @@ def test_kinds_and_shapes_of_tensors(path, save, protocol):
         "empty": np.zeros((0, 3), np.float32),
         "strided": NUMBERS[1:6:2, 1::2],
         "transposed": NUMBERS.T,
+        "expanded": np.broadcast_to(NUMBERS[1], (50, 4)),
         "shared": NUMBERS,
     }
     values = read_torch_file(save(path, tensors, protocol=protocol))
@@ -117,6 +120,9 @@ def hostile(witness):
         {"count": 10**9, "item_size": 1, "kind": "uint8", "data": np.zeros(4, np.uint8)},
     )
     namespace = Global("argparse", "Namespace")
+    doubled = ()
+    for _ in range(12):  # of 60, no hash would ever come to an end
+        doubled = (doubled, doubled)
     return {
         "system": (Reduce(Global("os", "system"), (f"touch {witness}",)), "os.system"),
         "posix": (Reduce(Global("posix", "system"), (f"touch {witness}",)), "posix.system"),
@@ -130,6 +136,16 @@ def hostile(witness):
         "network": (Reduce(Global("torch.nn.modules.linear", "Linear"), (2, 3)), "linear.Linear"),
         "module": (Persistent(("module", namespace, "net.py", "import os")), "'module'"),
         "persistent": (Persistent("anything"), "anything"),
+        "endless": (Persistent(doubled), "holds a tuple"),
+        "endless kind": (Persistent((doubled, 0, 0, 0, 0)), "holds a tuple"),
+        "endless key": ({doubled: 1}, "tuples within a tuple"),
+        "endless pair": (Reduce(Global("collections", "OrderedDict"), ([(doubled, 1)],)), "tuples"),
+        "endless size": (tensor(ours, 0, (doubled, 1), (1, 1)), "impossible shape"),
+        "endless storage": (
+            Persistent(("storage", Global("torch", "FloatStorage"), doubled, "cpu", 24)),
+            "without a name",
+        ),
+        "set": (Reduce(Global("builtins", "set"), ([1],)), "set"),
         "kind": (tensor(Storage("0", NUMBERS, kind=namespace), 0, (2,), (1,)), "unknown kind"),
         "beyond": (tensor(ours, 20, (5,), (1,)), "larger than its storage"),
         "stride": (tensor(ours, 0, (2, 2), (24, 1)), "larger than its storage"),
@@ -171,6 +187,36 @@ def test_no_file_spoils_the_next(path, save):
         assert vars(values["args"]) == {"beta": 2} and not hasattr(values["args"], "lr")
         assert list(values["state"]) == ["a"]
         np.testing.assert_array_equal(values["state"]["a"], NUMBERS)
+
+
+def test_a_place_in_the_memo_costs_nothing(path, refused):
+    """It is named by a number of four bytes, and may not come with all the places before it."""
+    path.write_bytes(b"\x80\x02K\x01r" + struct.pack("<I", 10_000_000) + b".")
+    tracemalloc.start()
+    refused("unknown beginning")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_buffers_are_not_made_as_large_as_a_file_claims(path, refused):
+    path.write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 10**6) + b"short.")
+    refused("an opcode that no checkpoint has")
+
+
+def test_small_archives_that_unpack_to_large_ones(path, refused):
+    save_zip(path, {"a": NUMBERS, "b": 5_000_000 * "b"}, compression=zipfile.ZIP_DEFLATED)
+    refused(f"unpacks from {path.stat().st_size} bytes to 50", "without compression")
+    assert path.stat().st_size < 10_000
+
+
+def test_names_without_an_end(path):
+    """A key that is said again at every level makes names as long as the levels are many."""
+    deep = NUMBERS
+    for _ in range(1000):
+        deep = {"weight": deep}
+    with pytest.raises(InputError, match="name starts with weight.weight.*is endless"):
+        find_tensors(deep)
 
 
 def test_a_dictionary_that_holds_itself(path):

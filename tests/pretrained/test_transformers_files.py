@@ -156,6 +156,24 @@ def test_pixel_statistics_reach_the_network(folder, tmp_path):
         assert loaded.provenance[0]["source"] == "emotion_vit"
 
 
+@pytest.mark.parametrize(
+    ("processor", "white", "black"),
+    [
+        ({}, 1, -1),
+        ({"do_normalize": False, "image_mean": [0.3] * 3}, 1, 0),
+        ({"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}, 1, -1),
+        ({"do_rescale": False, "rescale_factor": 1.0, "do_normalize": False}, 255, 0),
+    ],
+)
+def test_what_becomes_of_white_and_black(folder, processor, white, black):
+    """As transformers' image processor makes it of 255 and 0."""
+    path = write(folder, vit_state(), TINY_VIT, preprocessor_config=processor)
+    fields = read_source("emotion_vit", path)[0].fields
+    for pixel, expected in ((1, white), (0, black)):
+        found = (pixel - np.array(fields["mean"])) / fields["std"]
+        np.testing.assert_allclose(found, [expected] * 3)
+
+
 @pytest.mark.parametrize("other", [{"hidden_act": "relu"}, {"layer_norm_eps": 1e-5}])
 def test_other_vision_transformers(folder, other):
     path = write(folder, vit_state(), TINY_VIT | other)
@@ -177,10 +195,26 @@ def test_both_spellings_of_the_weight_norm(folder):
     equal(read_source("wav2vec2", write(folder, new, TINY_VOICE))[0].variables, expected)
 
 
-def test_the_speech_recognisers_head_is_left_out(folder):
-    head = {"lm_head.weight": np.zeros((32, 16), np.float32), "lm_head.bias": np.zeros(32)}
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("lm_head.weight", "lm_head.bias"),
+        (
+            *(
+                "quantizer.codevectors",
+                "quantizer.weight_proj.weight",
+                "quantizer.weight_proj.bias",
+            ),
+            *("project_q.weight", "project_q.bias", "project_hid.weight", "project_hid.bias"),
+        ),
+    ],
+    ids=["recogniser", "pretraining"],
+)
+def test_heads_are_left_out(folder, names):
+    expected = read_source("wav2vec2", write(folder, voice_state(), TINY_VOICE))[0].variables
+    head = {name: np.zeros(32, np.float32) for name in names}
     path = write(folder, voice_state() | head, TINY_VOICE)
-    assert "lm_head" not in read_source("wav2vec2", path)[0].variables
+    equal(read_source("wav2vec2", path)[0].variables, expected)
 
 
 @pytest.mark.parametrize(
