@@ -21,7 +21,6 @@ from jax import export as jax_export
 from jax.sharding import SingleDeviceSharding
 from jax.stages import Compiled
 from jaxtyping import Array, Float
-from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
@@ -46,6 +45,7 @@ from reta_jax.render import (
     encode_portrait,
     render_chunk,
 )
+from reta_jax.report import figure, wide_console
 from reta_jax.waiting import cold_starts, device_megabytes, measure_live
 
 COUNTED = (
@@ -388,20 +388,20 @@ def paper_renderer(dtype: Dtype | None = None) -> Renderer:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    console = Console()
+    console = wide_console()
     console.print(
         f"{report['device']}, jax {report['jax']}: {report['size']} px, {report['dtype']}, "
         f"{report['batch']} streams, {report['chunk']} frames a call, {report['repeats']} repeats"
     )
     for name, value in report["ceilings"].items():
-        console.print(f"  {name}: {value:.3g}")
+        console.print(f"  {name}: {figure(value)}")
     titles = "GFLOP", "MB", "ms", "p95", "p99", "frames/s", "of conv", "of copy", "compile s"
     table = Table("stage", *titles, box=None)
     for row in report["stages"]:
         numbers = (row["gflop"], row["megabytes"], *row["milliseconds"])
         names = "frames_per_second", "of_convolutions", "of_copies", "compile_seconds"
         numbers += tuple(row[name] for name in names)
-        table.add_row(row["name"], *("" if x is None else f"{x:.3g}" for x in numbers))
+        table.add_row(row["name"], *("" if x is None else figure(x) for x in numbers))
     console.print(table)
     if report["memory_megabytes"]:
         console.print(f"memory: {report['memory_megabytes']:.0f} MB")

@@ -19,7 +19,6 @@ from absl import flags
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.stages import Compiled
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from data_pipeline.errors import InputError
@@ -32,6 +31,7 @@ from reta_jax.experts.teachers import Experts
 from reta_jax.kernels import NETWORKS, network_of, print_kernels
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
+from reta_jax.report import wide_console
 from reta_jax.state import TrainState, build_networks, only_trained, state_shapes, teacher_width
 from reta_jax.step import Constants, make_step
 from reta_jax.windows import AudioWindow
@@ -284,7 +284,7 @@ def dry_run(config: ConfigDict) -> None:
     clips = config.train.batch_size // devices
     job = abstract_job(config)
     step = analyse(job, devices, "tpu" if is_slice(_COMPILE.value or "cpu") else "cuda")
-    console = Console(width=110)
+    console = wide_console()
     console.print(
         f"{config.name}: {config.model.size} px, {config.model.dtype}, {config.train.batch_size} "
         f"clips of {config.train.frames} frames a step over {devices} devices, {clips} on each"

@@ -331,7 +331,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--platforms", nargs="+", choices=PLATFORMS, default=PLATFORMS, help="to run on"
+        "--platforms", nargs="+", choices=PLATFORMS, help="to run on; by default all"
     )
     parser.add_argument("--chunk", type=int, help="frames a call; the model's own by default")
     more = parser.add_mutually_exclusive_group()
@@ -345,12 +345,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _platforms(arguments: argparse.Namespace) -> list[str]:
+    """Each once."""
+    return list(dict.fromkeys(arguments.platforms or PLATFORMS))
+
+
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raises InputError for what would fail, or destroy something, when the work is done."""
     check_target(arguments.out, *((ONNX, RENDER_ONNX) if arguments.onnx else (KIND,)))
     check_outside(arguments.checkpoint, arguments.out)
+    if arguments.onnx and arguments.platforms:
+        raise InputError("--onnx models are for every platform: leave --platforms out")
     platform = jax_export.default_export_platform()
-    if arguments.compile and platform not in arguments.platforms:
+    if arguments.compile and platform not in _platforms(arguments):
         raise InputError(
             f"--compile is for machines like this one, which is {platform}: add {platform} to "
             f"--platforms, or leave --compile out"
@@ -376,12 +383,12 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.onnx:
             export_onnx(renderer, arguments.out)
         else:
-            export(renderer, arguments.out, arguments.platforms)
+            export(renderer, arguments.out, _platforms(arguments))
             if arguments.compile:
                 keep_compiled(arguments.out)
         megabytes = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
         megabytes /= 1e6
-    readers = ONNX if arguments.onnx else ", ".join(arguments.platforms)
+    readers = ONNX if arguments.onnx else ", ".join(_platforms(arguments))
     print(f"{arguments.out}: {megabytes:.1f} MB for {readers}")
 
 

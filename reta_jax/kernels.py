@@ -11,10 +11,10 @@ import re
 from typing import NamedTuple
 
 from jax.stages import Compiled
-from rich.console import Console
 from rich.table import Table
 
 from reta_jax.absent import GPU
+from reta_jax.report import wide_console
 
 NETWORKS = {  # by the name that stands in the scope of an operation; the first that fits
     "VGG19": "VGG-19", "EmotionViT": "teacher T", "SyncNetExpert": "sync expert",
@@ -145,7 +145,7 @@ def print_kernels(compiled: Compiled, gpu: GPU, frames: int) -> None:
       frames: that one call makes or trains on.
     """
     kernels, plan = kernels_of(compiled.as_text()), compiled.memory_analysis()
-    console = Console(width=110)
+    console = wide_console()
     groups: dict[str, list[Kernel]] = collections.defaultdict(list)
     for kernel in kernels:
         groups[network_of(kernel.scope)].append(kernel)

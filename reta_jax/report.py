@@ -1,4 +1,7 @@
-"""A report's sections as Markdown, or as a folder to be read: index.html, README.md and PNGs."""
+"""A report's sections as Markdown, or as a folder to be read: index.html, README.md and PNGs.
+
+And how figures are printed.
+"""
 
 import html
 import math
@@ -6,6 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from rich.console import Console
 
 from reta_jax.files import write_whole
 
@@ -58,6 +63,16 @@ def write_report(folder: Path, title: str, made_by: str, sections: Sequence[Sect
 def decimals(value: float) -> str:
     """Three decimals, a dash for NaN."""
     return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def figure(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
+def wide_console() -> Console:
+    """For tables with whole figures: 120 columns at least, in a pipe and in a small window, too."""
+    return Console(width=max(120, Console().width))
 
 
 def markdown_page(title: str, sections: Sequence[Section], text: str = "") -> str:

@@ -333,7 +333,8 @@ class AsyncReta:
     The device works in a thread, ahead of what is played. Where sound is late, the last frame
     stays, after `HELD` frames the idle one. Where images are late, the voice may wait for them
     `PATIENCE` frames in an utterance; then it goes on without: a frame whose time is over is
-    dropped and counted (`dropped`), never queued.
+    dropped and counted (`dropped`), never queued. A device that is too slow leaves out chunks that
+    it would bring late, and shows the others whole.
 
     Args:
       server: shared with other avatars, whose frames are rendered in the same calls of the device;

@@ -66,7 +66,9 @@ class _Samples:
 class Utterance:
     """A voice in the making: sound goes in in any pieces, windows and images through, frames out.
 
-    The windows are those of `reta_jax.windows.audio_windows` over the whole voice.
+    The windows are those of `reta_jax.windows.audio_windows` over the whole voice. All are rendered
+    for a host that waits for them. Where it plays sound whose images are late (`next_sound`), the
+    device goes on with the first chunk that it will bring in time.
     """
 
     def __init__(self, spec: AudioWindow):
@@ -77,6 +79,9 @@ class Utterance:
         self._images: dict[int, UInt8[np.ndarray, "h w 3"]] = {}  # by their frames' numbers
         self._received = 0  # samples at 16 kHz
         self._taken = self._played = 0  # frames
+        self._asked = 0  # frames that were played when the chunk was taken
+        self._lag = 0  # frames that are played during a call of the device; 0: it was never late
+        self._goal = 0  # the first frame that the next call can bring in time
         self._is_over = False
         self._rate = 0
         self._resampler: av.AudioResampler | None = None
@@ -125,19 +130,28 @@ class Utterance:
         """The number of a chunk's first frame and its window, once its sound is there.
 
         It stays the next one until `put` brings its images: a call of the device that fails loses
-        nothing. A chunk whose frames have all been played without their images is left out.
+        nothing. Chunks that are over, or will be in part when their images come, are left out.
         """
         spec = self._spec
         while self._taken < self._frames:
             if not self._is_over and len(self._pending) < spec.samples:
                 return None
-            if self._taken + spec.chunk > self._played:
+            if self._taken + spec.chunk > self._played and self._taken >= self._goal:
+                self._asked = self._played
                 return self._taken, self._pending.peek(spec.samples)
             self._leave_chunk()
         return None
 
     def put(self, first: int, images: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Takes the images of the chunk that was taken; those of played frames are left."""
+        """Takes the images of the chunk that was taken; those of played frames are left.
+
+        Where some are, the host does not wait for images: from then on, the next chunk is the first
+        that is brought whole by a call that lasts as long as this one.
+        """
+        if self._played > first or self._lag:
+            # It grows by steps: one slow call among quick ones is not the device's speed.
+            self._lag = min(self._played - self._asked, 2 * self._lag + self._spec.chunk)
+            self._goal = self._played + self._lag
         for number in range(max(first, self._played), min(first + len(images), self._frames)):
             self._images[number] = images[number - first]
         self._leave_chunk()

@@ -59,18 +59,20 @@ def new_folder(folder: Path, mark: str = PARAMS_FILE) -> Iterator[Path]:
     refuse_address(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        # Without the way over folders that are moved below, as in folder/../folder.
+        place = folder.parent.resolve() / folder.name
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
             yield new
             check_target(folder, mark=mark)
-            if folder.is_dir():
-                os.replace(folder, old)
             try:
-                os.replace(new, folder)
-            except OSError:
-                if old.exists():
-                    os.replace(old, folder)
+                if place.is_dir():
+                    os.replace(place, old)
+                os.replace(new, place)
+            except BaseException:
+                if os.path.lexists(old) and not os.path.lexists(place):
+                    os.replace(old, place)
                 raise
     except OSError as error:
         reason = error.strerror or error
@@ -80,6 +82,8 @@ def new_folder(folder: Path, mark: str = PARAMS_FILE) -> Iterator[Path]:
 def check_target(folder: Path, kind: str | None = None, mark: str = PARAMS_FILE) -> None:
     """Raises InputError if `folder` is something else than weights that may be replaced.
 
+    Nor may the current folder, or one above it, be replaced.
+
     Args:
       kind: of the weights that are to take its place, as in their config; None: it may be any.
       mark: a file that folders of such weights have.
@@ -87,6 +91,11 @@ def check_target(folder: Path, kind: str | None = None, mark: str = PARAMS_FILE)
     refuse_address(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write weights to {folder}: a file is in the way")
+    here = Path.cwd()
+    if folder.resolve() in (here, *here.parents):
+        raise InputError(
+            f"{folder} is the current folder or one above it: name another folder for weights"
+        )
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / mark).is_file():

@@ -137,6 +137,25 @@ def test_the_command_prints_and_writes(weights, tmp_path, capsys):
     assert "end to end" in printed and "Not counted: reading" in printed
 
 
+def test_figures_are_printed_whole(monkeypatch, capsys):
+    """In a small window, too: the largest that they may be."""
+    monkeypatch.setenv("COLUMNS", "80")
+    row = dict.fromkeys(("gflop", "megabytes", "frames_per_second", "compile_seconds"), 25_300.4)
+    row |= {
+        "of_convolutions": 0.123,
+        "of_copies": 0.456,
+        "milliseconds": [1_234_567.0, 999.9, 999.4],
+    }
+    names = "device", "jax", "size", "dtype", "batch", "chunk", "repeats", "counted"
+    report = dict.fromkeys(names, "") | {"ceilings": {"conv": 1234.5}}
+    report |= {"memory_megabytes": None, "device_megabytes": None}
+    timing.print_report(report | {"stages": [row | {"name": "emotion student"}]})
+    printed = capsys.readouterr().out
+    assert "conv: 1,234\n" in printed and "…" not in printed
+    figures = [*["25,300"] * 2, "1,234,567", "1,000", "999", "25,300", "0.123", "0.456", "25,300"]
+    assert next(x for x in printed.splitlines() if "student" in x).split()[2:] == figures
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -107,6 +107,8 @@ def test_saving_again_replaces_the_folder(folder, params):
     loaded, config = load_weights(folder)
     np.testing.assert_array_equal(loaded["head"]["kernel"], params["head"]["kernel"])
     assert config["step"] == 2
+    save_weights(folder / ".." / folder.name, params, CONFIG | {"step": 3})
+    assert load_weights(folder)[1]["step"] == 3
     assert entries(folder) == ["config.json", "params.safetensors"]
     assert entries(folder.parent) == ["weights"]
 
@@ -225,8 +227,12 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, params, monkeypatch, 
     assert entries(tmp_path) == []
 
 
-def test_a_failed_replacement_keeps_what_was_there(folder, params, monkeypatch):
+@pytest.mark.parametrize("link", [False, True])
+def test_a_failed_replacement_keeps_what_was_there(folder, params, monkeypatch, link):
     replace = os.replace
+    if link:
+        linked = folder.rename(folder.parent / "linked")
+        folder.symlink_to(linked.name)
 
     def fail_to_place(source, target):
         if (os.fspath(target), os.path.basename(source)) == (str(folder), "new"):
@@ -240,7 +246,7 @@ def test_a_failed_replacement_keeps_what_was_there(folder, params, monkeypatch):
         save_weights(folder, params, CONFIG)
     after, _ = load_weights(folder)
     np.testing.assert_array_equal(after["head"]["kernel"], before["head"]["kernel"])
-    assert entries(folder.parent) == ["weights"]
+    assert entries(folder.parent) == ["linked"] * link + ["weights"]
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):

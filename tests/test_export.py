@@ -300,8 +300,9 @@ def test_what_was_compiled_here_is_compiled_no_more(weights, tmp_path):
 
 def test_the_command_writes_and_refuses(weights, tmp_path, capsys):
     out = tmp_path / "model"
-    main([f"--checkpoint={weights}", f"--out={out}", "--platforms", "cpu", "--chunk", "1"])
-    assert "MB for cpu" in capsys.readouterr().out
+    platforms = ["--platforms", "cpu", "cpu"]
+    main([f"--checkpoint={weights}", f"--out={out}", *platforms, "--chunk", "1"])
+    assert "MB for cpu\n" in capsys.readouterr().out
     assert (out / PARAMS_FILE).is_file()
     quick = ExportedRenderer.load(out)
     assert quick.window.chunk == 1
@@ -335,6 +336,9 @@ def places(tmp_path, monkeypatch) -> Path:
         ("--checkpoint reta --out reta --onnx", "reta holds other files"),
         ("--checkpoint reta --out model --onnx", "model holds other files"),
         ("--checkpoint reta --out others --onnx", "others holds other files"),
+        ("--checkpoint reta --out .", ". is the current folder or one above it"),
+        ("--checkpoint reta --out model/../..", "model/../.. is the current folder or one above"),
+        ("--checkpoint reta --out new --platforms cuda --onnx", "leave --platforms out"),
         ("--checkpoint reta --out new --platforms cuda --compile",
          "--compile is for machines like this one, which is cpu: add cpu to --platforms"),
     ],

@@ -98,6 +98,87 @@ def test_a_slow_device_drops_images_and_never_sound(renderer, portrait, monkeypa
     assert without == reta.dropped > 0
 
 
+class Busy(Statue):
+    """Its calls last ticks of 40 ms, which the host plays meanwhile: in no time at all."""
+
+    def __init__(self, chunk: int):
+        self.window = AudioWindow(past=5, chunk=chunk)
+        self.lasting = lambda together: 0.0  # ticks of a call for so many streams
+        self.play = lambda: None
+        self._left = 0.0  # of a tick
+
+    def render_windows(self, identities, audio):
+        self._left += self.lasting(len(audio))
+        while self._left >= 1:
+            self._left -= 1
+            self.play()
+        return np.zeros((len(audio), self.window.chunk, 8, 8, 3), np.uint8)
+
+
+def shown_of(voice: np.ndarray, chunk: int, lasting, avatars: int = 1) -> list[str]:
+    """Of avatars that say a voice together: # for an image, . for none, in virtual time."""
+    device = Busy(chunk)
+    server = StreamServer(device, avatars)
+    retas = [AsyncReta(device, STONE, server) for _ in range(avatars)]
+    frames = [[] for _ in retas]
+
+    def play():
+        for reta, played in zip(retas, frames, strict=True):
+            played.append(reta._next())
+
+    for reta in retas:
+        asyncio.run(reta.push_audio(voice.tobytes()))
+    device.lasting, device.play = lasting, play
+    while not all(any(frame.end_of_speech for frame in played) for played in frames):
+        if not server.step():
+            play()
+    shown = []
+    for reta, played in zip(retas, frames, strict=True):
+        np.testing.assert_array_equal(said(played), voice)
+        images = [f.bgr_image is not None for f in played if f.audio_chunk is not None]
+        assert images.count(False) == reta.dropped
+        shown.append("".join(".#"[has_image] for has_image in images))
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("chunk", "avatars", "ticks"),
+    [(10, 1, 10.5), (10, 1, 12.5), (3, 1, 3.5), (1, 1, 1.1), (1, 1, 1.25), (10, 3, 3.8)],
+)
+def test_a_device_that_is_too_slow_shows_its_share_to_the_end(chunk, avatars, ticks):
+    """The best that is possible: each call brings all its frames in time."""
+    possible = chunk / (ticks * avatars)
+    for shown in shown_of(speech(250 * FRAME), chunk, lambda n: ticks * n, avatars):
+        assert 0.9 * possible < shown.count("#") / 250 < 1
+        assert shown[-25:].count("#") >= 10
+        assert 11 * "." not in shown
+
+
+@pytest.mark.parametrize("chunk", [10, 3, 1])
+@pytest.mark.parametrize(("slow", "lost"), [([100], 50), ([26] * 8, 8 * 26 - 50 + 26)])
+def test_after_slow_calls_all_frames_are_shown_again(chunk, slow, lost):
+    """At once after one; after more, those of one more. Speaking begins with the first call."""
+    quick = chunk / 2
+    ticks = iter([100, *[quick] * (300 // chunk), *slow])  # fifty frames are ahead by then
+    (shown,) = shown_of(speech(700 * FRAME), chunk, lambda _: next(ticks, quick))
+    first, last = shown.find("."), shown.rfind(".")
+    assert 0 < first < last < first + lost + 2 * chunk
+
+
+def test_a_host_that_waits_for_images_gets_them_all():
+    """As late as they are: it says nothing without them."""
+    device, frames, ticks = Busy(10), [], iter([5] * 8 + [60])
+    stream = (server := StreamServer(device, 1)).open(STONE)
+    stream.push_audio(speech(155 * FRAME))
+    stream.flush()
+    device.lasting = lambda _: next(ticks, 14)
+    device.play = lambda: frames.append(stream.next_frame())
+    while server.step():
+        pass
+    frames += iter(stream.next_frame, None)
+    assert sum(frame is not None for frame in frames) == 155
+
+
 def test_a_host_that_stood_still_once_sees_images_again(renderer, portrait):
     """One that waits for its sound to be played, for that of dropped images, too."""
     voice = speech(100 * FRAME)
