@@ -4,7 +4,7 @@ The argument names the row, one of ROWS or WEIGHTS. Each is the full model, with
 paper but L_adv, in which only the named fields differ; python -m reta_jax.ablate trains and judges
 them all.
 
-    python -m reta_jax.train --config configs/ablations.py:no_hi
+    python -m reta_jax.ablate --rows no_hi
 
 32 px (`:no_hi,64` for 64 px), a sixteenth of the channels, 64-d codes, log-mel voice. Trained first
 are the sync expert (configs/judges/synthetic.py:sync_expert) and what all rows start from: the

@@ -1,6 +1,6 @@
 """The jobs of data_pipeline.prepare under Apache Beam:
 
-    python -m pip install -e '.[beam]'
+    python -m pip install -e '.[beam]'    # in an environment of its own
     python -m data_pipeline.beam folder --raw videos --out data/mine --runner DirectRunner
     python -m data_pipeline.beam hdtf --raw /mnt/hdtf --out /mnt/data/hdtf --runner FlinkRunner ...
 

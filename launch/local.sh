@@ -4,7 +4,7 @@
 # SIGTERM goes on to the training, which saves and leaves; the script waits for it.
 set -eu
 PROCESSES=${PROCESSES:-1}
-PYTHON=${PYTHON:-python}
+PYTHON=${PYTHON:-$(command -v .venv/bin/python || echo python)}
 PORT=${PORT:-12355}
 
 become() {

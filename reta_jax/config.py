@@ -22,7 +22,7 @@ def paper() -> ConfigDict:
             "emotion": 2.0,  # lambda_emo, shared by both emotion losses
             "emotion_visual": True,  # False is "w/o L_emo^{v-v}" of Table 9
             "emotion_audio": True,  # False is "w/o L_emo^{v-a}" of Table 9
-            # Where no sync expert is at hand; the paper has neither:
+            # Where no sync expert is at hand; the paper has none of these:
             "mouth": 0.0,  # L1 of the mouth
             "lips": 0.0,  # the shape of the lips, as a landmark network sees it
             "lips_cross": 0.0,  # their opening in one's portrait with another's voice
@@ -137,7 +137,8 @@ def _model() -> ConfigDict:
             "p_exp_limit": 1.0,  # a full expression is 1; of BFM, in deviations, 3
             "uv_resolution": 64,
             "morphable": "builtin",  # or the folder of an imported 3DMM (reta_jax.pretrained)
-            # Dropout and noise, in standard deviations of f_A, in training only.
+            # Dropout and noise, in standard deviations of f_A, in training only; frames that the
+            # linear path of reta_jax.linear_path sees, an odd number, or 0 without one.
             "tcn": {
                 "features": 512,
                 "dilations": (1, 2, 4, 8),

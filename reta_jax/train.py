@@ -12,6 +12,8 @@ When one of them dies, the others end with 75 too, within --peer_timeout seconds
 --profile_steps 10:15 leaves a trace of these steps in workdir/profile. workdir/heartbeat says when
 each process last finished a step. Of a step whose loss is no number, workdir/nan_step_N keeps the
 batch, the losses and what the gradients were. launch/README.md says how to read all of it.
+
+--dry-run takes --devices, --mfu, --price and --compile: reta_jax/cost.py.
 """
 
 import functools

@@ -1,7 +1,9 @@
 """Teachers and judges of the synthetic world; the argument names the one to train.
 
     python -m data_pipeline.prepare synthetic --out data/judges --seed 3 --identities 160
-    python -m reta_jax.train_expert --config configs/judges/synthetic.py:face_net
+    python -m reta_jax.train_expert --config configs/judges/synthetic.py:face_net --out my_net
+
+Without --out it takes the place of the one in weights/synthetic.
 
 emotion_vit and sync_expert teach (L_emo, L_syn) and learn from the model's people; the others
 judge: no model is trained against them, and their people are others than the model's, which is
