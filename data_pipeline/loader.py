@@ -194,11 +194,14 @@ class BatchIterator:
         return {"global_next_index": self._next_index}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Continues from a position, whatever the number of processes that reached it."""
+        """Continues from a position, whatever the number of processes that reached it.
+
+        Reached with another batch size, it is that of the next whole batch, as pairs are made in.
+        """
         self.close()
-        self._next_index = state["global_next_index"]
-        # No reference to this object in what the threads hold, or they would keep it alive.
         size, share = self._batch_size, self._share
+        self._next_index = -(-state["global_next_index"] // size) * size
+        # No reference to this object in what the threads hold, or they would keep it alive.
         first = self._next_index + self._first
         indices = (batch + row for batch in itertools.count(first, size) for row in range(share))
         if not self._threads:

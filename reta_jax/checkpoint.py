@@ -177,7 +177,13 @@ def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
 def read_provenance(workdir: Path) -> list[dict[str, Any]]:
     """A run's records of the weights and people behind it."""
     file = workdir / PROVENANCE_FILE
-    return json.loads(file.read_text()) if file.is_file() else []
+    try:
+        return json.loads(file.read_text()) if file.is_file() else []
+    except ValueError as error:
+        raise InputError(
+            f"{file} is damaged ({error}): it says whose weights and people are behind the run; "
+            "put a copy of it there, or take it away"
+        ) from error
 
 
 def load_part(checkpointer: ocp.training.Checkpointer, step: int, part: str) -> Any:

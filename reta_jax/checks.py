@@ -12,7 +12,7 @@ from data_pipeline.loader import WindowSpec
 from reta_jax.config import paper, swaps_emotions, uses_discriminator
 from reta_jax.differences import flat_fields
 from reta_jax.losses import RELATIVISTIC
-from reta_jax.models.reta import build_reta
+from reta_jax.models.reta import RETA, build_reta
 from reta_jax.models.stylegan import resolutions
 from reta_jax.step import REMAT, SYNC_FRAMES
 
@@ -33,6 +33,7 @@ AT_LEAST = {
     "train.accumulate": 1,
     "train.frames": 1,
     "train.steps": 1,
+    "train.seed": 0,
     "train.max_minutes": 0,
     "train.warmup_steps": 0,
     "train.adversarial_start": 0,
@@ -95,10 +96,10 @@ def check_config(config: ConfigDict, devices: int) -> None:
     for dir in config.data.dirs:
         refuse_address(dir)
     _check_fields(config)
-    build_reta(config.model)  # refuses what is none of its choices
+    reta = build_reta(config.model)  # refuses what is none of its choices
     _check_shares(config, devices)
     _check_losses(config)
-    _check_parts(config)
+    _check_parts(config, reta)
     _check_clips(config)
     _check_schedule(config)
 
@@ -184,6 +185,11 @@ def _check_losses(config: ConfigDict) -> None:
     loss, train = config.loss, config.train
     if loss.sync and train.frames < SYNC_FRAMES:
         raise InputError(f"loss.sync needs train.frames >= {SYNC_FRAMES}, not {train.frames}")
+    if loss.motion and train.frames < 2:
+        raise InputError(
+            "loss.motion is of what moves within train.frames, and in 1 nothing does: give 2 or "
+            "more, or set loss.motion=0"
+        )
     if loss.lips_cross and not loss.lips:
         raise InputError(
             "loss.lips_cross is measured on the lips that loss.lips finds: give loss.lips a weight "
@@ -223,19 +229,22 @@ def _check_pyramid(config: ConfigDict) -> None:
             f"look at: give (1.0,), or set loss.perceptual=0"
         )
     for scale in scales:
-        if not 0 < scale <= 1 or math.ceil(side / round(1 / scale)) < SMALLEST_PERCEIVED:
+        step = 1 / scale if scale > 0 else 0.5  # of no use, as one below 1 is
+        if step < 1 or abs(step - round(step)) > 0.01 or side / step <= SMALLEST_PERCEIVED - 1:
             raise InputError(
-                f"train.perceptual_scales={scales}: of {side} px, give scales up to 1 that leave "
+                f"train.perceptual_scales={scales}: of {side} px, give 1, 1/2, 1/3 … that leave "
                 f"{SMALLEST_PERCEIVED} px or more"
             )
 
 
-def _check_parts(config: ConfigDict) -> None:
-    """What is trained, and what is computed again for it."""
+def _check_parts(config: ConfigDict, reta: RETA) -> None:
+    """What is trained."""
     train, audio = config.train, config.model.audio_encoder
-    if unknown := set(train.only) - PARTS:
+    parts = {part for part in PARTS if getattr(reta, part) is not None}
+    if unknown := set(train.only) - parts:
         raise InputError(
-            f"train.only names {', '.join(sorted(unknown))}; parts are {', '.join(sorted(PARTS))}"
+            f"train.only names {', '.join(sorted(unknown))}; parts of this model are "
+            f"{', '.join(sorted(parts))}"
         )
     if "audio_encoder" in train.only and not audio.trainable:
         raise InputError(

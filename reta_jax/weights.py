@@ -190,10 +190,10 @@ def load_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the weights in {folder}: {error}") from error
-    if config.get("format") != FORMAT:
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
         raise InputError(
-            f"the weights in {folder} have format {config.get('format')!r}; this version reads "
-            f"{FORMAT}"
+            f"the weights in {folder} have format {found!r}; this version reads {FORMAT}"
         )
     return config
 

@@ -27,7 +27,7 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
 @pytest.mark.parametrize(
     ("section", "changes", "sentence"),
     [
-        ("train", {"only": ("generator", "mouth")}, "train.only names mouth; parts are audio_enc"),
+        ("train", {"only": ("generator", "mouth")}, "names mouth; parts of this model are"),
         ("train", {"size": 48}, "train.size=48 is no level of G: use one of 8, 16, 32, or 0"),
         ("train", {"size": 16}, "train.size=16: the motion mask and the discriminator look"),
         ("train", {"frames": 11}, "train.frames=11 exceeds model.window.chunk=10"),
@@ -65,7 +65,11 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("train", {"betas": (0.5, 1.0)}, r"train.betas=\(0.5, 1.0\): .* below 1"),
         ("train", {"perceptual_scales": (1.0, 0.25)},
          r"train.perceptual_scales=\(1.0, 0.25\): of 32 px, give .* 16 px or more"),
-        ("train", {"perceptual_scales": (2.0,)}, r"train.perceptual_scales=\(2.0,\): .* up to 1"),
+        ("train", {"perceptual_scales": (2.0,)}, r"train.perceptual_scales=\(2.0,\): .* 1, 1/2"),
+        ("train", {"perceptual_scales": (0.75,)}, r"perceptual_scales=\(0.75,\): .* give 1, 1/2"),
+        ("train", {"only": ("fusion",)}, "names fusion; parts of this model are .*coder"),
+        ("train", {"seed": -1}, "train.seed=-1: give 0 or more$"),
+        ("train", {"frames": 1}, "loss.motion is of what moves within train.frames, and in 1"),
         ("train", {"perceptual_scales": ()}, "nothing to look at: give .* set loss.perceptual=0"),
         ("model", {"size": 48}, "model.size=48: give a power of two, 8 or more$"),
         ("model", {"size": 4}, "model.size=4: give a power of two, 8 or more"),

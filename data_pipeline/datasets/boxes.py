@@ -1,6 +1,5 @@
 """Ready-made boxes: where the face of each clip is, said by somebody else's detector."""
 
-import csv
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ import numpy as np
 
 from data_pipeline.clips import VideoJob
 from data_pipeline.errors import InputError
+from data_pipeline.tables import read_table
 
 _COLUMNS = ("x", "y", "side")
 
@@ -34,14 +34,12 @@ def in_boxes(jobs: Sequence[VideoJob], path: str | os.PathLike) -> list[VideoJob
 
 
 def _read_boxes(path: str | os.PathLike) -> dict[str, tuple[float, float, float]]:
+    lines = read_table(path, [("clip",), *((column,) for column in _COLUMNS)])
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return {line["clip"]: _box(line) for line in csv.DictReader(file)}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    except (KeyError, ValueError, TypeError) as error:
+        return {line["clip"]: _box(line) for line in lines}
+    except ValueError as error:
         raise InputError(
-            f"{path} is no CSV file with columns clip, x, y and side, these in pixels: see {error}."
+            f"{path} has not its columns clip, x, y, side in pixels: see {error}"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """Any folder of talking-head videos as a data set."""
 
-import csv
 import dataclasses
 import hashlib
 import os
@@ -13,6 +12,7 @@ from data_pipeline.clips import VideoJob
 from data_pipeline.datasets.raw import VIDEO_SUFFIXES, absolute, video_files
 from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
 from data_pipeline.errors import InputError
+from data_pipeline.tables import read_table, without_suffix
 
 IdentityFrom = Literal["folder", "top", "prefix", "file"]
 
@@ -39,19 +39,19 @@ def jobs(
         model: the face landmarker's file.
         identity_from: who speaks: the file's folder, but for those that state an emotion or its
             level; the first folder below `raw`; the file's name before "__"; each file another.
-        identities: CSV with columns `id` (the file's name without suffix) and `identity`, which
-            goes before `identity_from`.
+        identities: CSV with columns `id` (the file's name) and `identity`, which goes before
+            `identity_from`; an empty cell says nothing.
         limit: takes only the first so many files.
 
     Raises:
-        InputError: there is no such folder, no video in it, two would be one clip, or two folders
-            of one name would be one person.
+        InputError: there is no such folder, no video in it, two would be one clip, two folders
+            of one name would be one person, or `identities` names strangers or one file twice.
     """
     raw = absolute(raw)
     files = video_files(raw)
     if not files:
         raise InputError(f"{raw} has no video files: expected {', '.join(sorted(VIDEO_SUFFIXES))}.")
-    named = read_column(identities, "identity") if identities else {}
+    named = _read_identities(identities, files) if identities else {}
     unnamed = [path for path in files if not named.get(path.stem)]
     if identity_from == "folder":
         _check_folders_differ(unnamed, raw)
@@ -99,13 +99,20 @@ def _by_clip(files: Iterable[Path], raw: Path) -> dict[str, Path]:
     return found
 
 
-def read_column(path: str | os.PathLike, column: str) -> dict[str, str]:
-    """What a CSV file says of each `id`. Raises InputError if it has no such columns."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return {line["id"]: (line[column] or "").strip() for line in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV file with columns id and {column}.") from error
+def _read_identities(path: str | os.PathLike, files: Iterable[Path]) -> dict[str, str]:
+    """Who speaks in which of the files, by their names without suffix."""
+    named: dict[str, str] = {}
+    for line in read_table(path, (("id",), ("identity",))):
+        name = without_suffix(line["id"])
+        who = named.setdefault(name, line["identity"])
+        if who != line["identity"]:
+            raise InputError(f"{path} says of {name} that it is {who}, and {line['identity']}")
+    if strangers := sorted(named.keys() - {file.stem for file in files}):
+        raise InputError(
+            f"{path} names {', '.join(strangers[:8])}, of which there is no video: an id is a "
+            "file's name"
+        )
+    return named
 
 
 def _clip_name(relative: Path) -> str:

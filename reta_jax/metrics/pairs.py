@@ -1,15 +1,17 @@
 """Which videos of two folders are the same clip, who speaks in them, and what is felt."""
 
 import collections
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.datasets import folder
-from data_pipeline.datasets.raw import VIDEO_SUFFIXES, video_files
+from data_pipeline.datasets.raw import video_files
 from data_pipeline.emotions import EMOTIONS, emotion_of
 from data_pipeline.errors import InputError
+from data_pipeline.tables import read_table, without_suffix
+
+COLUMNS = (("id",), ("emotion", "identity"))  # of labels
 
 
 class Pair(NamedTuple):
@@ -38,7 +40,7 @@ def read_labels(path: Path) -> dict[str, Label]:
     Raises:
       InputError: it is no such file, has no line, or a word names none of EMOTIONS.
     """
-    lines = {_without_suffix(line["id"]): line for line in _read_table(path)}
+    lines = {without_suffix(line["id"]): line for line in read_table(path, COLUMNS)}
     words = {name: line["emotion"] for name, line in lines.items() if line.get("emotion")}
     named = {name: emotion_of(word) for name, word in words.items()}
     if unknown := [f"{words[name]!r} of {name}" for name, found in named.items() if not found]:
@@ -49,35 +51,6 @@ def read_labels(path: Path) -> dict[str, Label]:
         )
         for name, line in lines.items()
     }
-
-
-def _read_table(path: Path) -> list[dict[str, str]]:
-    """A CSV file's lines by column, without the blanks about their words.
-
-    Raises InputError if it has no column id, or neither emotion nor identity.
-    """
-    try:
-        # Excel begins its files with a mark that is part of no word.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file, skipinitialspace=True) if line]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error):
-        lines = []
-    header, *lines = [[word.strip() for word in line] for line in lines or [[]]]
-    if "id" not in header or not {"emotion", "identity"} & set(header):
-        raise InputError(
-            f"{path} is not a CSV file with columns id and emotion, or id and identity"
-        )
-    if not lines:
-        raise InputError(f"{path} has no line below its head")
-    empty = [""] * len(header)  # for lines that end early
-    return [dict(zip(header, line + empty, strict=False)) for line in lines]
-
-
-def _without_suffix(name: str) -> str:
-    path = Path(name)
-    return path.with_suffix("").as_posix() if path.suffix.lower() in VIDEO_SUFFIXES else name
 
 
 def find_pairs(

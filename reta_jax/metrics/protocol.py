@@ -51,6 +51,8 @@ class Protocol:
         ):
             value = getattr(self, field)
             given = value if isinstance(value, tuple) else (value,)
+            if not given:
+                raise InputError(f"protocol: {field} names none; take {', '.join(allowed)}")
             if wrong := [repr(one) for one in given if one not in allowed]:
                 raise InputError(
                     f"protocol: {field} has no {', '.join(wrong)}; take {', '.join(allowed)}"
@@ -89,7 +91,7 @@ def read_protocol(path: Path) -> tuple[Protocol, dict[str, Any]]:
     """
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:  # two for !!int x
         raise InputError(f"cannot read the protocol {path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no protocol: it must be fields and values")

@@ -72,9 +72,19 @@ def test_identities_by_prefix_file_or_list(tmp_path):
     assert identities(identity_from="prefix", identities=people) == ["Ann Example", "bob"]
     people.write_text("id,identity\nann__one, Ann \n", encoding="utf-8-sig")
     assert identities(identities=people)[0] == "Ann"
-    people.write_text("name\nann\n")
-    with pytest.raises(InputError, match="columns id and identity"):
-        identities(identities=people)
+    people.write_text("identity,id\nAnn,ann__one.mp4\n\nBob,bob__two\n")
+    assert identities(identities=people) == ["Ann", "Bob"]
+    for text, sentence in (
+        ("name\nann\n", "columns id, identity"),
+        ("id;identity\n", "columns id, identity"),
+        ("id,identity\n", "no line below its head"),
+        ('id,identity\nann__one,Ann\n"bob__two,Bob\n', "is not a CSV file"),
+        ("id,identity\nann__one,Ann\nann__one,Bob\n", "says of ann__one that it is Ann, and Bob"),
+        ("id,identity\nann__ones,Ann\n", "names ann__ones, of which there is no video"),
+    ):
+        people.write_text(text)
+        with pytest.raises(InputError, match=sentence):
+            identities(identities=people)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +382,6 @@ def test_the_command_crops_in_given_boxes_without_a_landmarker(tmp_path, capsys,
     for text in ("clip,x\na,1", "clip,x,y,side\na,1,2,0", "clip,x,y,side\na,b,2,3", "clip,x\na"):
         boxes.write_text(text)
         assert main([*command, "--boxes", str(boxes)]) == 2
-        assert "columns clip, x, y and side" in capsys.readouterr().err
+        assert "columns clip, x, y, side" in capsys.readouterr().err
     assert main([*command, "--boxes", str(tmp_path / "missing.csv")]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "cannot read" in capsys.readouterr().err

@@ -256,6 +256,15 @@ def test_resuming_on_any_number_of_processes_continues_exactly(data, processes, 
     assert all(share.get_state() == {"global_next_index": 48} for share in shares)
 
 
+def test_another_batch_size_goes_on_with_whole_batches(data):
+    """So that pairs stay those that were made within a batch."""
+    spec = WindowSpec(size=SIZE)
+    whole = take(batches(data, 6, spec, pair_within=6), 4)
+    iterator = batches(data, 6, spec, pair_within=6)
+    iterator.set_state({"global_next_index": 8})
+    assert same(next(iterator), whole[2]) and iterator.get_state() == {"global_next_index": 18}
+
+
 def test_data_sets_are_mixed_by_weight(data, tmp_path):
     other = write(tmp_path / "other", [make_clip(11, k, 12) for k in range(2)])
     mixed = training_batches(

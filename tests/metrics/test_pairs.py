@@ -69,7 +69,9 @@ def test_labels_are_read_as_people_write_them(tmp_path, text):
 @pytest.mark.parametrize("text", ["", "name,emotion\na,happy\n", "id,mood\na,happy\n", "\x00\xff"])
 def test_what_is_no_file_of_labels_is_refused(tmp_path, text):
     (tmp_path / "labels.csv").write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match="labels.csv is not a CSV file with columns id and"):
+    with pytest.raises(
+        InputError, match="labels.csv is not a CSV file with columns id, emotion or"
+    ):
         read_labels(tmp_path / "labels.csv")
 
 

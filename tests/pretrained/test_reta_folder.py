@@ -186,6 +186,14 @@ def test_other_formats_are_refused(folder, contents, number):
         load_reta(folder)
 
 
+@pytest.mark.parametrize("text", ["[]", "null", "3"])
+def test_a_config_that_is_none_is_refused(folder, contents, text):
+    save_reta(folder, *contents, [])
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=rf"{folder} have format None; this version reads 1"):
+        load_reta(folder)
+
+
 # What training starts from.
 
 
