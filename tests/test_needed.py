@@ -49,7 +49,7 @@ def test_an_audio_encoder_that_comes_with_the_start_is_not_looked_for(tmp_path, 
     save_weights(tmp_path / "start", {}, {"kind": "reta", "model": model})
     told = missing(config)
     assert told.count("no weights for") == number
-    assert "no weights for landmark_net: there is no folder weights/corpus/landmark_net; " in told
+    assert "no weights for landmark_net: there is no folder weights/corpus/landmark_net " in told
     assert ("no weights for whisper" in told) is (kind == "mel")
 
 

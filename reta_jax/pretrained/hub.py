@@ -9,6 +9,7 @@ from pathlib import Path
 from data_pipeline.errors import InputError
 from reta_jax.weights import PARAMS_FILE
 
+REPOSITORY = Path(__file__).parents[2]
 # As transformers names them, the safer one first.
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 PATTERNS = [PARAMS_FILE, MODEL_FILES[0], "*.json", "README.md"]
@@ -35,8 +36,18 @@ def resolve(weights: str, purpose: str, on_hub: bool, help: str = "") -> Path:
     if folder.is_dir():
         return folder
     if not on_hub or not is_hub_id(weights):
-        raise InputError(f"no weights for {purpose}: there is no folder {weights}{help}")
+        told = f"{weights}{_hint(folder)}{help}"
+        raise InputError(f"no weights for {purpose}: there is no folder {told}")
     return cached_folder(weights) or _download(weights, purpose)
+
+
+def _hint(folder: Path) -> str:
+    """Of the weights that the repository holds: how one comes to them."""
+    if (REPOSITORY / folder).is_dir():
+        return f" here (there is in {REPOSITORY}: give the command there)"
+    if folder.is_relative_to(REPOSITORY / "weights"):
+        return " (the weights come with a clone of the repository, not with the installed package)"
+    return ""
 
 
 def cached_folder(hub_id: str) -> Path | None:

@@ -165,3 +165,13 @@ def test_a_model_of_ours_that_is_not_there():
         load_reta("some/where")
     with pytest.raises(InputError, match="no weights for RETA: there is no folder nowhere"):
         load_reta("nowhere")
+
+
+def test_weights_of_the_repository_are_told_where_they_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("reta_jax.pretrained.hub.REPOSITORY", tmp_path / "clone")
+    with pytest.raises(InputError, match="clone/weights/x .the weights come with a clone of the"):
+        resolve(str(tmp_path / "clone/weights/x"), "RETA", on_hub=True)
+    (tmp_path / "clone/weights/x").mkdir(parents=True)
+    with pytest.raises(InputError, match="no folder weights/x here .there is in .*clone: give"):
+        resolve("weights/x", "teacher", on_hub=False)
