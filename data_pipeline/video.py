@@ -354,4 +354,4 @@ def _flat_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         grey = Image.new("RGBA", image.size, (128, 128, 128, 255))
         image = Image.alpha_composite(grey, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # Which would be a copy.
