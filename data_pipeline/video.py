@@ -12,9 +12,10 @@ from typing import NamedTuple
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import Interpolation
 from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from data_pipeline.audio import (
     FPS,
@@ -36,6 +37,16 @@ _BT709 = 1
 _LONGEST_STILL = 60.0  # seconds between two frames; a damaged time stamp may claim years
 # The scaler's default rounds down: every decoded picture would be 1.2 grey levels too dark.
 _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# What undoes each orientation of EXIF.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Video(NamedTuple):
@@ -130,10 +141,24 @@ def _upright_shape(frame: av.VideoFrame, stream: av.video.stream.VideoStream) ->
 
 
 def _upright_rgb(frame: av.VideoFrame, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of a shape as of `_upright_shape`."""
+    """RGB of a shape as of `_upright_shape`, not mirrored."""
     height, width = shape[::-1] if frame.rotation // 90 % 2 else shape
     rgb = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=_EXACT)
+    rgb = rgb[::-1] if _is_mirrored(frame) else rgb
     return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90))
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether it is shown upside down before it is turned by `frame.rotation`."""
+    try:
+        # `frame.side_data` would be a cycle, in which frames wait for the garbage collector.
+        shown = SideDataContainer(frame).get("DISPLAYMATRIX")
+    except ValueError:  # Of kinds that PyAV has no name for.
+        return False
+    if shown is None:
+        return False
+    a, b, _, c, d, *_ = np.frombuffer(shown, np.int32).tolist()
+    return a * d < b * c
 
 
 class VideoWriter:
@@ -299,11 +324,24 @@ def read_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
         raise InputError(f"{path} is not a file that can be read: give the path of an image.")
     try:
         with Image.open(path) as image:
-            return np.array(_flat_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            image.load()
+            return np.array(_flat_rgb(_upright(image)))
+    except Exception as error:  # Each format has its own.
         raise InputError(
             f"{path} cannot be read as an image ({error}): give an undamaged JPEG, PNG or WebP."
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As it was shot, whichever way the camera was held; damaged EXIF says nothing of that.
+
+    Not by `ImageOps.exif_transpose`: it writes all EXIF anew and fails on any odd field.
+    """
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Whatever its parser meets.
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _flat_rgb(image: Image.Image) -> Image.Image:
@@ -316,4 +354,4 @@ def _flat_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         grey = Image.new("RGBA", image.size, (128, 128, 128, 255))
         image = Image.alpha_composite(grey, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # Which would be a copy.

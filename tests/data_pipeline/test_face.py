@@ -163,6 +163,14 @@ def test_a_face_that_fills_the_picture_is_looked_for_with_room_around():
     np.testing.assert_array_equal(face.portrait_crop(image, 100, detector=detector)[0], image)
 
 
+def test_the_room_around_a_large_picture_is_not_of_its_size(monkeypatch):
+    monkeypatch.setattr(face, "_LONGEST", 100)
+    image = gradient(200, 120)
+    detector = FixedDetector((40, 50, 10), size=(100, 80))  # Of 50 x 30 with 25 around.
+    cropped, _ = face.portrait_crop(image, 40, detector=detector)
+    np.testing.assert_array_equal(cropped, image[80:120, 40:80])  # In full resolution.
+
+
 def test_portrait_without_a_face():
     image = gradient(90, 120)
     with pytest.raises(InputError, match="no face found in the 120x90 image.*--crop none"):
@@ -176,6 +184,7 @@ def test_the_cascade_finds_a_frontal_face(astronaut):
     # The landmarker has (225.5, 132.0, 123).
     assert np.abs(box - (225.5, 132.0, 123)).max() < 0.15 * 123
     assert face.CascadeDetector().boxes(skimage.data.coffee()) == []
+    assert face.CascadeDetector().boxes(np.zeros((20_000, 3, 3), np.uint8)) == []
 
 
 @needs_model
@@ -222,6 +231,31 @@ def test_a_small_face_in_a_wide_picture_is_found_once(astronaut, landmarker, sid
     box = face.emoca_box(points)
     (near,) = landmarker.detect(wide, near=box + (0.1 * side, 0, 0))
     assert np.abs(near - expected).mean() < 0.02 * side
+
+
+@needs_model
+@pytest.mark.parametrize("shape", [(20, 40_000), (40_000, 1), (4097, 200)])
+def test_mediapipe_is_given_no_picture_that_would_crash_it(landmarker, monkeypatch, shape):
+    given = landmarker._image
+
+    def checked(data):
+        assert max(data.shape) <= 4096 and min(data.shape) >= 1
+        return given(data=data)
+
+    monkeypatch.setattr(landmarker, "_image", checked)
+    with pytest.raises(InputError, match="no face found"):
+        face.portrait_crop(np.full((*shape, 3), 90, np.uint8), 64, detector=landmarker)
+
+
+@needs_model
+def test_landmarks_of_a_picture_that_was_shrunk_are_in_its_own_pixels(
+    astronaut, landmarker, monkeypatch
+):
+    image = astronaut[:300, 50:]
+    (expected,) = landmarker.detect(image)
+    monkeypatch.setattr(face, "_LONGEST", 231)  # Half its width.
+    (points,) = landmarker.detect(image)
+    assert 0 < np.abs(points - expected).mean() < 1
 
 
 @needs_model

@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import signal
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -10,7 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_pipeline.audio import load_audio, open_at
 from data_pipeline.errors import InputError
@@ -141,22 +142,32 @@ def test_a_start_is_jumped_to_to_the_frame_and_the_sample(tmp_path, suffix):
         list(iterate_frames(path, 1.0, 7.0))
 
 
-def test_phones_rotation_and_wide_pixels_are_undone(tmp_path):
-    frames = grey([40] * 25, 32, 64)
+@pytest.mark.parametrize("right", [1, -1])
+@pytest.mark.parametrize("down", [1, -1])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_turned_and_mirrored_tracks_are_shown_upright(tmp_path, right, down, swapped):
+    frames = grey([40] * 5, 32, 64)
     frames[:, :16, :32] = 220  # Bright upper left corner.
-    write_video(tmp_path / "a.mp4", frames, np.arange(25) / 25, Fraction(1, 25))
-    # A quarter turn in the header of the track, as telephones write it.
+    frames[:, :16, 32:] = 130
+    write_video(tmp_path / "a.mp4", frames, np.arange(5) / 25, Fraction(1, 25))
+    # The matrix in the header of the track, as telephones write it.
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     at = data.find(b"tkhd") + 4 + 40
-    one = (0x10000).to_bytes(4, "big")
-    minus = (-0x10000).to_bytes(4, "big", signed=True)
-    nought = bytes(4)
-    matrix = [nought, one, nought, minus, nought, nought, nought, nought, data[at + 32 : at + 36]]
-    data[at : at + 36] = b"".join(bytes(part) for part in matrix)
+    matrix = [0, down, 0, right, 0] if swapped else [right, 0, 0, 0, down]
+    data[at : at + 20] = struct.pack(">5i", *(entry << 16 for entry in matrix))
     (tmp_path / "turned.mp4").write_bytes(data)
-    turned = next(iterate_frames(tmp_path / "turned.mp4"))
-    assert turned.shape == (64, 32, 3)
-    assert turned[:32, 16:].mean() > 200 and turned[:32, :16].mean() < 60  # Now upper right.
+    upright = next(iterate_frames(tmp_path / "turned.mp4"))
+    expected = frames[0].swapaxes(0, 1) if swapped else frames[0]
+    expected = expected[::down, ::right]
+    assert upright.shape == expected.shape
+    assert np.abs(upright - expected.astype(int)).mean() < 4
+
+
+def test_a_turn_is_known_beside_side_data_that_pyav_has_no_name_for(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(grey([40])[0]).save(tmp_path / "a.jpg", exif=exif)
+    assert next(iterate_frames(tmp_path / "a.jpg")).shape == (48, 32, 3)
 
 
 def test_flash_and_click_come_back_together(tmp_path):
@@ -414,10 +425,31 @@ def test_images_of_every_kind(tmp_path):
     frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (10, 200)]
     assert (back(frames[0], "a.gif", save_all=True, append_images=frames[1:]) == 10).all()
 
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_and_mirrored_as_their_exif_says(tmp_path, orientation):
+    colour = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # Shot with the telephone turned.
-    turned = back(Image.fromarray(colour), "t.png", exif=exif)
-    assert np.array_equal(turned, np.rot90(colour, -1))
+    exif[0x0112] = orientation
+    Image.fromarray(colour).save(tmp_path / "a.png", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.asarray(upright))
+
+
+def exif_block(*fields: bytes) -> bytes:
+    """Big-endian EXIF with fields of twelve bytes."""
+    return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(fields)) + b"".join(fields) + bytes(4)
+
+
+def test_an_odd_field_or_damaged_exif_spoils_no_photograph(tmp_path):
+    turned = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)
+    odd = struct.pack(">HHI4s", 0x128, 2, 2, b"2")  # The unit of the resolution, as a text.
+    for exif, shape in {
+        exif_block(turned, odd): (48, 32, 3),
+        b"Exif\0\0nothing": (32, 48, 3),
+    }.items():
+        Image.fromarray(grey([90])[0]).save(tmp_path / "a.jpg", exif=exif)
+        assert read_image(tmp_path / "a.jpg").shape == shape
 
 
 def test_bad_images_are_sentences(tmp_path):
@@ -426,6 +458,9 @@ def test_bad_images_are_sentences(tmp_path):
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "text.png").write_text("nothing")
     (tmp_path / "empty.png").touch()
-    for name in ("missing.png", "cut.png", "text.png", "empty.png", "", "x" * 300):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.dds")
+    data = (tmp_path / "a.dds").read_bytes()
+    (tmp_path / "odd.dds").write_bytes(data[:80] + bytes(4) + data[84:])  # In no known format.
+    for name in ("missing.png", "cut.png", "text.png", "empty.png", "odd.dds", "", "x" * 300):
         with pytest.raises(InputError, match=str(tmp_path)):
             read_image(tmp_path / name)
