@@ -12,11 +12,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from logging import LogRecord
-from pathlib import Path
 
 from absl import app, flags, logging
 
 from data_pipeline.errors import InputError
+from data_pipeline.files import cache_folder
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 70  # EX_SOFTWARE: the same command would diverge again
@@ -45,8 +45,8 @@ def _keep_compiled_programs() -> None:
     for name, value in PORTABLE_CACHE.items():
         jax.config.update(name, value)
     if CACHE_VARIABLE not in os.environ:
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(folder / "reta_jax" / "xla"))
+        with contextlib.suppress(InputError):  # Without one every start compiles.
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,7 @@
 """Sentences and exit codes."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import pytest
 
 from data_pipeline.errors import InputError
-from reta_jax import benchmark, evaluate, export, render
+from reta_jax import benchmark, commands, evaluate, export, render
 from reta_jax.commands import DivergenceError, sentences_for_errors
 
 REPOSITORY = Path(__file__).parents[1]
@@ -70,6 +71,17 @@ def test_a_device_that_is_not_there_is_a_sentence(command, error, tmp_path, monk
         command.main([*files, "--checkpoint=none", f"--out={tmp_path / 'out'}"])
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("error: there is no cpu device here, or no JAX for")
+
+
+@pytest.mark.parametrize("home", ["/home/me", None])
+def test_programs_are_kept_in_the_users_cache_if_there_is_one(home, monkeypatch):
+    set_to = {}
+    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+    monkeypatch.setattr(os, "environ", {"XDG_CACHE_HOME": ""} | ({"HOME": home} if home else {}))
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)  # of whom the system knows no home
+    commands.set_up_xla()
+    folder = set_to.get("jax_compilation_cache_dir")
+    assert folder == (f"{home}/.cache/reta_jax/xla" if home else None)
 
 
 def test_nothing_happens_without_an_error(capsys):
