@@ -176,7 +176,9 @@ class CascadeDetector:
     def __init__(self):
         from skimage import data, feature  # Not above: it is the fallback.
 
-        self._cascade = feature.Cascade(data.lbp_frontal_face_cascade_filename())
+        # Not by the function that names it: that one wants a home folder, to fetch others to.
+        file = Path(data.__file__).with_name("lbpcascade_frontalface_opencv.xml")
+        self._cascade = feature.Cascade(str(file))
 
     def boxes(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Box]:
         """The approximate EMOCA box of the largest face; the smaller finds are often none."""
