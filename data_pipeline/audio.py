@@ -272,7 +272,7 @@ def decode_frames(
 
 @contextlib.contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Holds Ctrl-C and SIGTERM back until the block is left.
+    """Holds Ctrl-C, SIGTERM and SIGHUP back until the block is left.
 
     PyAV's resampler ends each call with an exception of its own, and a KeyboardInterrupt that
     lands there is lost with it: one in nine of those that come while it works (PyAV 18.1).
@@ -281,7 +281,8 @@ def deferred_interrupts() -> Iterator[None]:
         yield  # Only the main thread hears signals.
         return
     held = []
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in endings}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
         for number in handlers:

@@ -1,10 +1,14 @@
-"""What the commands have in common: numbers that are checked, and sentences for what goes wrong."""
+"""What the commands have in common: checked numbers, sentences for what goes wrong, signals."""
 
 import argparse
+import contextlib
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from data_pipeline.errors import InputError
 
@@ -30,6 +34,30 @@ def exit_code(work: Callable[[], int], interrupted: str = "") -> int:
         if interrupted:
             print(f"interrupted: {interrupted}", file=sys.stderr)
         return EXIT_SIGINT
+
+
+@contextlib.contextmanager
+def terminable(end: Callable[[int, Any], Any] = signal.default_int_handler) -> Iterator[None]:
+    """Inside, a batch system's SIGTERM and a lost terminal's SIGHUP raise, by default as Ctrl-C.
+
+    Each does once, for a terminal and its shell both send SIGHUP. What is ignored, as nohup has it,
+    or handled already stays so; and only the main thread hears signals.
+    """
+
+    def end_once(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        end(number, frame)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    both = (signal.SIGTERM, signal.SIGHUP)
+    free = [number for number in both if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in free:
+            signal.signal(number, end_once)
+        yield
+    finally:
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def at_least_1(text: str) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import fault_of
+from data_pipeline.files import cache_folder, fault_of, write_whole
 
 Box = Float64[np.ndarray, "3"]  # centre x, centre y, side, in pixels
 
@@ -190,7 +190,9 @@ class CascadeDetector:
     def __init__(self):
         from skimage import data, feature  # Not above: it is the fallback.
 
-        self._cascade = feature.Cascade(data.lbp_frontal_face_cascade_filename())
+        # Not by the function that names it: that one wants a home folder, to fetch others to.
+        file = Path(data.__file__).with_name("lbpcascade_frontalface_opencv.xml")
+        self._cascade = feature.Cascade(str(file))
 
     def boxes(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Box]:
         """The approximate EMOCA box of the largest face; the smaller finds are often none."""
@@ -219,8 +221,7 @@ def landmarker_model(path: str | os.PathLike | None = None) -> Path:
         if fault := fault_of(given):
             raise InputError(f"the face landmarker model {given} {fault}: check the path.")
         return Path(given)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cached = home / "reta_jax" / "face_landmarker.task"
+    cached = cache_folder() / "face_landmarker.task"
     if fault_of(cached):
         _fetch_model(cached)
     return cached
@@ -245,9 +246,7 @@ def _fetch_model(cached: Path) -> None:
         if hashlib.sha256(model).hexdigest() != MODEL_SHA256:
             raise OSError("what came is another file")
         cached.parent.mkdir(parents=True, exist_ok=True)
-        part = cached.with_name(f"{cached.name}.{os.getpid()}.part")
-        part.write_bytes(model)
-        os.replace(part, cached)
+        write_whole(cached, lambda file: file.write(model))
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
             f"the face landmarker model is not at hand ({getattr(error, 'reason', error)}): fetch "

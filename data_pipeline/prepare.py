@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
@@ -35,7 +34,14 @@ from rich.progress import (
 )
 
 from data_pipeline.clips import CropMode, VideoJob
-from data_pipeline.commands import above_0, at_least_0, at_least_1, exit_code, usable_cores
+from data_pipeline.commands import (
+    above_0,
+    at_least_0,
+    at_least_1,
+    exit_code,
+    terminable,
+    usable_cores,
+)
 from data_pipeline.datasets import folder, hdtf, mead, splits, vfhq
 from data_pipeline.datasets.boxes import in_boxes
 from data_pipeline.datasets.raw import write_missing
@@ -533,7 +539,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """Does what a command line says; returns the exit code."""
-    with _terminable():
+    with terminable():
         return exit_code(lambda: _run(args), "the same command goes on from here.")
 
 
@@ -541,16 +547,6 @@ def _run(args: argparse.Namespace) -> int:
     for place in (args.out, getattr(args, "raw", args.out)):  # before one is read, or made
         refuse_address(place)
     return args.run(args)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, by which batch systems end jobs, does what Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

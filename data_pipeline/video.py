@@ -1,7 +1,6 @@
 """Pictures: any video to 25 fps RGB with its sound, RGB with sound to mp4, any image to RGB."""
 
 import contextlib
-import errno
 import functools
 import os
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from data_pipeline.audio import (
     window,
 )
 from data_pipeline.errors import InputError
+from data_pipeline.files import part_of, target_of
 
 # Sound is stored at 48 kHz: every player takes it, and AAC's 1024 samples of priming, which
 # players without edit lists leave in, are 21 ms there and 64 ms at 16 kHz.
@@ -192,20 +192,19 @@ class VideoWriter:
         crf: int = 18,
     ):
         self.path = Path(path)
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._size = (size, size) if isinstance(size, int) else size
         self._waveform = waveform
         self._fps, self._crf = fps, crf
         self._frames_written, self._samples_written = 0, 0
 
     def __enter__(self) -> "VideoWriter":
+        self._target = target_of(self.path)  # Not when all is written.
+        self._part = part_of(self._target)
         with self._sentences():
             self._open()
         return self
 
     def _open(self) -> None:
-        if self.path.is_dir():  # Else it is told when all is written.
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         self._part.touch()  # Names a missing or forbidden directory better than the encoder does.
         self._container = av.open(
             f"file:{self._part}", "w", format="mp4", options={"movflags": "+faststart"}
@@ -276,7 +275,7 @@ class VideoWriter:
                 self._encode_audio(None)
                 self._container.mux(self._audio.encode(None))
             self._container.close()
-            os.replace(self._part, self.path)
+            os.replace(self._part, self._target)
 
     @contextlib.contextmanager
     def _sentences(self) -> Iterator[None]:

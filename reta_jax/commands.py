@@ -12,11 +12,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from logging import LogRecord
-from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from data_pipeline.commands import terminable
 from data_pipeline.errors import InputError
+from data_pipeline.files import cache_folder
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 70  # EX_SOFTWARE: the same command would diverge again
@@ -45,8 +47,8 @@ def _keep_compiled_programs() -> None:
     for name, value in PORTABLE_CACHE.items():
         jax.config.update(name, value)
     if CACHE_VARIABLE not in os.environ:
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(folder / "reta_jax" / "xla"))
+        with contextlib.suppress(InputError):  # Without one every start compiles.
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def keep_freed_memory() -> None:
@@ -76,13 +78,15 @@ def check_device() -> None:
 
 
 @contextlib.contextmanager
-def sentences_for_errors() -> Iterator[None]:
+def sentences_for_errors(is_terminable: bool = True) -> Iterator[None]:
     """Turns what a user can put right into one line and an exit code.
 
-    InputError and a full disk give 2, DivergenceError 70, and Ctrl-C 130 without a line.
+    InputError and a full disk give 2, DivergenceError 70. Without a line Ctrl-C gives 130 and, if
+    it `is_terminable`, SIGTERM 143 and SIGHUP 129: so none of them leaves anything half written.
     """
     try:
-        yield
+        with terminable(_leave_by_signal) if is_terminable else contextlib.nullcontext():
+            yield
     except KeyboardInterrupt:
         sys.exit(EXIT_SIGINT)
     except InputError as error:
@@ -96,13 +100,15 @@ def sentences_for_errors() -> Iterator[None]:
 
 
 def run_with_flags(main: Callable[[list[str]], None]) -> None:
-    """absl's app.run, with wrong flags and config fields refused by a sentence too."""
+    """absl's app.run, with wrong flags and config fields refused by a sentence too.
 
+    SIGTERM ends what is between training's own handlers at once, even in a wait for other hosts.
+    """
     logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell much at the level of information
     logging.get_absl_logger().addFilter(_is_told_once)
 
     def guarded(argv: list[str]) -> None:
-        with sentences_for_errors():
+        with sentences_for_errors(is_terminable=False):
             main(argv)
 
     app.run(guarded, flags_parser=_parse_flags)
@@ -146,6 +152,10 @@ def _wrong_flag(told: str) -> str:
     """Of a config file that fails ml_collections tells the whole traceback: what, is its end."""
     flag, mark, trace = told.partition("Error whilst parsing config file:")
     return flag + trace.rstrip().splitlines()[-1].removeprefix("ValueError: ") if mark else told
+
+
+def _leave_by_signal(number: int, _: Any) -> NoReturn:
+    sys.exit(128 + number)  # what shells say of it
 
 
 def _leave(sentence: str, code: int = EXIT_BAD_INPUT) -> None:

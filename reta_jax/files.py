@@ -22,13 +22,13 @@ def make_folder(path: Path) -> None:
 def check_place(path: Path, *read: Path) -> None:
     """Raises InputError where no file can have this path.
 
-    A folder has it, none is above it, or one of the files that are `read` would be replaced.
+    A folder, a device or a pipe has it, no folder is above it, or one of the files that are `read`
+    would be replaced.
     """
     files.refuse_address(path)
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: {path.parent} is no folder")
+    folder = files.target_of(path).parent
+    if not os.path.isdir(folder):
+        raise InputError(f"cannot write {path}: {folder} is no folder")
     for source in read:
         if all(map(os.path.exists, (path, source))) and path.samefile(source):
             raise InputError(

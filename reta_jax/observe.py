@@ -5,11 +5,12 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -26,6 +27,19 @@ RATES = (
     *("clips_per_second", "step_seconds", "data_wait_share", "eta_minutes", "device_peak_gb"),
     *("own_seconds/", "data_seconds/"),
 )
+
+
+def tell(sentence: str, stream: TextIO | None = None) -> None:
+    """Prints a line, on stdout by default. Where nobody is left to read, that must not end a run.
+
+    A terminal's Ctrl-C ends `tee` too, and a connection that drops takes the terminal away.
+    """
+    stream = stream or sys.stdout
+    try:
+        print(sentence, file=stream, flush=True)
+    except OSError:
+        with open(os.devnull, "w") as nothing:  # else what is held fails again at the exit
+            os.dup2(nothing.fileno(), stream.fileno())
 
 
 class Progress:
@@ -88,7 +102,7 @@ class Progress:
             )
         if "device_peak_gb" in rates:
             line += f" | {rates['device_peak_gb']:.1f} GB{self._hosts.fullest(rates)}"
-        print(line + self._hosts.warning(rates), flush=True)
+        tell(line + self._hosts.warning(rates))
 
 
 class Hosts:
@@ -234,7 +248,7 @@ class Profile:
             self._is_on = False
             jax.profiler.stop_trace()
             if jax.process_index() == 0:
-                print(f"trace of steps {self._steps[0]}:{self._steps[-1]}: {self._folder}")
+                tell(f"trace of steps {self._steps[0]}:{self._steps[-1]}: {self._folder}")
 
 
 def parse_steps(text: str | None) -> range | None:

@@ -100,7 +100,7 @@ def one_of_several(peer_seconds: int = PEER_SECONDS) -> Iterator[None]:
     `last_words`. Outside of a job this does nothing.
     """
     try:
-        with sentences_for_errors():
+        with sentences_for_errors(is_terminable=False):
             yield
     except BaseException as error:
         if not jax.distributed.is_initialized():

@@ -44,7 +44,7 @@ from reta_jax.slices import (
     unpack_state,
     write_slice,
 )
-from reta_jax.train import EXIT_INTERRUPTED, PROVENANCE_FILE, StopRequest, run
+from reta_jax.train import EXIT_INTERRUPTED, PROVENANCE_FILE, run, stop_signals
 from reta_jax.weights import config_from_dict, config_to_dict
 
 EXIT_BROKEN = 1
@@ -117,7 +117,7 @@ def train_slice(
 class Trainer:
     """A process that trains in a workdir, as reta_jax.train does.
 
-    Inside, SIGINT and SIGTERM are passed on to it, the first to save, the second to end it.
+    Inside, `stop_signals` are passed on to it, the first to save, the second to end it.
 
     Args:
       seconds: after which it stops by itself, should it be left alone.
@@ -140,8 +140,7 @@ class Trainer:
             env=os.environ | {"PYTHONPATH": path},
             process_group=0,  # A terminal's Ctrl-C comes to it once, from here.
         )
-        both = (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._pass_on) for number in both}
+        self._previous = {number: signal.signal(number, self._pass_on) for number in stop_signals()}
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -178,6 +177,8 @@ class Trainer:
         self._process.kill()
 
     def _pass_on(self, number: int, _: Any) -> None:
+        if number == signal.SIGHUP:  # A terminal that is lost sends it again.
+            signal.signal(number, signal.SIG_IGN)
         self.signals += 1
         if self._process.poll() is not None:
             return  # What it left is being packed, which takes seconds.
@@ -275,7 +276,7 @@ def _describe(folder: Path, new: Slice, steps: int) -> str:
 
 def _train(config_file: str, workdir: str) -> int:
     """The trainer's process; returns its exit code."""
-    for number in StopRequest.SIGNALS:  # Before and after its steps it is not to be stopped:
+    for number in stop_signals():  # Before and after its steps it is not to be stopped:
         signal.signal(number, lambda *_: None)  # at the end it saves.
     flags.FLAGS.mark_as_parsed()  # Libraries read absl flags, which only a command parses.
     with sentences_for_errors():

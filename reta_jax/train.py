@@ -1,8 +1,9 @@
 """Trains RETA: python -m reta_jax.train --config configs/synthetic.py [--workdir DIR].
 
-The same command with the same workdir goes on where it stopped, with the same next batch. Ctrl-C
-and SIGTERM save and leave with exit code 75 ("run me again"); bad input leaves with 2. A loss that
-is no number leaves with 70: what is saved is good, but the same command would diverge again.
+The same command with the same workdir goes on where it stopped, with the same next batch. Ctrl-C,
+SIGTERM and a terminal that is lost (SIGHUP, but for nohup) save and leave with exit code 75 ("run
+me again"); bad input leaves with 2. A loss that is no number leaves with 70: what is saved is good,
+but the same command would diverge again.
 
 On several hosts the launcher gives the same command to every process; SLURM, Open MPI up to 4 and
 GKE's TPU slices are recognised, Kubernetes' Indexed Jobs (JobSet) with jax[k8s], Cloud TPU VMs with
@@ -52,7 +53,7 @@ from reta_jax.files import make_folder, write_json
 from reta_jax.forensics import dump_step
 from reta_jax.initial import initial_weights
 from reta_jax.needed import check_at_hand
-from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps
+from reta_jax.observe import Heartbeat, Hosts, Profile, Progress, parse_steps, tell
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import save_reta
@@ -212,12 +213,12 @@ def start(
     abstract = state_shapes(config, networks, constants.morphable)
     checkpoints = Checkpoints(workdir, config)
     if checkpoints.latest_step is not None:
-        print(f"going on from step {checkpoints.latest_step} of {workdir}", flush=True)
+        tell(f"going on from step {checkpoints.latest_step} of {workdir}")
         state, data_state = checkpoints.restore(parallel.placed(abstract, replicated))
         return state, checkpoints, data_state, []
     initial = initial_weights(config, abstract)
     if initial.otherwise and jax.process_index() == 0:
-        print(initial.otherwise, flush=True)
+        tell(initial.otherwise)
     create = jax.jit(functools.partial(create_state, config, networks), out_shardings=replicated)
     given = (initial.reta, initial.discriminator)
     state = create(constants.morphable, first_key(config), *given)
@@ -323,10 +324,9 @@ def open_preview(
     """Previews of people who are not trained on; None, and a sentence, where there are none."""
     if any("test" in list_splits(dir) for dir in config.data.dirs):
         return make_preview(config, networks.reta, constants.morphable)
-    print(
+    tell(
         f"no previews: {', '.join(config.data.dirs)} has no test split, for its people are too few "
-        "(prepare tells them apart by --identity-from)",
-        flush=True,
+        "(prepare tells them apart by --identity-from)"
     )
     return None
 
@@ -374,27 +374,37 @@ def report(progress: Progress, writer: Writer, step: int, values: dict[str, floa
     progress.show(step, losses, rates)
 
 
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one acts at once."""
+def stop_signals() -> list[signal.Signals]:
+    """What asks a run to save and leave; not SIGHUP where it is ignored, as nohup has it."""
+    is_deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if is_deaf else [signal.SIGHUP])]
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+class StopRequest:
+    """Turns the first of `stop_signals` into a flag; a second one acts at once.
+
+    But for SIGHUP, which a terminal that is lost sends more than once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {s: signal.signal(s, self._handle) for s in self.SIGNALS}
+        self._previous = {s: signal.signal(s, self._handle) for s in stop_signals()}
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._restore()
 
     def _handle(self, number: int, _: Any) -> None:
         self.requested = True
-        print(f"{signal.Signals(number).name}: saving after this step", file=sys.stderr, flush=True)
-        for other, handler in self._previous.items():
-            signal.signal(other, handler)
+        self._restore()
+        tell(f"{signal.Signals(number).name}: saving after this step", sys.stderr)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            is_expected = self.requested and number == signal.SIGHUP
+            signal.signal(number, signal.SIG_IGN if is_expected else handler)
 
 
 def main(argv: list[str]) -> None:
@@ -414,9 +424,9 @@ def main(argv: list[str]) -> None:
         workdir = Path(_WORKDIR.value or f"runs/{config.name}")
         finished = run(config, workdir, parse_steps(_PROFILE_STEPS.value))
     if not finished:
-        print(f"stopped and saved; the same command goes on ({workdir})", file=sys.stderr)
+        tell(f"stopped and saved; the same command goes on ({workdir})", sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    print(f"done: weights in {workdir / 'weights'}")
+    tell(f"done: weights in {workdir / 'weights'}")
 
 
 if __name__ == "__main__":

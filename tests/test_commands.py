@@ -1,6 +1,8 @@
 """Sentences and exit codes."""
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import jax
 import pytest
 
 from data_pipeline.errors import InputError
-from reta_jax import benchmark, evaluate, export, render
+from reta_jax import benchmark, commands, evaluate, export, render
 from reta_jax.commands import DivergenceError, sentences_for_errors
 
 REPOSITORY = Path(__file__).parents[1]
@@ -72,10 +74,57 @@ def test_a_device_that_is_not_there_is_a_sentence(command, error, tmp_path, monk
     assert capsys.readouterr().err.startswith("error: there is no cpu device here, or no JAX for")
 
 
+@pytest.mark.parametrize("home", ["/home/me", None])
+def test_programs_are_kept_in_the_users_cache_if_there_is_one(home, monkeypatch):
+    set_to = {}
+    monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
+    monkeypatch.setattr(os, "environ", {"XDG_CACHE_HOME": ""} | ({"HOME": home} if home else {}))
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)  # of whom the system knows no home
+    commands.set_up_xla()
+    folder = set_to.get("jax_compilation_cache_dir")
+    assert folder == (f"{home}/.cache/reta_jax/xla" if home else None)
+
+
 def test_nothing_happens_without_an_error(capsys):
     with sentences_for_errors():
         pass
     assert capsys.readouterr() == ("", "")
+
+
+WRITES = """
+import signal, sys
+import numpy as np
+from data_pipeline.video import VideoWriter
+from reta_jax.commands import sentences_for_errors
+out, number, before, is_terminable = sys.argv[1], *map(int, sys.argv[2:])
+for each in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(each, before)
+with sentences_for_errors(bool(is_terminable)), VideoWriter(out, 16, None) as writer:
+    writer.write(np.zeros((1, 16, 16, 3), np.uint8))
+    signal.raise_signal(number)
+assert signal.getsignal(signal.SIGTERM) == before
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "is_terminable", "code", "left"),
+    [
+        (signal.SIGTERM, signal.SIG_DFL, True, 143, []),
+        (signal.SIGHUP, signal.SIG_DFL, True, 129, []),
+        (signal.SIGHUP, signal.SIG_IGN, True, 0, ["a.mp4"]),
+        (signal.SIGTERM, signal.SIG_DFL, False, -signal.SIGTERM, None),
+    ],
+    ids=["SIGTERM", "SIGHUP", "nohup", "training"],
+)
+def test_a_command_that_is_ended_leaves_nothing_half_written(
+    tmp_path, number, before, is_terminable, code, left
+):
+    arguments = [str(tmp_path / "a.mp4"), *(str(int(x)) for x in (number, before, is_terminable))]
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES, *arguments], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    assert left is None or os.listdir(tmp_path) == left
 
 
 COMMAND = """

@@ -1,4 +1,4 @@
-"""An address is not taken for a folder, wherever something is written."""
+"""Where nothing can be written is told before the work."""
 
 import os
 from pathlib import Path
@@ -23,3 +23,20 @@ def test_an_address_is_refused_and_nothing_made(writer, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="gs://bucket/run is an address, not a folder: mount"):
         WRITERS[writer](Path("gs://bucket/run"))
     assert os.listdir() == []
+
+
+def test_places_that_no_file_can_take(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "astray").symlink_to("missing/file")
+    for name, what in {
+        "": "is a folder; name a file in it",
+        "pipe": "is a device or a pipe; name a file",
+        "astray": "missing is no folder",
+        "missing/file": "missing is no folder",
+        "pipe/file": "pipe is no folder",
+        "x" * 256: "File name too long",
+    }.items():
+        with pytest.raises(InputError, match=f"^cannot write {tmp_path / name}: .*{what}$"):
+            check_place(tmp_path / name)
+    (tmp_path / "link").symlink_to("file")
+    check_place(tmp_path / "link")

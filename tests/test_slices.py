@@ -329,6 +329,15 @@ def test_a_trainer_that_does_not_stop_is_ended():
     assert code == -signal.SIGKILL and trainer.was_ended and not trainer.is_broken(code)
 
 
+def test_a_lost_terminal_which_says_so_twice_lets_the_trainer_save():
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
+    with Stubborn(IGNORES) as trainer:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+    assert trainer.signals == 1 and not trainer.was_ended
+    assert signal.signal(signal.SIGHUP, before) is signal.default_int_handler
+
+
 def test_a_second_signal_ends_the_trainer_and_a_crash_is_told_from_it():
     with Stubborn(IGNORES) as trainer:
         time.sleep(0.5)

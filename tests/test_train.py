@@ -1,5 +1,6 @@
 """Training as a command: what a run leaves, how it goes on, and how it refuses."""
 
+import contextlib
 import functools
 import json
 import os
@@ -212,6 +213,61 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
     assert f"going on from step {stopped_at} of" in done.stdout
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, stopped_at + 2))
     assert (tmp_path / "run/weights/params.safetensors").is_file()
+
+
+class Interrupted(Recorder):
+    """Batches, with the second of which comes Ctrl-C."""
+
+    def __next__(self):
+        batch = super().__next__()
+        if len(self.drawn) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return batch
+
+
+@contextlib.contextmanager
+def lost_terminal():
+    """Nobody reads what is printed inside."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (
+        open(writer, "w") as stream,
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
+        yield
+
+
+@pytest.fixture
+def hangup():
+    """A list that SIGHUP grows, where nothing else hears it."""
+    heard = []
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.append("hangup"))
+    yield heard
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_ctrl_c_that_ends_tee_too_loses_no_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "make_step", broken_at(1_000))
+    original = train.open_batches
+    monkeypatch.setattr(train, "open_batches", lambda config: Interrupted(original(config)))
+    config = light_config(data, steps=6, save_every=100, preview_every=100, log_every=1)
+    with lost_terminal():
+        assert not train.run(config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run") == [2]
+
+
+def test_a_terminal_that_is_lost_says_so_twice_and_nohup_hears_it_not(hangup):
+    with train.StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)  # while it saves
+    assert stop.requested and not hangup
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with train.StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert not stop.requested and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 # What it tells of itself.

@@ -311,6 +311,19 @@ def test_the_model_is_looked_for_in_order(tmp_path, monkeypatch):
     assert not isinstance(face.default_detector(), face.FaceLandmarker)
 
 
+def test_without_a_home_the_cascade_finds_faces():
+    code = """
+import os
+os.getuid = lambda: 987_654  # of whom the system knows no home
+from data_pipeline.face import default_detector
+print(type(default_detector()).__name__)
+"""
+    bare = {"PATH": os.environ["PATH"], "XDG_CACHE_HOME": ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, env=bare, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("CascadeDetector\n", "")
+
+
 @needs_model
 def test_the_pinned_model_is_the_published_one(tmp_path):
     assert hashlib.sha256(MODEL.read_bytes()).hexdigest() == face.MODEL_SHA256

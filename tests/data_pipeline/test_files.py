@@ -1,14 +1,17 @@
-"""An address is not taken for a folder."""
+"""Where files are written, and where not; an address is not taken for a folder."""
 
 import os
+import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_pipeline import prepare
 from data_pipeline.errors import InputError
-from data_pipeline.files import refuse_address
+from data_pipeline.files import cache_folder, refuse_address, write_whole
 from data_pipeline.inspect import inspect
+from data_pipeline.video import VideoWriter
 from tests.data_pipeline.sets import small_set
 
 
@@ -54,3 +57,67 @@ def test_functions_do_not_either(work, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="gs://bucket/x is an address"):
         work()
     assert not Path("gs:").exists()
+
+
+def write_text(path):
+    write_whole(path, lambda file: file.write(b"new"))
+
+
+def write_video(path):
+    with VideoWriter(path, 16, None) as writer:
+        writer.write(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+writers = pytest.mark.parametrize("write", [write_text, write_video])
+
+
+@writers
+@pytest.mark.parametrize("place", ["pipe", "link"])
+def test_what_is_no_file_is_not_replaced(write, place, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(InputError, match=f"cannot write .*{place}: it is a device or a pipe; name"):
+        write(tmp_path / place)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+@writers
+@pytest.mark.parametrize("before", [b"old", None], ids=["of a file", "of nothing yet"])
+def test_a_link_stays_and_its_file_is_written(write, before, tmp_path):
+    (tmp_path / "far").mkdir()
+    if before:
+        (tmp_path / "far" / "file").write_bytes(before)
+    (tmp_path / "link").symlink_to("far/file")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "far") == ["file"]
+    assert (tmp_path / "far" / "file").read_bytes() not in (before, b"")
+
+
+@writers
+def test_a_name_may_be_as_long_as_the_system_allows(write, tmp_path):
+    write(tmp_path / ("x" * 255))
+    assert os.listdir(tmp_path) == ["x" * 255]
+    with pytest.raises(InputError, match=r"cannot write .*x: File name too long"):
+        write(tmp_path / ("x" * 256))
+
+
+@pytest.mark.parametrize(
+    ("variables", "cache"),
+    [
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "/caches"}, "/caches/reta_jax"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": ""}, "/home/me/.cache/reta_jax"),
+        ({"HOME": "/home/me", "XDG_CACHE_HOME": "caches"}, "/home/me/.cache/reta_jax"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/reta_jax"),
+        ({"XDG_CACHE_HOME": "/caches"}, "/caches/reta_jax"),
+        ({"XDG_CACHE_HOME": ""}, None),
+    ],
+)
+def test_the_cache_is_the_users(variables, cache, monkeypatch):
+    monkeypatch.setattr(os, "environ", variables)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)  # of whom the system knows no home
+    if cache:
+        assert cache_folder() == Path(cache)
+    else:
+        with pytest.raises(InputError, match="no home folder to keep a cache in: set XDG_CACHE"):
+            cache_folder()

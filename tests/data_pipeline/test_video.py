@@ -290,19 +290,21 @@ def test_nothing_is_left_of_an_interrupted_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_is_heard_where_the_resampler_would_drop_it(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_end_is_heard_where_the_resampler_would_drop_it(tmp_path, number):
     class Deaf:
         def resample(self, frame):
             with contextlib.suppress(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
             return []
 
+    before = signal.signal(number, signal.default_int_handler)
     waveform = np.zeros(640, np.float32)
     with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 32, waveform) as writer:
         writer._resampler = Deaf()
         writer.write(grey([100], 32, 32))
     assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(number, before) is signal.default_int_handler
 
 
 def test_an_interrupted_file_leaves_the_old_one(tmp_path):
