@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipeline import clips
+from data_pipeline import clips, quality
 from data_pipeline.audio import to_float
 from data_pipeline.clips import Region, VideoJob
 from data_pipeline.errors import InputError
@@ -146,7 +146,8 @@ def test_a_clip_in_which_nothing_is_heard_is_refused_alone(tmp_path, monkeypatch
 
 
 @needs_model
-def test_a_span_is_what_the_whole_video_has_there(tmp_path):
+def test_a_span_is_what_the_whole_video_has_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "MIN_MOVEMENT", 0)  # it is a picture that moves
     frames = swaying(75)
     path = save(tmp_path / "a.mp4", frames)
     (whole,) = clips_of(job(path))
