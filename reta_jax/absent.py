@@ -66,6 +66,11 @@ def is_slice(target: str) -> bool:
     return target != "cpu" and target not in GPUS
 
 
+def platform_of(target: str) -> str:
+    """ "cpu", "cuda" or "tpu"."""
+    return "tpu" if is_slice(target) else "cuda" if target in GPUS else target
+
+
 def compiler_options(target: str) -> dict[str, Any]:
     return WITHOUT_TRIALS if target in GPUS else {}
 

@@ -34,6 +34,7 @@ from reta_jax.images import to_uint8
 from reta_jax.kernels import print_kernels
 from reta_jax.models.morphable import position_map
 from reta_jax.models.reta import RETA, Controls, build_reta
+from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import expected_params
 from reta_jax.program import Program, flatten, memory, work
@@ -183,7 +184,8 @@ def whole_program_there(renderer: Renderer, batch: int, gpu: str) -> Compiled:
     identity = jax.eval_shape(lambda p, x: encode_portrait(reta, p, x), params, portraits)
     arguments = params, renderer.morphable, identity, jnp.asarray(voices), renderer.silence
     render = jax.jit(lambda *arguments: render_chunk(reta, *arguments))
-    lowered = render.lower(*jax.tree.map(there, arguments))
+    with forms_of("cuda"):
+        lowered = render.lower(*jax.tree.map(there, arguments))
     return lowered.compile(compiler_options=compiler_options(gpu))
 
 

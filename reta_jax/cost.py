@@ -23,12 +23,13 @@ from rich.table import Table
 
 from data_pipeline.errors import InputError
 from reta_jax import parallel
-from reta_jax.absent import GPUS, compiler_options, devices_of, is_slice
+from reta_jax.absent import GPUS, compiler_options, devices_of, is_slice, platform_of
 from reta_jax.checks import check_config
 from reta_jax.config import uses_discriminator
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
 from reta_jax.experts.teachers import Experts
 from reta_jax.kernels import NETWORKS, network_of, print_kernels
+from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
 from reta_jax.report import wide_console
@@ -139,13 +140,14 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 def analyse(job: Job, devices: int, platform: str = "cuda") -> Step:
     """Traces one device's part of the step on so many devices, and reads it.
 
-    platform: whose forms of what has several are counted (the warp, ops/warp.py).
+    platform: whose forms of what has several are counted (ops/platforms.py).
     """
     part = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((x.shape[0] // devices, *x.shape[1:]), x.dtype), job.batch
     )
     step = parallel.data_parallel(job.step, mesh_of(jax.devices()[:1]))
-    traced = step.trace(job.state, job.constants, part)
+    with forms_of(platform):
+        traced = step.trace(job.state, job.constants, part)
     program = device_program(traced, platform)
     flops: dict[tuple[str, bool, str], int] = {}
     for scope, dtype, count in work(program):
@@ -186,7 +188,8 @@ def compile_step(config: ConfigDict, target: str, clips: int) -> CompiledStep:
     job = abstract_job(config)
     state, constants = parallel.placed((job.state, job.constants), parallel.replicated(mesh))
     batch = parallel.placed(job.batch, NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
-    lowered = parallel.data_parallel(job.step, mesh).lower(state, constants, batch)
+    with forms_of(platform_of(target)):
+        lowered = parallel.data_parallel(job.step, mesh).lower(state, constants, batch)
     start = time.perf_counter()
     try:
         compiled = lowered.compile(compiler_options=compiler_options(target))

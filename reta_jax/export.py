@@ -208,7 +208,9 @@ def _about(renderer: "Renderer", kind: str, files: dict[str, bytes]) -> dict[str
 
 
 def _stablehlo(function: Any, platforms: Sequence[str], *arguments: Any) -> bytes:
-    return bytes(jax_export.export(jax.jit(function), platforms=platforms)(*arguments).serialize())
+    with forms_of(*platforms):
+        exported = jax_export.export(jax.jit(function), platforms=platforms)(*arguments)
+    return bytes(exported.serialize())
 
 
 def _hash(program: bytes) -> str:

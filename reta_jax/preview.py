@@ -39,8 +39,8 @@ def make_preview(
     @jax.jit
     def forward(params: Any, morphable: MorphableModel, raw: dict[str, Array]):
         batch = to_device_batch(raw)
-        output, _, controls = render_batch(reta, params, morphable, batch)
-        p_exp = controls.p_exp
+        rendered = render_batch(reta, params, morphable, batch)
+        output, p_exp = rendered.output, rendered.controls.p_exp
         vertices = None if p_exp is None else mesh(morphable, p_exp[:, 0])
         return (
             to_uint8(output.frames),

@@ -5,7 +5,9 @@
 plus the cross-synthesis consistency of the emotion disentanglement strategy (EDS, section 3.3).
 """
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +23,7 @@ from reta_jax.experts.vgg19 import image_pyramid
 from reta_jax.images import to_float
 from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
-from reta_jax.models.reta import RETA, Controls, Identity, gain_to_light, in_light
+from reta_jax.models.reta import RETA, Controls, gain_to_light, in_light
 from reta_jax.ops.variance_mask import Stages, temporal_variance_mask
 from reta_jax.parallel import AXIS
 from reta_jax.state import Networks, TrainState, only_trained, optimizers
@@ -51,11 +53,12 @@ class Batch(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A forward pass of the generator's side."""
+    """What the generator's side makes of a batch."""
 
-    output: GeneratorOutput
-    identity: Identity
+    output: GeneratorOutput  # of every clip's own voice
     controls: Controls
+    other_emotion: Array | None  # frames of the clip's portrait, see `emotion_of_the_neighbour`
+    other_voice: Array | None  # and `voice_of_the_neighbour`
 
 
 def make_step(config: ml_collections.ConfigDict, networks: Networks, adversarial: bool) -> Callable:
@@ -237,15 +240,76 @@ def at_coarser_levels(networks: Networks, batch: Batch, size: int) -> tuple[Netw
     return networks.replace(reta=reta), batch._replace(frames=frames)
 
 
-def render_batch(reta: RETA, params: Any, morphable: MorphableModel, batch: Batch) -> Rendered:
-    frames = batch.frames.shape[1]
-    return Rendered(
-        *reta.apply(
-            {"params": params},
-            *(batch.portrait, batch.audio, batch.offset, frames, morphable),
-            rngs={} if batch.key is None else {"dropout": batch.key},
-        )
+def render_batch(
+    reta: RETA,
+    params: Any,
+    morphable: MorphableModel,
+    batch: Batch,
+    other_emotion: int = 0,
+    other_voice: bool = False,
+) -> Rendered:
+    """One pass of G: all that a portrait says and feels are more frames of it.
+
+    other_emotion: frames of each clip that are rendered with its neighbour's emotion, too.
+    other_voice: whether all are rendered with its neighbour's voice, too.
+    """
+    apply = functools.partial(reta.apply, {"params": params})
+    identity = apply(batch.portrait, method=RETA.encode_portrait)
+    controls = apply(
+        *(batch.audio, batch.offset, batch.frames.shape[1], morphable),
+        method=RETA.encode_voice,
+        rngs={} if batch.key is None else {"dropout": batch.key},
     )
+    takes = [controls]
+    if other_emotion:
+        takes.append(emotion_of_the_neighbour(controls, other_emotion))
+    if other_voice:
+        takes.append(voice_of_the_neighbour(controls))
+    takes = [take._replace(p_exp=None) for take in takes]
+    whole = apply(identity, _one_after_another(*takes), method=RETA.generate)
+    outputs = _cut(whole, [_length(take) for take in takes])
+    return Rendered(
+        output=outputs.pop(0),
+        controls=controls,
+        other_emotion=outputs.pop(0).frames if other_emotion else None,
+        other_voice=outputs.pop(0).frames if other_voice else None,
+    )
+
+
+def emotion_of_the_neighbour(controls: Controls, count: int) -> Controls:
+    """EDS: the motion of sample m with the emotion of its neighbour n; the first `count` frames.
+
+    The neighbour is the sample before it on the same device (the batch rolled by one), so the swap
+    moves nothing between devices.
+    """
+    emotion = jnp.roll(controls.emotion, 1, axis=0)
+    return _stretch(Controls(controls.motion, emotion, None), 0, count)
+
+
+def voice_of_the_neighbour(controls: Controls) -> Controls:
+    """All that the voice of its neighbour says, for sample m.
+
+    People are few, and a mouth has to open in a portrait that no film goes with.
+    """
+    return jax.tree.map(lambda code: jnp.roll(code, 1, axis=0), controls)
+
+
+def _length(controls: Controls) -> int:
+    return jax.tree.leaves(controls)[0].shape[1]
+
+
+def _one_after_another(*trees: Any) -> Any:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *trees)
+
+
+def _cut(tree: Any, lengths: Sequence[int]) -> list[Any]:
+    """What `_one_after_another` brought together."""
+    ends = itertools.accumulate(lengths)
+    return [_stretch(tree, end - n, end) for n, end in zip(lengths, ends, strict=True)]
+
+
+def _stretch(tree: Any, start: int, end: int) -> Any:
+    return jax.tree.map(lambda x: x[:, start:end], tree)
 
 
 def total_loss(terms: dict[str, Array], config: ml_collections.ConfigDict) -> Array:
@@ -270,8 +334,12 @@ def generator_terms(
     weights, experts = config.loss, constants.experts
     if config.train.size:
         networks, batch = at_coarser_levels(networks, batch, config.train.size)
-    rendered = render_batch(networks.reta, params["reta"], constants.morphable, batch)
-    generated, real = rendered.output.frames.astype(jnp.float32), batch.frames
+    rendered = render_batch(
+        *(networks.reta, params["reta"], constants.morphable, batch),
+        other_emotion=judged_frames(config, batch) if swaps_emotions(config) else 0,
+        other_voice=bool(weights.lips and weights.lips_cross),
+    )
+    generated, real = rendered.output.frames, batch.frames
     terms = {"l1": losses.l1_loss(generated, real)}
     if weights.perceptual:
         taps = vgg_taps(config, experts.perceive, real)
@@ -295,19 +363,36 @@ def generator_terms(
     if weights.mouth:
         terms["mouth"] = losses.mouth_loss(generated, real, batch.sync_box)
     if weights.lips:
-        box = jnp.repeat(batch.sync_box, real.shape[1], 0)
-        find_lips = lambda frames: recomputed(config, experts.find_lips)(_flat(frames), box)
-        lips = experts.find_lips(_flat(real), box)
-        terms["lips"] = losses.lip_shape_loss(find_lips(generated), lips)
-        if weights.lips_cross:
-            crossed = voice_of_the_neighbour(networks.reta, params["reta"], rendered)
-            asked = jnp.roll(lips.reshape(*real.shape[:2], *lips.shape[1:]), 1, axis=0)
-            terms["lips_cross"] = losses.lip_opening_loss(find_lips(crossed), _flat(asked))
+        terms |= lip_terms(config, experts, rendered, batch)
     if weights.prior and rendered.controls.p_exp is not None:
         terms["prior"] = losses.coefficient_prior(rendered.controls.p_exp)
     if weights.emotion and networks.reta.emotion_student is not None:
-        terms |= emotion_terms(config, networks, params, experts, rendered, generated, real)
+        terms |= emotion_terms(config, networks, params, experts, rendered, batch)
     return terms, generated
+
+
+def lip_terms(
+    config: ml_collections.ConfigDict, experts: Experts, rendered: Rendered, batch: Batch
+) -> dict[str, Array]:
+    """The lips' shape in the generated frames, and their opening with the neighbour's voice."""
+    boxes = jnp.repeat(batch.sync_box, batch.frames.shape[1], 0)
+    find_lips = recomputed(config, experts.find_lips)
+    lips = experts.find_lips(_flat(batch.frames), boxes)
+    if rendered.other_voice is None:
+        found = find_lips(_flat(rendered.output.frames), boxes)
+        return {"lips": losses.lip_shape_loss(found, lips)}
+    shown = jnp.concatenate([rendered.output.frames, rendered.other_voice])
+    found, crossed = jnp.split(find_lips(_flat(shown), jnp.concatenate([boxes, boxes])), 2)
+    asked = jnp.roll(lips, batch.frames.shape[1], axis=0)  # by a clip
+    return {
+        "lips": losses.lip_shape_loss(found, lips),
+        "lips_cross": losses.lip_opening_loss(crossed, asked),
+    }
+
+
+def judged_frames(config: ml_collections.ConfigDict, batch: Batch) -> int:
+    """Emotion changes slowly: the teacher may look at the first frames of a clip only."""
+    return min(config.train.emotion_frames, batch.frames.shape[1])
 
 
 def emotion_terms(
@@ -316,64 +401,31 @@ def emotion_terms(
     params: Any,
     experts: Experts,
     rendered: Rendered,
-    generated: Array,
-    real: Array,
+    batch: Batch,
 ) -> dict[str, Array]:
-    """L_emo^{v-v}, L_emo^{v-a}, and L_emo^{v-v} of the cross-synthesis (EDS).
-
-    Emotion changes slowly: the teacher may look at the first `emotion_frames` of a clip only.
-    """
-    frames = min(config.train.emotion_frames, real.shape[1])
-    real, generated, batch = real[:, :frames], generated[:, :frames], len(real)
-    teach = recomputed(config, experts.teach)
-    f_v, logits = experts.teach(_flat(real))
-    logits = logits.reshape(batch, frames, -1)
+    """L_emo^{v-v}, L_emo^{v-a}, and L_emo^{v-v} of the cross-synthesis (EDS)."""
+    count = judged_frames(config, batch)
+    f_v, logits = experts.teach(_flat(batch.frames[:, :count]))
+    f_v, logits = (x.reshape(-1, count, x.shape[-1]) for x in (f_v, logits))
     terms = {}
-    if config.loss.emotion_visual:
-        _, logits_generated = teach(_flat(generated))
-        terms["emotion_visual"] = losses.emotion_visual_loss(
-            logits_generated.reshape(logits.shape), logits
-        )
     if config.loss.emotion_audio:
         projected = networks.projection.apply(
-            {"params": params["projection"]}, rendered.controls.emotion[:, :frames]
+            {"params": params["projection"]}, rendered.controls.emotion[:, :count]
         )
-        terms["emotion_audio"] = losses.emotion_audio_loss(
-            projected, f_v.reshape(batch, frames, -1)
-        )
-    if swaps_emotions(config):
-        crossed = cross_synthesis(networks.reta, params["reta"], rendered, frames)
-        _, logits_cross = teach(_flat(crossed))
-        terms["emotion_cross"] = losses.emotion_visual_loss(
-            logits_cross.reshape(batch, frames, -1), jnp.roll(logits, 1, axis=0)
-        )
+        terms["emotion_audio"] = losses.emotion_audio_loss(projected, f_v)
+    shown, asked = {}, {}
+    if config.loss.emotion_visual:
+        shown["emotion_visual"] = rendered.output.frames[:, :count]
+        asked["emotion_visual"] = logits
+    if rendered.other_emotion is not None:
+        shown["emotion_cross"] = rendered.other_emotion
+        asked["emotion_cross"] = jnp.roll(logits, 1, axis=0)
+    if shown:
+        _, found = recomputed(config, experts.teach)(_flat(jnp.concatenate([*shown.values()])))
+        found = jnp.split(found.reshape(-1, count, found.shape[-1]), len(shown))
+        for name, judged in zip(shown, found, strict=True):
+            terms[name] = losses.emotion_visual_loss(judged, asked[name])
     return terms
-
-
-def cross_synthesis(reta: RETA, params: Any, rendered: Rendered, count: int) -> Array:
-    """EDS: the portrait and the motion of sample m with the emotion of its neighbour n.
-
-    The neighbour is the next sample on the same device (the batch rolled by one), so the swap
-    moves nothing between devices. Returns the first `count` frames, (b, count, h, w, 3).
-    """
-    motion, emotion = rendered.controls.motion, rendered.controls.emotion
-    crossed = Controls(
-        motion=None if motion is None else motion[:, :count],
-        emotion=jnp.roll(emotion, 1, axis=0)[:, :count],
-        p_exp=None,
-    )
-    output = reta.apply({"params": params}, rendered.identity, crossed, method=RETA.generate)
-    return output.frames.astype(jnp.float32)
-
-
-def voice_of_the_neighbour(reta: RETA, params: Any, rendered: Rendered) -> Array:
-    """The portrait of sample m with all that the voice of its neighbour n says (b, t, h, w, 3).
-
-    People are few, and a mouth has to open in a portrait that no film goes with.
-    """
-    controls = jax.tree.map(lambda code: jnp.roll(code, 1, axis=0), rendered.controls)
-    output = reta.apply({"params": params}, rendered.identity, controls, method=RETA.generate)
-    return output.frames.astype(jnp.float32)
 
 
 def vgg_taps(

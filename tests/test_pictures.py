@@ -162,7 +162,7 @@ def test_a_previews_figures_are_of_all_frames(monkeypatch):
             flows=[np.zeros((*shape, 2))],
             masks=[np.ones((*shape, 1))],
         )
-        return output, None, types.SimpleNamespace(p_exp=None)
+        return types.SimpleNamespace(output=output, controls=types.SimpleNamespace(p_exp=None))
 
     monkeypatch.setattr(preview, "open_batches", lambda *_: Batches())
     monkeypatch.setattr(

@@ -17,6 +17,7 @@ from jax import export
 
 from reta_jax.models.generator import Generator
 from reta_jax.models.stylegan import channels, resolutions
+from reta_jax.ops.platforms import forms_of
 from reta_jax.ops.warp import grid_sample
 
 # Instructions of StableHLO that are another program's: of these a TPU knows other ones than a GPU.
@@ -25,7 +26,8 @@ SIZE = 64  # the only level that a TPU gathers for: above 32 x 32 pixels
 
 
 def lowered(function, platform, *arguments) -> str:
-    return export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
+    with forms_of(platform):
+        return export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
 
 
 def operations(text: str) -> collections.Counter:
@@ -81,6 +83,7 @@ STEP = """
 import jax
 from configs.synthetic import get_config
 from reta_jax import cost, parallel
+from reta_jax.ops.platforms import forms_of
 
 config = get_config("smoke")
 config.model.update({"size": 16, "split_res": 16, "uv_resolution": 16, "dtype": "bfloat16"})
@@ -90,8 +93,9 @@ config.tvm.resolution, config.loss.perceptual = 16, 0.0
 config.train.update({"batch_size": 2, "eds": True})
 job = cost.abstract_job(config)
 step = parallel.data_parallel(job.step, cost.mesh_of(jax.devices()[:1]))
-traced = step.trace(job.state, job.constants, job.batch)
 for platform in ("tpu", "cuda"):
+    with forms_of(platform):
+        traced = step.trace(job.state, job.constants, job.batch)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     print(text.count("stablehlo.custom_call"), text.count("stablehlo.convolution") > 0)
 """
@@ -116,6 +120,7 @@ import re, sys
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
+from reta_jax.ops.platforms import forms_of
 from reta_jax.ops.warp import grid_sample
 
 slice_ = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
@@ -124,7 +129,8 @@ for size in (16, 128):  # dense, rows
     features = jax.ShapeDtypeStruct((2, size, size, 128), jnp.bfloat16, sharding=place)
     grid = jax.ShapeDtypeStruct((2, 2, size, size, 2), jnp.float32, sharding=place)
     gradient = jax.grad(lambda f, g: jnp.square(grid_sample(f, g)).sum(), (0, 1))
-    text = jax.jit(gradient).lower(features, grid).compile().as_text()
+    with forms_of("tpu"):
+        text = jax.jit(gradient).lower(features, grid).compile().as_text()
     print(size, len(re.findall(r" while[(]", text)), len(re.findall(r" gather[(]", text)))
 """
 
@@ -143,7 +149,7 @@ def test_a_tpu_s_compiler_makes_no_loop_of_the_warp():
 
 
 def test_each_platform_gets_its_form_of_the_warp():
-    """One program for all platforms would carry all forms: each lowering has its own alone."""
+    """A program for all platforms carries all forms: each lowering has its own alone."""
     features = jax.ShapeDtypeStruct((1, 16, 16, 8), jnp.float32)
     grid = jax.ShapeDtypeStruct((1, 1, 16, 16, 2), jnp.float32)
     for platform, gathered, products in (("tpu", 0, 1), ("cuda", 1, 0), ("cpu", 1, 0)):

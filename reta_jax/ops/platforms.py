@@ -1,37 +1,28 @@
-"""Forms of equal results, chosen by the platform that a program is compiled for.
-
-That need not be the one that traces it: programs are lowered for others, and exported.
-"""
+"""Forms of equal results, chosen by the platform that a program is for."""
 
 import contextlib
-import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax import export
 from jaxtyping import Array
 
 NAMES = ("cpu", "cuda", "tpu", "simple")
-_asked: contextvars.ContextVar[str | None] = contextvars.ContextVar("asked", default=None)
+_asked = jax.make_user_context(default_value=None)
 
 
 @contextlib.contextmanager
-def forms_of(name: str) -> Iterator[None]:
-    """What is traced inside takes the forms of this name, whatever it is compiled for.
+def forms_of(*names: str) -> Iterator[None]:
+    """What is traced inside is for these platforms, and not for the default device's.
 
-    That is "cpu", "cuda" or "tpu", whose forms any machine can compute, or "simple", for converters
-    that know no choice. JAX keeps what it has traced and does not know of this, so it has to
-    forget, twice.
+    Those of one any machine can compute; a program for several carries all forms, and takes its own
+    when it is compiled. "simple" forms, of plain operations alone, are for converters.
     """
-    if name not in NAMES:
-        raise ValueError(f"forms of {name!r}: they are of {', '.join(NAMES)}")
-    jax.clear_caches()
-    token = _asked.set(name)
-    try:
+    if unknown := set(names) - set(NAMES):
+        raise ValueError(f"forms of {', '.join(sorted(unknown))}: they are of {', '.join(NAMES)}")
+    with _asked(names):
         yield
-    finally:
-        _asked.reset(token)
-        jax.clear_caches()
 
 
 def by_platform(
@@ -47,7 +38,7 @@ def by_platform(
       simple: of plain operations alone; the default one if None.
       forms: by platform: "cpu", "cuda", "tpu".
     """
-    asked = _asked.get()
-    if asked is None:
+    names = _asked.value or (export.default_export_platform(),)
+    if len(names) > 1:
         return jax.lax.platform_dependent(*arrays, default=default, **forms)
-    return (forms | {"simple": simple or default}).get(asked, default)(*arrays)
+    return (forms | {"simple": simple or default}).get(names[0], default)(*arrays)

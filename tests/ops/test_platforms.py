@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax import export
 
 from reta_jax.ops.conv import conv
 from reta_jax.ops.platforms import by_platform, forms_of
@@ -19,18 +20,44 @@ def warp(x):
     return grid_sample(x, jnp.zeros((1, 8, 8, 2)))
 
 
+def choose(x):
+    return by_platform(
+        x,
+        default=lambda x: x,
+        simple=lambda x: x + 1,
+        cpu=lambda x: x + 2,
+        tpu=lambda x: x + 3,
+    )
+
+
 @pytest.mark.parametrize("function", [convolve, warp])
-def test_asked_forms_are_no_choice_also_of_what_was_traced_before(function):
+def test_only_a_program_for_several_platforms_chooses(function):
     x = jnp.ones((1, 8, 8, 4))
     trace = lambda: str(jax.make_jaxpr(function)(x))
-    assert CHOICE in trace()
+    assert CHOICE not in trace()
+    with forms_of("cpu", "cuda", "tpu"):
+        assert CHOICE in trace()
     with forms_of("simple"):
         assert CHOICE not in trace()
-    assert CHOICE in trace()
+    assert CHOICE not in trace()
 
 
-def test_the_form_that_is_asked_for_is_taken():
-    choose = lambda: by_platform(jnp.zeros(()), default=lambda x: x, simple=lambda x: x + 1)
-    assert choose() == 0
-    with forms_of("simple"):
-        assert choose() == 1
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint, jax.vmap])
+def test_the_form_that_is_asked_for_is_taken_also_of_what_was_traced_before(wrap):
+    function, zero = wrap(choose), jnp.zeros(1)
+    assert function(zero) == 2  # tests run on CPU
+    for name, form in (("simple", 1), ("tpu", 3), ("cuda", 0), ("cpu", 2)):
+        with forms_of(name):
+            assert function(zero) == form, name
+    assert function(zero) == 2
+
+
+def test_a_program_for_several_platforms_takes_its_form_when_it_is_compiled():
+    with forms_of("cpu", "tpu"):
+        exported = export.export(jax.jit(choose), platforms=["cpu", "tpu"])(jnp.zeros(1))
+    assert exported.call(jnp.zeros(1)) == 2
+
+
+def test_forms_of_what_is_no_platform_are_refused():
+    with pytest.raises(ValueError, match="forms of gpu: they"), forms_of("cpu", "gpu"):
+        pass
