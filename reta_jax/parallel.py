@@ -149,6 +149,17 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def of_the_first(tree: Any) -> Any:
+    """Process 0's arrays on every process.
+
+    What each computes by itself may differ in its last digits, and as replicas would for good.
+    """
+    if jax.process_count() == 1:
+        return tree
+    meet()
+    return multihost_utils.broadcast_one_to_all(tree)
+
+
 def first_then_others(work: Callable[[], T]) -> T:
     """Process 0 does the work while the others wait for it.
 

@@ -220,7 +220,7 @@ def start(
     if initial.otherwise and jax.process_index() == 0:
         tell(initial.otherwise)
     create = jax.jit(functools.partial(create_state, config, networks), out_shardings=replicated)
-    given = (initial.reta, initial.discriminator)
+    given = parallel.of_the_first((initial.reta, initial.discriminator))
     state = create(constants.morphable, first_key(config), *given)
     return state, checkpoints, None, initial.provenance
 

@@ -250,7 +250,8 @@ def main(argv):
         parallel.join_cluster("on", f"localhost:{port}", 2, number, 300, 20)
         parallel.any_process(False)
         if what == "all refuse":
-            raise InputError("nobody may")
+            first = parallel.of_the_first({"number": np.float32([number])})
+            raise InputError(f"nobody may: {first['number']}")
         if number == 1 - (what == "coordinator killed"):
             if what == "one refuses":
                 raise InputError("this one may not")
@@ -267,7 +268,7 @@ DEATH = "error: process {} of the job .*: this one stops too; the same command g
 ENDS = {
     "killed": (75, DEATH.format(1), -9, ""),
     "coordinator killed": (-9, "", 75, DEATH.format(0)),
-    "all refuse": (2, "error: nobody may\n", 2, "error: nobody may\n"),
+    "all refuse": (2, r"error: nobody may: \[0.\]\n", 2, r"error: nobody may: \[0.\]\n"),
     "one refuses": (75, DEATH.format(1), 2, "error: this one may not\n"),
     "bug": (75, DEATH.format(1), 1, "Traceback .*TypeError: a bug\n"),
     "abort": (75, DEATH.format(1), -6, "Fatal Python error: Aborted.*"),
