@@ -63,11 +63,12 @@ class LandmarkDetector(Protocol):
     """Whatever finds the 68 iBUG points: MediaPipe's landmarker here, FAN or dlib elsewhere."""
 
     def detect(
-        self, image: UInt8[np.ndarray, "h w 3"], near: Box | None = None
+        self, image: UInt8[np.ndarray, "h w 3"], near: Box | None = None, closely: bool = True
     ) -> list[Float32[np.ndarray, "68 2"]]:
         """The points (x, y in pixels) of every face in an RGB image, the largest first.
 
-        `near` is the EMOCA box of a face a moment ago, or None.
+        `near` is the EMOCA box of a face a moment ago, or None. What is found at once without
+        `closely` is all that is found with it; else that may find more, and takes longer.
         """
 
 
@@ -106,15 +107,18 @@ class FaceLandmarker:
             self.detect(np.zeros((64, 64, 3), np.uint8))  # The first run logs.
 
     def detect(
-        self, image: UInt8[np.ndarray, "h w 3"], near: Box | None = None
+        self, image: UInt8[np.ndarray, "h w 3"], near: Box | None = None, closely: bool = True
     ) -> list[Float32[np.ndarray, "68 2"]]:
         """The iBUG points (x, y in pixels) of every face in an RGB image, the largest first.
 
         The detector overlooks faces under about a sixth of the picture. Where it finds none, they
-        are looked for around the box `near`, where one was a moment ago, and then everywhere.
+        are looked for around the box `near`, where one was a moment ago, and then everywhere: in
+        some 25 parts of a picture. Without `closely` they are not.
         """
         height, width = image.shape[:2]
         faces = self._detect_in(image, 0, 0, max(height, width))
+        if not closely:
+            return _without_doubles(faces)
         if not faces and near is not None:
             side = int(3 * near[2])
             faces = self._detect_in(image, *np.int32(near[:2] - side / 2).tolist(), side)
@@ -277,14 +281,10 @@ def emoca_box(landmarks: Float32[np.ndarray, "68 2"]) -> Box:
 def fomm_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Box | None:
     """The one square that FOMM crops for a whole clip: around all faces and a tenth to each side.
 
-    A face here is what a detector's box has: half the forehead to below the chin. None if one of
-    them has less than a quarter in common with the first one, for then the head has left.
+    None if one of the faces has less than a quarter in common with the first one, for then the head
+    has left.
     """
-    low, high = landmarks.min(axis=1), landmarks.max(axis=1)
-    height = high[:, 1] - low[:, 1]
-    faces = np.stack(
-        [low[:, 0], low[:, 1] - 0.2 * height, high[:, 0], high[:, 1] + 0.03 * height], 1
-    )
+    faces = _detected_box(landmarks.min(axis=1), landmarks.max(axis=1))
     shared = np.minimum(faces[:, 2:], faces[0, 2:]) - np.maximum(faces[:, :2], faces[0, :2])
     overlap = shared.clip(0).prod(axis=1)
     area = (faces[:, 2:] - faces[:, :2]).prod(axis=1)
@@ -294,6 +294,18 @@ def fomm_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Box | None:
     right, bottom = faces[:, 2:].max(axis=0)
     side = (1 + 2 * _MARGIN) * max(right - left, bottom - top)
     return np.array([(left + right) / 2, (top + bottom) / 2, side], np.float64)
+
+
+def _detected_box(
+    low: Float32[np.ndarray, "*n 2"], high: Float32[np.ndarray, "*n 2"]
+) -> Float32[np.ndarray, "*n 4"]:
+    """A face as detectors have it: left, top, right and bottom, of the extremes of its landmarks.
+
+    From half the forehead, which has none, to below the chin.
+    """
+    up, down = np.float32([0, 0.2]), np.float32([0, 0.03])
+    height = (high - low)[..., 1:]
+    return np.concatenate([low - up * height, high + down * height], axis=-1)
 
 
 def smooth_boxes(
@@ -351,9 +363,7 @@ def sync_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Float32[np.ndarray, "4
     As the face detector has it with which sync experts are trained, and steady over the clip.
     """
     low, high = np.median(landmarks.min(axis=1), axis=0), np.median(landmarks.max(axis=1), axis=0)
-    height = high[1] - low[1]
-    box = [low[1] - 0.2 * height, low[0], high[1] + 0.03 * height, high[0]]
-    return np.clip(box, 0, 1).astype(np.float32)
+    return np.clip(_detected_box(low, high)[[1, 0, 3, 2]], 0, 1).astype(np.float32)
 
 
 def default_detector() -> FaceDetector:

@@ -25,6 +25,7 @@ from jaxtyping import Float32, Int, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, mfcc_window, to_float, window
 from data_pipeline.augment import Augment, AugmentSpec
+from data_pipeline.datasets.mead import view_of
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face import sync_box
@@ -58,7 +59,8 @@ class WindowSpec:
     past: int = 50  # what the audio encoder hears before the chunk
     chunk: int = 10  # what it encodes at once; the sample's frames lie in it
     look_ahead: int = 2  # what it hears after the chunk
-    # A frame of this "clip", of any of its speaker ("identity"), or of the clip in a like "pose".
+    # A frame of this "clip", of any of its speaker from its view ("identity"), or of the clip in a
+    # like "pose".
     portrait: Literal["clip", "identity", "pose"] = "clip"
     steady: bool = False  # frames are the portrait with their faces, held still
     # Also the sound of other moments, as the sync expert ("mel") or SyncNet v2 ("mfcc") hears it.
@@ -333,9 +335,9 @@ class Clips:
         self.identities, self.identity = np.unique(
             [row["identity"] for row in rows], return_inverse=True
         )
-        self._by_identity = [
-            np.flatnonzero(self.identity == i) for i in range(len(self.identities))
-        ]
+        self._alike: dict[tuple[int, str], list[int]] = collections.defaultdict(list)
+        for index in range(len(rows)):
+            self._alike[self._look(index)].append(index)
         self._first_identity = first_identity
 
     def __len__(self) -> int:
@@ -361,9 +363,12 @@ class Clips:
         """Where clip `index` is, for a person."""
         return describe_record(self._records, index, self.names[index])
 
-    def of_same_identity(self, index: int, rng: np.random.Generator) -> int:
-        """A random clip of the identity of clip `index`, perhaps itself."""
-        return int(rng.choice(self._by_identity[self.identity[index]]))
+    def alike(self, index: int) -> list[int]:
+        """The clips that may lend clip `index` a portrait: of its identity, from its view."""
+        return self._alike[self._look(index)]
+
+    def _look(self, index: int) -> tuple[int, str]:
+        return int(self.identity[index]), view_of(self.names[index])
 
 
 class ClipRecord(NamedTuple):
@@ -432,7 +437,7 @@ class CutWindow(grain.transforms.RandomMap):
         heard = (start - offset - spec.past) * SAMPLES_PER_FRAME
         source, shown = index, record
         if spec.portrait == "identity":
-            source = clips.of_same_identity(index, rng)
+            source = int(rng.choice(clips.alike(index)))
             shown = record if source == index else clips.read(source)
         if spec.portrait == "pose":
             chosen = _like_posed(record["landmarks"], start + spec.frames // 2, rng)
@@ -511,8 +516,9 @@ def evaluation_clips(
 ) -> Iterator[EvaluationClip]:
     """Yields the clips of a split, in order, with the portrait to render each from.
 
-    The portrait is the first frame of a neutral clip of the same identity, as the published MEAD
-    protocols have it; without one, the clip's own first frame. `size` resizes the pictures.
+    The portrait is the first frame of a neutral clip of the same identity, from the same view, as
+    the published MEAD protocols have it; without one, the clip's own first frame. `size` resizes
+    the pictures.
 
     Args:
         indices: of the clips that are wanted; None: each one once.
@@ -521,12 +527,10 @@ def evaluation_clips(
         InputError: there is no such data set or split, or a clip cannot be read; says which.
     """
     clips = Clips(dir, split, WindowSpec(frames=1))
-    neutral: dict[int, int] = {}
-    for index in np.flatnonzero(clips.emotion == _NEUTRAL):
-        neutral.setdefault(int(clips.identity[index]), int(index))
     for index in range(len(clips)) if indices is None else indices:
         record = clips.read(index)
-        source = neutral.get(int(clips.identity[index]), index)
+        neutral = (other for other in clips.alike(index) if clips.emotion[other] == _NEUTRAL)
+        source = next(neutral, index)
         shown = record if source == index else clips.read(source)
         yield EvaluationClip(
             portrait=clips.decode(source, shown["frames"][0], size),

@@ -14,6 +14,9 @@ from data_pipeline.quality import Look, look_at
 
 MIN_FRAMES = FPS
 MAX_GAP = FPS  # frames without the face; a longer gap is a stretch without a face
+# Where the face is away for longer, a close look is taken at one frame of so many. Only a face that
+# a glance overlooks and that is shown for a shorter time can be missed: too short for a clip.
+STRIDE = FPS // 2
 MAX_JUMP = 0.35  # of the face's box between two frames; faster is a cut
 MAX_CHANGE = 45  # grey levels that the box may change on average between two frames
 
@@ -51,8 +54,13 @@ class Face(NamedTuple):
 class Finder(Protocol):
     """Whatever says where the faces of a frame are."""
 
-    def find(self, frame: UInt8[np.ndarray, "h w 3"], near: Box | None) -> list[Face]:
-        """The faces, the one to be followed first; `near` is where it was a moment ago."""
+    def find(
+        self, frame: UInt8[np.ndarray, "h w 3"], near: Box | None, closely: bool
+    ) -> list[Face]:
+        """The faces, the one to be followed first; `near` is where it was a moment ago.
+
+        Without `closely`, small ones may be overlooked, and it takes a fraction of the time.
+        """
 
 
 class LandmarkFinder(NamedTuple):
@@ -61,12 +69,14 @@ class LandmarkFinder(NamedTuple):
     detector: LandmarkDetector
     region: Region | None
 
-    def find(self, frame: UInt8[np.ndarray, "h w 3"], near: Box | None) -> list[Face]:
+    def find(
+        self, frame: UInt8[np.ndarray, "h w 3"], near: Box | None, closely: bool
+    ) -> list[Face]:
         """The faces: the one that is still `near` first, then the largest."""
         rows, columns = _part(frame, self.region)
         origin = np.float32([columns.start, rows.start])
         within = None if near is None else near - [*origin, 0]
-        found = self.detector.detect(frame[rows, columns], within)
+        found = self.detector.detect(frame[rows, columns], within, closely)
         faces = [Face(emoca_box(points + origin), points + origin) for points in found]
         return faces if near is None else sorted(faces, key=lambda face: _jumps(near, face.box))
 
@@ -78,14 +88,16 @@ class FixedBox(NamedTuple):
     region: Region | None
     detector: LandmarkDetector | None  # for the landmarks
 
-    def find(self, frame: UInt8[np.ndarray, "h w 3"], near: Box | None) -> list[Face]:
+    def find(
+        self, frame: UInt8[np.ndarray, "h w 3"], near: Box | None, closely: bool
+    ) -> list[Face]:
         """The box, as one face; with a detector only if that finds one there."""
         box = np.array(self.box or _middle_square(*_part(frame, self.region)), np.float64)
         if self.detector is None:
             return [Face(box, None)]
         inside = [
             points
-            for points in self.detector.detect(frame, box)
+            for points in self.detector.detect(frame, box, closely)
             if (np.abs(emoca_box(points)[:2] - box[:2]) < box[2] / 2).all()
         ]
         return [Face(box, points) for points in inside[:1]]
@@ -145,14 +157,27 @@ def watch(frames: Iterable[UInt8[np.ndarray, "h w 3"]], finder: Finder) -> list[
     sightings: list[_Sighting | None] = []
     edges = {0}
     previous, seen = None, -1  # The last face, the frame it was in and that frame's number.
-    for index, frame in enumerate(frames):
-        faces = finder.find(frame, previous and previous[0].box)
-        sightings.append(_see(frame, faces) if faces else None)
-        if not faces:
-            continue
-        if previous is not None and _is_cut(previous, (faces[0], frame)):
-            edges |= {seen + 1, index}  # Nobody knows where between the two it was.
-        previous, seen = (faces[0], frame), index
+    waiting: list[np.ndarray] = []  # Frames since the last one that was looked at closely.
+    for frame in frames:
+        waiting.append(frame)
+        if len(sightings) - (seen + 1) > MAX_GAP:
+            closely = len(waiting) == STRIDE
+            if not finder.find(frame, previous and previous[0].box, closely):
+                if closely:
+                    sightings += [None] * STRIDE
+                    waiting.clear()
+                continue
+        # Usually one; where a face is back, also those before that it may have come back in.
+        for index, shown in enumerate(waiting, len(sightings)):
+            faces = finder.find(shown, previous and previous[0].box, closely=True)
+            sightings.append(_see(shown, faces) if faces else None)
+            if not faces:
+                continue
+            if previous is not None and _is_cut(previous, (faces[0], shown)):
+                edges |= {seen + 1, index}  # Nobody knows where between the two it was.
+            previous, seen = (faces[0], shown), index
+        waiting.clear()
+    sightings += [None] * len(waiting)
     edges |= {len(sightings), *_edges_of_gaps(sightings)}
     ordered = sorted(edges)
     return [

@@ -7,6 +7,7 @@ Of these the clips M003_front_angry_1_001 are made; the actor, or several, lie a
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +21,8 @@ from data_pipeline.errors import InputError
 SplitName = Literal["edtalk", "eat", "identity"]
 
 VIEWS = ("front", "left_30", "left_60", "right_30", "right_60", "top", "down")
+# Actor, view, emotion, level and number of a clip, or of a piece of it.
+_CLIP = re.compile(rf"(.+)_({'|'.join(VIEWS)})_({'|'.join(EMOTIONS)})_([^_]+)_([^_#]+)(?:#[0-9]+)?")
 
 
 class _Take(NamedTuple):
@@ -113,10 +116,13 @@ def _eat_split(source) -> str:
     clips = published("mead", "eat")
     if source.identity not in {clip.partition("_")[0] for clip in clips}:
         return "train"
-    actor, view, emotion, level, number = _parse(source.clip)
-    return clips.get(f"{actor}_{emotion[:3]}_{level}_{number}", "") if view == "front" else ""
+    if view_of(source.clip) != "front":
+        return ""
+    actor, _, emotion, level, number = _CLIP.fullmatch(source.clip).groups()
+    return clips.get(f"{actor}_{emotion[:3]}_{level}_{number}", "")
 
 
-def _parse(clip: str) -> tuple[str, str, str, str, str]:
-    actor, *view, emotion, level, number = clip.partition("#")[0].split("_")
-    return actor, "_".join(view), emotion, level, number
+def view_of(clip: str) -> str:
+    """The camera that a clip's name states; empty for clips of other data sets."""
+    named = _CLIP.fullmatch(clip)
+    return named[2] if named else ""

@@ -228,9 +228,24 @@ def test_a_small_face_in_a_wide_picture_is_found_once(astronaut, landmarker, sid
     (alone,) = landmarker.detect(astronaut)
     expected = (alone - (80, 0)) * side / 300 + (left, top)
     assert np.abs(points - expected).mean() < 0.02 * side
+    assert landmarker.detect(wide, closely=False) == []
     box = face.emoca_box(points)
     (near,) = landmarker.detect(wide, near=box + (0.1 * side, 0, 0))
     assert np.abs(near - expected).mean() < 0.02 * side
+
+
+@needs_model
+def test_a_glance_runs_the_detector_once(astronaut, landmarker, monkeypatch):
+    looks = []
+    given = landmarker._image
+    monkeypatch.setattr(landmarker, "_image", lambda data: looks.append(data) or given(data=data))
+    near = np.array([300.0, 300, 90])
+    for closely, count in {False: 1, True: 26}.items():
+        looks.clear()
+        assert landmarker.detect(np.zeros((720, 1280, 3), np.uint8), near, closely) == []
+        assert len(looks) == count
+    (glanced,), (points,) = (landmarker.detect(astronaut, None, closely) for closely in (0, 1))
+    np.testing.assert_array_equal(glanced, points)
 
 
 @needs_model

@@ -37,7 +37,7 @@ NOT_TAKEN = (
 class SeesAFace:
     """Stands in for the landmarker: 68 points in the middle of any picture."""
 
-    def detect(self, image: np.ndarray, near=None) -> list[np.ndarray]:
+    def detect(self, image: np.ndarray, near=None, closely=True) -> list[np.ndarray]:
         height, width = image.shape[:2]
         side = min(height, width) * np.linspace(-0.25, 0.25, 68)
         return [np.float32(np.stack([side + width / 2, side[::-1] + height / 2], 1))]

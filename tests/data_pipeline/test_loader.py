@@ -490,3 +490,31 @@ def test_evaluation_yields_whole_clips_with_a_neutral_portrait(data, tmp_path):
     (alone,) = loader.evaluation_clips(tmp_path, "train", size=8)
     assert alone.frames.shape == (6, 8, 8, 3)
     np.testing.assert_array_equal(alone.portrait, alone.frames[0])
+
+
+def test_portraits_are_lent_to_clips_of_the_same_view_alone(tmp_path):
+    def seen(view: int, take: int, name: str) -> Clip:
+        """The blue channel tells the view; take 0 begins with frame 0, take 1 with frame 3."""
+        frames = make_clip(view, take, 12 + 3 * take).frames[3 * take :]
+        clip = make_clip(view, take, 12)
+        return clip._replace(frames=frames, identity="M003", clip=f"M003_{name}_1_001")
+
+    def views(pictures: np.ndarray) -> list[int]:
+        return np.round(pictures[..., 2].mean((-2, -1)) / 20).astype(int).tolist()
+
+    takes = {"front_angry": (0, 1), "front_neutral": (0, 0), "top_angry": (6, 1)}
+    takes |= {"left_30_angry": (3, 1), "left_30_neutral": (3, 0)}
+    data = write(tmp_path, [seen(*take, name) for name, take in takes.items()])
+    portraits = {
+        clip.clip: (views(clip.portrait), int(frame_numbers(clip.portrait)))
+        for clip in loader.evaluation_clips(data, "train")
+    }
+    assert portraits == {
+        "M003_front_angry_1_001": (0, 0),
+        "M003_front_neutral_1_001": (0, 0),
+        "M003_left_30_angry_1_001": (3, 0),
+        "M003_left_30_neutral_1_001": (3, 0),
+        "M003_top_angry_1_001": (6, 3),  # Nothing neutral from there: its own.
+    }
+    for batch in take(batches(data, 8, WindowSpec(size=SIZE, portrait="identity")), 4):
+        assert views(batch["portrait"]) == views(batch["frames"][:, 0])

@@ -90,6 +90,13 @@ def test_published_splits_are_by_actor_and_by_clip():
     assert of("eat", "M005_left_30_contempt_3_004") == "train"
 
 
+def test_a_clip_s_name_states_its_view():
+    assert mead.view_of("M003_left_30_angry_1_001#002") == "left_30"
+    assert mead.view_of("two_names_down_neutral_1_001") == "down"
+    for other in ("p3_001", "ann_top_hat_1_001", "M003__video__front__angry__level_1__001"):
+        assert mead.view_of(other) == ""
+
+
 def save_voice(path: Path, waveform: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as container:
