@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -377,8 +378,7 @@ class AsyncReta:
         self._stream = self._server.open(portrait)
         self._is_shut = False
         self._run: _Run | None = None
-        # Kept as they are: hosts get copies, and draw on them.
-        self._idle = self._shown = _to_bgr(self._stream.idle_frame)
+        self._idle = self._shown = self._stream.idle_frame  # RGB: hosts draw on what they get
         self._is_resting = True  # the idle frame is shown: a speech may begin at any time
         self._waited = self._held = 0  # frames: for images in this utterance, for its sound now
         self.dropped = 0
@@ -395,7 +395,7 @@ class AsyncReta:
 
     def get_first_frame(self) -> UInt8[np.ndarray, "h w 3"]:
         """The idle frame, BGR."""
-        return self._idle.copy()
+        return _to_bgr(self._idle)
 
     async def push_audio(
         self, data: bytes, sample_rate: int = SAMPLE_RATE, last_chunk: bool = True
@@ -480,8 +480,8 @@ class AsyncReta:
     def _next(self) -> HostFrame:
         frame = self._stream.next_frame()
         if frame is not None:
-            self._shown, self._is_resting, self._held = _to_bgr(frame.image), False, 0
-            return self._host_frame(self._shown.copy(), frame.audio, frame.end_of_speech)
+            self._shown, self._is_resting, self._held = frame.image, False, 0
+            return self._host_frame(_to_bgr(self._shown), frame.audio, frame.end_of_speech)
         if not self._stream.is_speaking:
             self._waited = self._held = 0
             self._rest()
@@ -493,7 +493,7 @@ class AsyncReta:
             self._held += 1
             if self._held > HELD:
                 self._rest()
-        return HostFrame(self._shown.copy(), None)
+        return HostFrame(_to_bgr(self._shown), None)
 
     def _rest(self) -> None:
         self._shown, self._is_resting = self._idle, True
@@ -527,4 +527,5 @@ class AsyncReta:
 
 
 def _to_bgr(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    return np.ascontiguousarray(image[..., ::-1])
+    """A new image."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
