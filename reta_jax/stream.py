@@ -40,7 +40,7 @@ from reta_jax.utterance import Frame, Utterance
 from reta_jax.windows import AudioWindow, ChunkRenderer, to_portrait
 
 PATIENCE = 5  # frames that a voice waits for its images in an utterance
-HELD = FPS // 2  # frames that the last image stays where an utterance's sound does not come
+HELD = FPS // 2  # frames that the last image stays while an utterance's sound is late
 
 
 class Streamer:
@@ -141,7 +141,7 @@ class ServedStream:
             return None
 
     def put(self, utterance: Utterance, first: int, images: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Takes a chunk's images. An utterance that was interrupted meanwhile is nobody's."""
+        """Takes a chunk's images; those of an utterance that was interrupted go with it."""
         with self._lock:
             utterance.put(first, images)
 
@@ -313,7 +313,7 @@ def _concatenate(identities: tuple[Any, ...]) -> Any:
 
 @jax.jit
 def _split(images: UInt8[Array, "b t h w 3"]) -> tuple[UInt8[Array, "t h w 3"], ...]:
-    """On the device: fetched as they are, no stream's images keep another's in memory."""
+    """Splits on the device: fetched one by one, no stream's images keep another's in memory."""
     return tuple(images)
 
 
@@ -344,7 +344,7 @@ class HostSettings(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A `run` that is on; of its event loop."""
+    """A `run` under way, and its events, which belong to its event loop."""
 
     wake: asyncio.Event  # there may be something to render
     rendered: asyncio.Event  # there may be a frame
