@@ -54,9 +54,9 @@ def mouth_loss(
 ) -> Float[Array, ""]:
     """L1 inside the part of a face's box (y0, x0, y1, x1 in [0, 1]) where mouths are, and tints.
 
-    What voices tell of is a twentieth of a picture, and the least of its error where heads move. A
-    tint is what channels differ by from their mean. A tooth of a false colour is a few pixels, so
-    its square counts, ten times.
+    A mouth covers a twentieth of a picture. Where heads move, most of a picture's error lies
+    outside of it. A tint is the difference of a pixel's channels from their mean. A tooth of a
+    false colour is only a few pixels, so tints count by their squares, `TINTS` times.
     """
     start, side = face_box[:, :2], face_box[:, 2:] - face_box[:, :2]
     first, last = (start + side * jnp.asarray(corner)[None] for corner in MOUTH)
@@ -72,8 +72,9 @@ def lip_shape_loss(
 ) -> Float[Array, ""]:
     """Mean square distance of landmarks from each other, each set seen from its own centre.
 
-    Squares ask for the mean of what a voice may mean, where L1 of pixels asks for the median:
-    lips that are mostly shut. From the centre, because no voice tells where a head is.
+    One voice goes with many shapes of the lips. Squares ask for the mean of these shapes; L1 of
+    pixels asks for their median, which is mostly shut. Sets are centred because no voice tells
+    where a head is.
 
     Args:
       real: a constant.
@@ -143,7 +144,8 @@ def emotion_audio_loss(
 def coefficient_prior(p_exp: Float[Array, "*n k"]) -> Float[Array, ""]:
     """Mean square of the 3DMM's coefficients: the Gaussian prior of model fitting.
 
-    Nothing else asks the mesh to look like the face: with it, modes that do not help stay at rest.
+    No other loss asks the mesh to look like the face. With this one, modes that do not help stay
+    at rest.
     """
     return jnp.square(_f32(p_exp)).mean()
 

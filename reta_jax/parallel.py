@@ -96,8 +96,8 @@ def join_cluster(
 def one_of_several(peer_seconds: int = PEER_SECONDS) -> Iterator[None]:
     """Around a job's work: a process that fails leaves at once, or the others would wait for it.
 
-    What fails here because another process died says nothing of its own: who died is told by
-    `last_words`. Outside of a job this does nothing.
+    A process that fails because another one died is ended by JAX, and `last_words` says why.
+    Outside of a job this does nothing.
     """
     try:
         with sentences_for_errors(is_terminable=False):

@@ -28,10 +28,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int16, UInt8
+from jaxtyping import Array, Float32, Int16, UInt8
 
 from data_pipeline.audio import FPS, SAMPLE_RATE
 from data_pipeline.errors import InputError
@@ -39,7 +40,7 @@ from reta_jax.utterance import Frame, Utterance
 from reta_jax.windows import AudioWindow, ChunkRenderer, to_portrait
 
 PATIENCE = 5  # frames that a voice waits for its images in an utterance
-HELD = FPS // 2  # frames that the last image stays where an utterance's sound does not come
+HELD = FPS // 2  # frames that the last image stays while an utterance's sound is late
 
 
 class Streamer:
@@ -140,14 +141,16 @@ class ServedStream:
             return None
 
     def put(self, utterance: Utterance, first: int, images: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Takes a chunk's images. An utterance that was interrupted meanwhile is nobody's."""
+        """Takes a chunk's images; those of an utterance that was interrupted go with it."""
         with self._lock:
             utterance.put(first, images)
 
     def next_frame(self) -> Frame | None:
         """The next frame with its sound, if it is rendered."""
         with self._lock:
-            return self._utterances[0].next_frame() if self._current() else None
+            frame = self._utterances[0].next_frame() if self._current() else None
+        # Waiting images are read-only views of their chunk.
+        return frame and frame._replace(image=frame.image.copy())
 
     def next_sound(self) -> tuple[Int16[np.ndarray, "640"], bool] | None:
         """The next frame's sound and whether it is the last, without waiting for the image."""
@@ -194,15 +197,15 @@ class ServedStream:
 class StreamServer:
     """Several streams, rendered together: every `step` is one call of the device.
 
-    A step renders the streams that have a chunk to say, padded to 1, 2, 4, ... of them: few who
-    speak do not wait for the silent. All these sizes are compiled here, before anybody speaks.
+    A step renders the streams that have a chunk to say: few speakers do not wait for the silent.
+    Their number is padded to 1, 2, 4, ... All these sizes are compiled here, before anybody speaks.
 
-    Safe to call from several threads, which wait for each other.
+    Safe to call from several threads: steps wait for each other, and nobody else waits for a step.
 
     Args:
       streams: how many there can be at a time.
-      ahead: no chunk of a stream is begun while so many of its frames wait to be played: no more
-        than `ahead` - 1 and a chunk ever do.
+      ahead: a stream's next chunk is begun once fewer than `ahead` of its frames wait to be played.
+        So at most `ahead` - 1 frames and a chunk ever wait.
 
     Raises:
       InputError: no stream, or nothing that may ever be begun.
@@ -215,7 +218,8 @@ class StreamServer:
         # Weak: what a host dropped, or a cancelled task opened for nobody, gives its place back.
         self._identities: weakref.WeakKeyDictionary[ServedStream, Any] = weakref.WeakKeyDictionary()
         self._opening = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the places: nobody holds it while the device works
+        self._stepping = threading.Lock()
         self.thread = ThreadPoolExecutor(1, "reta")  # steps of asynchronous hosts
         identity = renderer.encode(np.zeros((1, renderer.size, renderer.size, 3), np.uint8))
         for batch in sorted({self._batch(count) for count in range(1, streams + 1)}):
@@ -238,7 +242,7 @@ class StreamServer:
             self._opening += 1
         try:
             identity = self._renderer.encode(portrait[None])
-            idle = self._render([identity], [self._silence])[0, 0].copy()  # no view of the chunk
+            idle = self._render([identity], [self._silence])[0][0].copy()  # no view of the chunk
             stream = ServedStream(self._renderer.window, idle, self._ahead)
         except BaseException:
             self._opened()
@@ -260,27 +264,42 @@ class StreamServer:
 
     def step(self) -> int:
         """Renders the next chunk of every stream that has one; returns of how many."""
-        with self._lock:
-            work = [(s, *taken) for s in self._identities if (taken := s.take())]
+        with self._stepping:
+            work = self._take()
             if not work:
                 return 0
-            streams, utterances, firsts, windows = zip(*work, strict=True)
-            images = self._render([self._identities[stream] for stream in streams], windows)
-            for stream, utterance, first, chunk in zip(
-                streams, utterances, firsts, images, strict=False
+            places, identities, utterances, firsts, windows = zip(*work, strict=True)
+            chunks = self._render(identities, windows)
+            for place, utterance, first, chunk in zip(
+                places, utterances, firsts, chunks, strict=True
             ):
-                stream.put(utterance, first, chunk.copy())
+                if (stream := place()) is not None:
+                    stream.put(utterance, first, chunk)
             return len(work)
+
+    def _take(self) -> list[tuple[Any, ...]]:
+        """What is to be rendered now: of each stream a weak reference, its identity, its window.
+
+        Weak, for a stream that is dropped while the device works gives its place back at once.
+        """
+        with self._lock:
+            served = list(self._identities.items())
+        return [
+            (weakref.ref(stream), identity, *taken)
+            for stream, identity in served
+            if (taken := stream.take())
+        ]
 
     def _render(
         self, identities: Sequence[Any], windows: Sequence[Float32[np.ndarray, " n"]]
-    ) -> UInt8[np.ndarray, "b t h w 3"]:
-        """Of the padded batch: the first rows are those that are asked for."""
+    ) -> Sequence[UInt8[np.ndarray, "t h w 3"]]:
+        """The frames of each window, read-only. The batch is padded; its padding is not fetched."""
         spare = self._batch(len(windows)) - len(windows)
         rows = (*identities, *identities[:1] * spare)
         together = rows[0] if len(rows) == 1 else _concatenate(rows)
         audio = np.pad(np.stack(windows), ((0, spare), (0, 0)))
-        return np.asarray(self._renderer.render_windows(together, audio))
+        chunks = _split(self._renderer.render_windows(together, audio))
+        return jax.device_get(chunks[: len(windows)])
 
     def _batch(self, streams: int) -> int:
         """The next power of two, as far as there are places."""
@@ -290,6 +309,12 @@ class StreamServer:
 @jax.jit
 def _concatenate(identities: tuple[Any, ...]) -> Any:
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), *identities)
+
+
+@jax.jit
+def _split(images: UInt8[Array, "b t h w 3"]) -> tuple[UInt8[Array, "t h w 3"], ...]:
+    """Splits on the device: fetched one by one, no stream's images keep another's in memory."""
+    return tuple(images)
 
 
 class AudioChunk(NamedTuple):
@@ -319,7 +344,7 @@ class HostSettings(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A `run` that is on; of its event loop."""
+    """A `run` under way, and its events, which belong to its event loop."""
 
     wake: asyncio.Event  # there may be something to render
     rendered: asyncio.Event  # there may be a frame
@@ -353,8 +378,7 @@ class AsyncReta:
         self._stream = self._server.open(portrait)
         self._is_shut = False
         self._run: _Run | None = None
-        # Kept as they are: hosts get copies, and draw on them.
-        self._idle = self._shown = _to_bgr(self._stream.idle_frame)
+        self._idle = self._shown = self._stream.idle_frame  # RGB: hosts draw on what they get
         self._is_resting = True  # the idle frame is shown: a speech may begin at any time
         self._waited = self._held = 0  # frames: for images in this utterance, for its sound now
         self.dropped = 0
@@ -371,7 +395,7 @@ class AsyncReta:
 
     def get_first_frame(self) -> UInt8[np.ndarray, "h w 3"]:
         """The idle frame, BGR."""
-        return self._idle.copy()
+        return _to_bgr(self._idle)
 
     async def push_audio(
         self, data: bytes, sample_rate: int = SAMPLE_RATE, last_chunk: bool = True
@@ -456,8 +480,8 @@ class AsyncReta:
     def _next(self) -> HostFrame:
         frame = self._stream.next_frame()
         if frame is not None:
-            self._shown, self._is_resting, self._held = _to_bgr(frame.image), False, 0
-            return self._host_frame(self._shown.copy(), frame.audio, frame.end_of_speech)
+            self._shown, self._is_resting, self._held = frame.image, False, 0
+            return self._host_frame(_to_bgr(self._shown), frame.audio, frame.end_of_speech)
         if not self._stream.is_speaking:
             self._waited = self._held = 0
             self._rest()
@@ -469,7 +493,7 @@ class AsyncReta:
             self._held += 1
             if self._held > HELD:
                 self._rest()
-        return HostFrame(self._shown.copy(), None)
+        return HostFrame(_to_bgr(self._shown), None)
 
     def _rest(self) -> None:
         self._shown, self._is_resting = self._idle, True
@@ -503,4 +527,5 @@ class AsyncReta:
 
 
 def _to_bgr(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    return np.ascontiguousarray(image[..., ::-1])
+    """A new image."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

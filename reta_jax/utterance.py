@@ -66,9 +66,9 @@ class _Samples:
 class Utterance:
     """A voice in the making: sound goes in in any pieces, windows and images through, frames out.
 
-    The windows are those of `reta_jax.windows.audio_windows` over the whole voice. All are rendered
-    for a host that waits for them. Where it plays sound whose images are late (`next_sound`), the
-    device goes on with the first chunk that it will bring in time.
+    The windows are those of `reta_jax.windows.audio_windows` over the whole voice. A host that
+    waits for images gets all of them. If a host plays sound whose images are late (`next_sound`),
+    the next chunk is the first that the device can still bring in time.
     """
 
     def __init__(self, spec: AudioWindow):
@@ -143,10 +143,10 @@ class Utterance:
         return None
 
     def put(self, first: int, images: UInt8[np.ndarray, "t h w 3"]) -> None:
-        """Takes the images of the chunk that was taken; those of played frames are left.
+        """Takes the images of the chunk that was taken, but those of frames that were played.
 
-        Where some are, the host does not wait for images: from then on, the next chunk is the first
-        that is brought whole by a call that lasts as long as this one.
+        If some were played, the host does not wait for images. From then on the next chunk is the
+        first that a call as long as this one brings whole.
         """
         if self._played > first or self._lag:
             # It grows by steps: one slow call among quick ones is not the device's speed.
@@ -188,7 +188,7 @@ class Utterance:
 
     @property
     def _is_known(self) -> bool:
-        """Whether the next frame is the utterance's last one can be said."""
+        """It is known whether the next frame is the utterance's last one."""
         return self._is_over or self._received > (self._played + 1) * SAMPLES_PER_FRAME
 
     @property

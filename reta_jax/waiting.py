@@ -27,9 +27,9 @@ def measure_live(renderer: ChunkRenderer, streams: int, minutes: float) -> dict[
     """Talks without an end on one `StreamServer`, pushed frame by frame as fast as they go through.
 
     Returns:
-      {"minutes": of each talk, "streams", "needed_milliseconds": of a frame's voice and what
-       follows it, "milliseconds": from there to every talk's frames, as `time_calls` gives them,
-       "real_time_streams": how many this rate is enough for,
+      {"minutes": of each talk, "streams", "needed_milliseconds": of sound until the first frames
+       come, "milliseconds": from a chunk's last sample to every talk's frames, as `time_calls`
+       gives them, "real_time_streams": how many this rate is enough for,
        "resident_megabytes": of the process, [at a tenth of the talks, at their end],
        "device_megabytes": the same of the device, None where it does not say}
     """

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from data_pipeline.audio import SAMPLES_PER_FRAME
 
-QUIET = -50.0  # dB of full scale: below it nobody speaks,
-BELOW_PEAK = 40.0  # nor this much below the loudest frame of the window
+QUIET = -50.0  # dB of full scale: nobody speaks below it
+BELOW_PEAK = 40.0  # dB: nobody speaks so far below the loudest frame of the window
 SOFT = 6.0  # dB from silent to spoken
 HOLD = 12  # frames that a voice is held after its last sound: stops and word ends are silent
 AHEAD = 2  # frames before its first one: the mouth opens before the sound
@@ -18,7 +18,8 @@ def voice_activity(audio: Float[Array, "b n"]) -> Float[Array, "b t"]:
     """1 where a window of 16 kHz samples is spoken, 0 in silence, one number a video frame.
 
     It opens `AHEAD` frames before the first sound, closes after `HOLD` silent ones, and takes
-    `FADE` frames for either. What is loud is loud beside the loudest frame of the window.
+    `FADE` frames for either. A frame has sound if it is louder than `QUIET`, and less than
+    `BELOW_PEAK` below the loudest frame of the window.
     """
     frames = audio.astype(jnp.float32).reshape(audio.shape[0], -1, SAMPLES_PER_FRAME)
     level = 10 * jnp.log10(frames.var(-1) + 1e-12)  # a microphone's offset is no sound

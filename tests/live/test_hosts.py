@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -295,6 +296,29 @@ def test_who_is_silent_keeps_step_while_others_speak():
     reta = AsyncReta(Statue(), STONE, server)
     assert asyncio.run(seconds_of(reta, frames=10)) > 8 / 25
     assert other.waiting == 44  # their chunks were rendered meanwhile
+
+
+def test_nobody_waits_for_a_step_but_other_steps():
+    """While the device works, places are taken and given back, and speeches broken off."""
+    device, rendering, done = Busy(2), threading.Event(), threading.Event()
+    server = StreamServer(device, 3)
+    closed, interrupted, dropped = streams = [server.open(STONE) for _ in range(3)]
+    while streams:
+        streams.pop().push_audio(speech(4 * FRAME))
+    device.lasting = lambda together: together == 3
+    device.play = lambda: rendering.set() or done.wait(5)
+    with ThreadPoolExecutor(2) as threads:
+        steps = [threads.submit(server.step) for _ in range(2)]
+        assert rendering.wait(5)
+        server.close(closed)
+        del dropped
+        others = [server.open(STONE) for _ in range(2)]
+        interrupted.interrupt()
+        interrupted.push_audio(speech(4 * FRAME))
+        assert not any(step.done() for step in steps)
+        done.set()
+    assert sorted(step.result() for step in steps) == [1, 3]
+    assert [stream.waiting for stream in (closed, interrupted, *others)] == [0, 2, 0, 0]
 
 
 def test_an_avatar_outlives_its_event_loop():

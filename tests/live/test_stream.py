@@ -388,13 +388,16 @@ def test_a_server_of_nothing_is_refused(renderer, wrong):
 
 
 def test_an_image_that_waits_keeps_no_other_stream_s(renderer, portrait):
+    """Nor does one that is given out keep its chunk; it may be drawn on."""
     server = StreamServer(renderer, streams=3)
-    stream = server.open(portrait)
-    stream.push_audio(speech(12 * FRAME))
+    streams = [server.open(portrait) for _ in range(3)]
+    for stream in streams:
+        stream.push_audio(speech(12 * FRAME))
     server.step()
-    for image in (stream.idle_frame, stream.next_frame().image):
-        whole = image if image.base is None else image.base
-        assert whole.nbytes <= CHUNK * image.nbytes
+    for image in (streams[0].idle_frame, streams[0].next_frame().image):
+        assert image.flags.owndata and image.flags.writeable
+    waiting = streams[0]._utterances[0].next_frame().image
+    assert waiting.base.nbytes == CHUNK * waiting.nbytes
 
 
 def test_a_portrait_of_another_size_is_refused(renderer, portrait):
