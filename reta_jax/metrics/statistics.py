@@ -27,7 +27,7 @@ def missing_counts(rows: Sequence[Figures], clips: int) -> dict[str, int]:
 
 
 def sized(row: Figures) -> Figures:
-    """What there is a mean of."""
+    """The figures as they go into a mean: offsets by their size, and no emotion's number."""
     return {
         name: abs(value) if name in SIGNED else value
         for name, value in row.items()
@@ -84,16 +84,18 @@ def intervals(
 
 
 def interval_of(
-    figure: Callable[[Int[np.ndarray, " clips"]], float], people: Sequence[str], seed: int = 0
+    figures: Callable[[Int[np.ndarray, "draws clips"]], Float[np.ndarray, " draws"]],
+    people: Sequence[str],
+    seed: int = 0,
 ) -> list[float] | None:
     """`intervals` of a figure that is of a whole set of clips, not a mean over them.
 
     None where it is known of none of the sets, or of one person's clips alone.
 
     Args:
-      figure: takes how often each clip is drawn; NaN where such a set has no figure.
+      figures: of all sets, of how often each clip is in them; NaN where such a set has none.
     """
-    found = np.array([figure(times) for times in resampled(people, seed)])
+    found = figures(resampled(people, seed))
     return _interval(found[np.isfinite(found)], people)
 
 
