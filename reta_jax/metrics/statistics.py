@@ -15,18 +15,18 @@ NAMED = "emotion_named"  # an index into EMOTIONS, of which there is no mean
 
 def mean_figures(rows: Sequence[Figures]) -> Figures:
     """Mean of each figure over the clips that have it; of offsets, of their size."""
-    found = [sized(row) for row in rows]
+    found = [averageable(row) for row in rows]
     names = dict.fromkeys(name for row in found for name in row)
     return {name: float(np.mean([row[name] for row in found if name in row])) for name in names}
 
 
 def missing_counts(rows: Sequence[Figures], clips: int) -> dict[str, int]:
     """Of how many clips each figure is, where some of all the clips lack it."""
-    counts = collections.Counter(name for row in rows for name in sized(row))
+    counts = collections.Counter(name for row in rows for name in averageable(row))
     return {name: count for name, count in counts.items() if count < clips}
 
 
-def sized(row: Figures) -> Figures:
+def averageable(row: Figures) -> Figures:
     """The figures as they go into a mean: offsets by their size, and no emotion's number."""
     return {
         name: abs(value) if name in SIGNED else value
@@ -73,7 +73,7 @@ def intervals(
     times = resampled(people, seed)
     found = {}
     for name in mean_figures(rows):
-        values = np.array([sized(row).get(name, np.nan) for row in rows])
+        values = np.array([averageable(row).get(name, np.nan) for row in rows])
         there = np.isfinite(values)
         of = [person for person, is_there in zip(people, there, strict=True) if is_there]
         drawn = times[:, there]
