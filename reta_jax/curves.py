@@ -149,6 +149,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 def evaluation_sections(out: Path, path: Path) -> list[Section]:
     """Bars of an evaluation with their intervals; its figures by emotion, identity and clip.
 
+    Beside them stands what the report says against judges and figures.
+
     Raises InputError if it is not there, or not as `reta_jax.evaluate` writes it.
     """
     report = read_evaluation(path)
@@ -162,8 +164,9 @@ def evaluation_sections(out: Path, path: Path) -> list[Section]:
             text += " Lines are intervals of 95 %, by people drawn anew with all their clips."
         whole, *others = tables.evaluation_sections(report)
         figure = plots.metric_bars(rows, intervals, titles_of(rows))
+        notes = [f"Note: {note}." for note in report.get("notes", ())]
     picture = plots.save(out, "metrics.png", figure, "Mean over the clips, row by row.")
-    text = "\n\n".join(filter(None, [text, whole.text]))
+    text = "\n\n".join(filter(None, [text, whole.text, *notes]))
     return [whole._replace(text=text, pictures=[picture]), *others]
 
 

@@ -484,9 +484,10 @@ def _judge_places(
     folder, identity = Path(places.get("judges", JUDGES)), places.get("identity")
     given = [judge for judge, place in NAMED_BY.items() if place in places]
     if "videos" in places:
-        # MediaPipe finds the landmarks.
-        landmarker, landmarker_sha256 = _find_landmarker(named.pop("face_landmarker", None))
+        # MediaPipe finds the landmarks, for all figures together.
+        landmarker, landmarker_sha256 = _find_landmarker(named.get("face_landmarker"))
         judges = without_own(load_judges(folder, identity=identity, **named), given)
+        judges = judges._replace(mouth=None, face=None)
         print_licences(judges.provenance)
         return evaluate_videos(
             Path(places["videos"]),

@@ -336,8 +336,8 @@ def flow_section(out: Path, model: Pretrained, shown: Sequence[Shown]) -> Sectio
         for x in s.inside
     ]
     inside = [x for s in close for x in s.inside]
-    coarse_scale = max(_reach(x.flows for x in inside), 1e-3)
-    fine_scale = max(_reach(moves), 1e-4)
+    coarse_scale = max(_flow_scale(x.flows for x in inside), 1e-3)
+    fine_scale = max(_flow_scale(moves), 1e-4)
     rows, titles = [], []
     places = [(n, i) for n, s in enumerate(close) for i in _few(s)[:2]]
     for n, i in places:
@@ -405,8 +405,8 @@ def _overlay(frame: UInt8[np.ndarray, "h w 3"], mask: Any) -> UInt8[np.ndarray, 
     return np.where(np.asarray(mask)[..., None] > 0, red, frame).astype(np.uint8)
 
 
-def _reach(flows: Iterable[Sequence[Float[np.ndarray, "_ _ 2"]]]) -> float:
-    """The length that 99 of 100 pixels' flow has not."""
+def _flow_scale(flows: Iterable[Sequence[Float[np.ndarray, "_ _ 2"]]]) -> float:
+    """The 99th percentile of the flow's length over all pixels: what full colour stands for."""
     lengths = [np.linalg.norm(flow, axis=-1).ravel() for levels in flows for flow in levels]
     return float(np.percentile(np.concatenate(lengths), 99))
 

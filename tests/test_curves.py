@@ -87,7 +87,11 @@ def test_evaluations_are_read_as_they_come(tmp_path):
         with pytest.raises(InputError, match="report.json"):
             read_evaluation(tmp_path)
     row = {"rows": {"generated": {"psnr": 20.0}}}
-    for name, value in (("emotions_named", {"generated": {}}), ("kid_by_emotion", [1])):
+    for name, value in (
+        ("emotions_named", {"generated": {}}),
+        ("kid_by_emotion", [1]),
+        ("notes", 1),
+    ):
         (tmp_path / "report.json").write_text(json.dumps(row | {name: value}))
         with pytest.raises(InputError, match="is no report of reta_jax.evaluate"):
             evaluation_sections(tmp_path, tmp_path)
@@ -102,6 +106,7 @@ def test_evaluations_are_shown_whole_by_group_and_with_what_is_against_them(tmp_
         "by_identity": {},
         "by_clip": {"one": {"psnr": 22.0, "emotion_named": 4.0}},
         "objections": ["the judge taught the model", "it knows the people"],
+        "notes": ["psnr does not rank what is known"],
         "emotions_named": {
             "generated": {
                 "counts": {"happy": {"happy": 2, "sad": 0}, "sad": {"happy": 1, "sad": 0}},
@@ -113,7 +118,7 @@ def test_evaluations_are_shown_whole_by_group_and_with_what_is_against_them(tmp_
     (tmp_path / "report.json").write_text(json.dumps(report))
     whole, generated, emotions, clips, named, kid = evaluation_sections(tmp_path, tmp_path)
     bold = ["**The judge taught the model.**", "**It knows the people.**"]
-    assert whole.text.split("\n\n")[1:] == bold
+    assert whole.text.split("\n\n")[1:] == [*bold, "Note: psnr does not rank what is known."]
     assert whole.table == Table(
         ["", "psnr ↑", "sync d ↓"], [["generated", "20.000", "7.500 (n = 2)"]]
     )

@@ -29,6 +29,7 @@ from reta_jax.files import file_digest
 from reta_jax.images import to_float
 from reta_jax.metrics.blocks import BLOCK, apply_exactly, in_blocks
 from reta_jax.metrics.cache import digest, weights_digest
+from reta_jax.metrics.chips import face_chip
 from reta_jax.metrics.mouth import find_points
 from reta_jax.metrics.sync import SyncJudge
 from reta_jax.pretrained.load import Loaded, load
@@ -97,18 +98,20 @@ def load_judges(
       syncnet: SyncNet v2; default weights/syncnet_v2, if it was imported there, else the folder's.
       inception: the FID's Inception; default weights/fid_inception, likewise.
       face_landmarker: MediaPipe's model, instead of landmark_net and face_net, which know rendered
-        people; it also sees blinks.
+        people; it also sees blinks. Faces are aligned with it for a published Emotion-FAN, for
+        which the one at hand is taken if none is named.
 
     Raises:
-      InputError: named weights are missing or of another kind.
+      InputError: named weights are missing or of another kind, or a published Emotion-FAN has no
+        landmarker.
     """
     there = lambda path: path if path.is_dir() else None
     own = lambda name: there(folder / name)
     imported = lambda name: there(_at_hand(f"{IMPORTED}/{name}"))
     who = identity or own("identity_net")
-    if face_landmarker:
-        face = _mediapipe(face_landmarker)
-        mouth = _lips(face)
+    mediapipe = _mediapipe(face_landmarker) if face_landmarker else None
+    if mediapipe:
+        face, mouth = mediapipe, _lips(mediapipe)
     else:
         face = _of_pictures("landmark_net", own("face_net")) if own("face_net") else None
         mouth = _mouth(folder / "landmark_net")
@@ -116,7 +119,7 @@ def load_judges(
     inception = inception or imported("fid_inception")
     return Judges(
         mouth=mouth,
-        emotion=_emotion(emotion or folder / "emotion_fan"),
+        emotion=_emotion(emotion or folder / "emotion_fan", mediapipe),
         face=face,
         identity=who and (_function(who) if ":" in str(who) else _of_pictures("identity_net", who)),
         sync=_sync(syncnet) if syncnet else None,
@@ -150,7 +153,9 @@ def _on_pictures(network: nn.Module, variables: Any) -> Callable[[Frames], Any]:
     return functools.partial(find, variables)
 
 
-def _mediapipe(model: Path) -> Judge:
+def _mediapipe(model: Path | None) -> Judge:
+    """Of the model that is named, or at hand."""
+    model = landmarker_model(model)
     landmarker = FaceLandmarker(model)
     last = None, np.zeros(0)  # both judges look at the same frames
 
@@ -160,7 +165,7 @@ def _mediapipe(model: Path) -> Judge:
             last = frames, find_points(frames, landmarker) / frames.shape[2:0:-1]
         return last[1]
 
-    return Judge(MEDIAPIPE, str(model), look, file_digest(landmarker_model(model)))
+    return Judge(MEDIAPIPE, str(model), look, file_digest(model))
 
 
 def _lips(face: Judge) -> Judge:
@@ -199,10 +204,15 @@ def _function(source: str) -> Judge:
 _NOISE = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 
 
-def _emotion(source: Path) -> Judge:
+def _emotion(source: Path, mediapipe: Judge | None) -> Judge:
+    """Our own looks at the frames as they are, a published one at dlib's chips of their faces."""
     network, loaded, about = _load("emotion_fan", source)
-    config = loaded.config
-    size = config.get("image_size", FAN_SIZE if config.get("provenance") else OWN_SIZE)
+    config, align, usual_size = loaded.config, lambda frames: frames, OWN_SIZE
+    if config.get("provenance"):
+        face, usual_size = mediapipe or _aligner(source), FAN_SIZE
+        align = functools.partial(_chips, face)
+        about = about._replace(sha256=digest(about.sha256, face.sha256))
+    size = config.get("image_size", usual_size)
     labels = [EMOTIONS.index(label) for label in config.get("labels", EMOTIONS)]
 
     @jax.jit
@@ -212,10 +222,33 @@ def _emotion(source: Path) -> Judge:
         return apply_exactly(network, variables, small[None])[0][0]
 
     def look(frames: Frames) -> int:
-        spread = np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)
-        return labels[int(np.argmax(feel(loaded.variables, frames[spread])))]
+        shown = _spread(align(_spread(frames)))
+        return labels[int(np.argmax(feel(loaded.variables, shown)))]
 
     return about._replace(look=look)
+
+
+def _spread(frames: Frames) -> UInt8[np.ndarray, "_ h w 3"]:
+    """As many frames as one call takes, from the first to the last."""
+    return frames[np.linspace(0, len(frames) - 1, BLOCK).round().astype(int)]
+
+
+def _aligner(source: Path) -> Judge:
+    try:
+        return _mediapipe(None)
+    except InputError as error:
+        raise InputError(
+            f"{source} is a published Emotion-FAN, for which faces are aligned: {error}"
+        ) from error
+
+
+def _chips(face: Judge, frames: Frames) -> UInt8[np.ndarray, "_ _ _ 3"]:
+    """The faces that are seen, aligned; all frames as they are where none is."""
+    points = face.look(frames) * frames.shape[2:0:-1]
+    seen = np.flatnonzero(np.isfinite(points).all((1, 2)))
+    if not seen.size:
+        return frames
+    return np.stack([face_chip(frames[i], points[i], FAN_SIZE) for i in seen])
 
 
 def _sync(source: Path) -> Judge:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 SCALE = 1e3  # KID is given times 1,000, as the field's tables do
+BLOCK = 1_000  # frames in one matrix product: of fewer it is slower, of more no faster
 
 
 class Couples(NamedTuple):
@@ -36,17 +37,32 @@ def kernel_sums(
 ) -> Float64[np.ndarray, "c c"]:
     """Sums of k over frames i of a's clip and j of b's, but for i = j of one clip.
 
-    A clip has as many frames in `a` as in `b`.
+    A clip has as many frames in `a` as in `b`. Of a set with itself, half of the pairs are looked
+    at: the others are the same.
     """
-    others = np.concatenate(b).astype(np.float64)
-    starts = np.cumsum([0, *map(len, b[:-1])])
     sums = np.zeros((len(a), len(b)))
-    for clip, features in enumerate(a):  # a clip's rows at a time: never all frames squared
-        kernel = (features.astype(np.float64) @ others.T / others.shape[1] + 1) ** 3
-        same = np.arange(len(features))
-        kernel[same, starts[clip] + same] = 0
-        sums[clip] = np.add.reduceat(kernel.sum(0), starts)
+    clips = max(1, BLOCK // max(map(len, a)))
+    blocks = [slice(start, start + clips) for start in range(0, len(a), clips)]
+    for i, rows in enumerate(blocks):
+        left, row_starts = _stacked(a[rows])
+        for j, columns in enumerate(blocks):
+            if a is b and j < i:
+                sums[rows, columns] = sums[columns, rows].T
+                continue
+            right, column_starts = _stacked(b[columns])
+            kernel = (left @ right.T / right.shape[1] + 1) ** 3
+            if i == j:
+                np.fill_diagonal(kernel, 0)
+            by_clip = np.add.reduceat(kernel, row_starts, axis=0)
+            sums[rows, columns] = np.add.reduceat(by_clip, column_starts, axis=1)
     return sums
+
+
+def _stacked(
+    clips: Sequence[Float[np.ndarray, "_ d"]],
+) -> tuple[Float64[np.ndarray, "n d"], Int[np.ndarray, " c"]]:
+    """The frames of all clips, and where each clip's begin."""
+    return np.concatenate(clips).astype(np.float64), np.cumsum([0, *map(len, clips[:-1])])
 
 
 def couples(
@@ -65,15 +81,29 @@ def couples(
     return Couples(sums, np.outer(frames, frames) - np.diag(frames))
 
 
-def kernel_distance(of: Couples, times: Int[np.ndarray, " c"] | None = None) -> float:
-    """KID times 1,000; NaN where there are fewer than two frames.
+def kernel_distance(of: Couples) -> float:
+    """KID times 1,000; NaN where there are fewer than two frames."""
+    (found,) = drawn_distances(of, np.ones((1, len(of.sums)), int))
+    return float(found)
+
+
+def drawn_distances(
+    of: Couples, times: Int[np.ndarray, "draws c"]
+) -> Float64[np.ndarray, " draws"]:
+    """KIDs of sets of clips, for the bootstrap; NaN where one has fewer than two frames.
 
     Args:
-      times: how often each clip is drawn, for the bootstrap. Copies of a clip are held against
-        other clips, and each against itself alone: two copies share their frames.
+      times: how often each clip is drawn. Copies of a clip are held against other clips, and each
+        against itself alone: two copies share their frames.
     """
-    times = np.ones(len(of.sums), int) if times is None else times
-    weights = np.outer(times, times)
-    np.fill_diagonal(weights, times)
-    count = (weights * of.counts).sum()
-    return float(SCALE * (weights * of.sums).sum() / count) if count else np.nan
+    sums, counts = (_drawn_sums(x, times.astype(np.float64)) for x in of)
+    return SCALE * np.divide(sums, counts, out=np.full(len(times), np.nan), where=counts > 0)
+
+
+def _drawn_sums(
+    by_clips: Float64[np.ndarray, "c c"], times: Float64[np.ndarray, "draws c"]
+) -> Float64[np.ndarray, " draws"]:
+    """Sums over clips a ≠ b of t_a t_b x_ab, and over a of t_a x_aa: of all draws, one product."""
+    own = np.diag(by_clips)
+    between = times @ (by_clips - np.diag(own))
+    return np.einsum("dc,dc->d", between, times) + times @ own

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from reta_jax.metrics.statistics import Figures, sized
+from reta_jax.metrics.statistics import Figures, averageable
 from reta_jax.metrics.tables import better
 from reta_jax.report import decimals
 
@@ -28,7 +28,7 @@ def misranked(rows: Mapping[str, Sequence[Figures]]) -> list[str]:
     Args:
       rows: by name, the figures of each clip, in one order.
     """
-    found = {name: [sized(one) for one in clips] for name, clips in rows.items()}
+    found = {name: [averageable(one) for one in clips] for name, clips in rows.items()}
     names = dict.fromkeys(name for one in found.get("truth", ()) for name in one)
     notes = []
     for figure in names:

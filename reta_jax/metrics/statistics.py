@@ -15,19 +15,19 @@ NAMED = "emotion_named"  # an index into EMOTIONS, of which there is no mean
 
 def mean_figures(rows: Sequence[Figures]) -> Figures:
     """Mean of each figure over the clips that have it; of offsets, of their size."""
-    found = [sized(row) for row in rows]
+    found = [averageable(row) for row in rows]
     names = dict.fromkeys(name for row in found for name in row)
     return {name: float(np.mean([row[name] for row in found if name in row])) for name in names}
 
 
 def missing_counts(rows: Sequence[Figures], clips: int) -> dict[str, int]:
     """Of how many clips each figure is, where some of all the clips lack it."""
-    counts = collections.Counter(name for row in rows for name in sized(row))
+    counts = collections.Counter(name for row in rows for name in averageable(row))
     return {name: count for name, count in counts.items() if count < clips}
 
 
-def sized(row: Figures) -> Figures:
-    """What there is a mean of."""
+def averageable(row: Figures) -> Figures:
+    """The figures as they go into a mean: offsets by their size, and no emotion's number."""
     return {
         name: abs(value) if name in SIGNED else value
         for name, value in row.items()
@@ -73,7 +73,7 @@ def intervals(
     times = resampled(people, seed)
     found = {}
     for name in mean_figures(rows):
-        values = np.array([sized(row).get(name, np.nan) for row in rows])
+        values = np.array([averageable(row).get(name, np.nan) for row in rows])
         there = np.isfinite(values)
         of = [person for person, is_there in zip(people, there, strict=True) if is_there]
         drawn = times[:, there]
@@ -84,16 +84,18 @@ def intervals(
 
 
 def interval_of(
-    figure: Callable[[Int[np.ndarray, " clips"]], float], people: Sequence[str], seed: int = 0
+    figures: Callable[[Int[np.ndarray, "draws clips"]], Float[np.ndarray, " draws"]],
+    people: Sequence[str],
+    seed: int = 0,
 ) -> list[float] | None:
     """`intervals` of a figure that is of a whole set of clips, not a mean over them.
 
     None where it is known of none of the sets, or of one person's clips alone.
 
     Args:
-      figure: takes how often each clip is drawn; NaN where such a set has no figure.
+      figures: of all sets, of how often each clip is in them; NaN where such a set has none.
     """
-    found = np.array([figure(times) for times in resampled(people, seed)])
+    found = figures(resampled(people, seed))
     return _interval(found[np.isfinite(found)], people)
 
 

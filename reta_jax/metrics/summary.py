@@ -1,5 +1,6 @@
 """Judged clips to a report: means, intervals, FID and KID of all, and what could not be judged."""
 
+import functools
 import resource
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from data_pipeline.emotions import EMOTIONS
 from reta_jax.metrics.cache import VERSION, Judged
 from reta_jax.metrics.frechet import frechet_distance, moments
 from reta_jax.metrics.judges import Judges, is_filmed, is_own
-from reta_jax.metrics.kid import Couples, couples, kernel_distance, kernel_sums
+from reta_jax.metrics.kid import Couples, couples, drawn_distances, kernel_distance, kernel_sums
 from reta_jax.metrics.mouth import BELOW_LOUD
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.ranking import misranked
@@ -91,12 +92,12 @@ def _distances(known: list[Judged], seed: int) -> Distances:
     if "truth" not in known[0].features:
         return Distances()
     by_row = {row: [one.features[row] for one in known] for row in known[0].features}
-    truth, people = by_row["truth"], [one.identity for one in known]
+    truth, people = by_row.pop("truth"), [one.identity for one in known]
     frames = sum(map(len, truth))
     if frames < 2:
         return Distances(notes=["FID and KID are not judged: one frame in all, they need two"])
     reference, truth_sums = moments(np.concatenate(truth)), kernel_sums(truth, truth)
-    rows, between, by_emotion = {}, {}, {}
+    rows, between, by_emotion = {"truth": {"fid": 0.0, "kid": 0.0}}, {"truth": {}}, {}
     for name, features in by_row.items():
         held = couples(features, truth, truth_sums)
         fid = frechet_distance(moments(np.concatenate(features)), reference)
@@ -118,7 +119,7 @@ def _distances(known: list[Judged], seed: int) -> Distances:
 
 
 def _kid_interval(held: Couples, people: Sequence[str], seed: int) -> list[float] | None:
-    return interval_of(lambda times: kernel_distance(held, times), people, seed)
+    return interval_of(functools.partial(drawn_distances, held), people, seed)
 
 
 def _kid_by_emotion(

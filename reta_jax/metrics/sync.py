@@ -9,6 +9,7 @@ twice before it looks at them, which is left out here.
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -106,10 +107,12 @@ class SyncJudge:
     ) -> Float[np.ndarray, "m d"]:
         new = list({key: i for i, key in enumerate(keys) if key not in self._seen}.values())
         blocks = [new[start : start + BLOCK] for start in range(0, len(new), BLOCK)]
-        for block in blocks:
-            windows = np.stack([window(i) for i in np.resize(block, BLOCK)])
-            found = embed(self._network, self._variables, windows)
-            self._seen.update(zip((keys[i] for i in block), np.asarray(found), strict=False))
+        windows = (np.stack([window(i) for i in np.resize(block, BLOCK)]) for block in blocks)
+        found = (embed(self._network, self._variables, shown) for shown in windows)
+        # A block is on its way to the device before the one before it is waited for.
+        ahead = itertools.pairwise(itertools.chain(found, [None]))
+        for block, (vectors, _) in zip(blocks, ahead, strict=True):
+            self._seen.update(zip((keys[i] for i in block), np.asarray(vectors), strict=False))
         return np.stack([self._seen[key] for key in keys])
 
 

@@ -1,7 +1,7 @@
 """Emotion-FAN (MIT): `state_dict` of a checkpoint of Open-Debin/Emotion-FAN or a fine-tune of it.
 
 Classes as published for AFEW: happy, angry, disgust, fear, sad, neutral, surprise; a MEAD fine-tune
-adds contempt.
+adds contempt. Faces are dlib's chips (reta_jax.metrics.chips).
 """
 
 from collections.abc import Mapping

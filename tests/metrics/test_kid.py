@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from reta_jax.metrics.kid import couples, kernel_distance, kernel_sums
+from reta_jax.metrics import kid
+from reta_jax.metrics.kid import couples, drawn_distances, kernel_distance, kernel_sums
 
 CLIPS = (3, 1, 4)  # frames of each
 
@@ -37,12 +38,19 @@ def by_loop(x, y, times=None):
     return 1000 * total / count
 
 
-@pytest.mark.parametrize("times", [None, (2, 0, 1), (0, 3, 0, 1)])
-def test_equals_the_double_loop(times):
-    clips = CLIPS if times is None or len(times) == 3 else (*CLIPS, 2)
-    x, y = features(0, clips, spread=1.5), features(1, clips)
-    found = kernel_distance(held(x, y), None if times is None else np.array(times))
-    np.testing.assert_allclose(found, by_loop(x, y, times), rtol=1e-10)
+@pytest.mark.parametrize("block", [1, 4, 1_000])
+def test_equals_the_double_loop_whatever_is_multiplied_at_once(block, monkeypatch):
+    monkeypatch.setattr(kid, "BLOCK", block)
+    x, y = features(0, spread=1.5), features(1)
+    np.testing.assert_allclose(kernel_distance(held(x, y)), by_loop(x, y), rtol=1e-10)
+
+
+def test_drawn_sets_equal_the_double_loop():
+    x, y = features(0, (*CLIPS, 2), spread=1.5), features(1, (*CLIPS, 2))
+    times = [(1, 1, 1, 1), (2, 0, 1, 0), (0, 3, 0, 1), (0, 0, 0, 4), (0, 1, 0, 0)]
+    *found, of_one_frame = drawn_distances(held(x, y), np.array(times))
+    np.testing.assert_allclose(found, [by_loop(x, y, each) for each in times[:-1]], rtol=1e-10)
+    assert np.isnan(of_one_frame)
 
 
 def test_some_of_the_clips_are_as_alone():

@@ -107,6 +107,26 @@ def test_rows_of_a_clip_share_their_windows(variables, monkeypatch):
             np.testing.assert_array_equal(found, alone)
 
 
+def test_the_device_has_the_next_block_before_the_last_one_is_fetched(variables, monkeypatch):
+    events = []
+
+    class OnItsWay:
+        def __init__(self, vectors):
+            self.vectors = vectors
+            events.append("asked")
+
+        def __array__(self, dtype=None, copy=None):
+            events.append("fetched")
+            return np.asarray(self.vectors, dtype)
+
+    zeros = lambda network, variables, windows: OnItsWay(np.zeros((len(windows), 4)))
+    monkeypatch.setattr(sync, "_embed_lips", zeros)
+    monkeypatch.setattr(sync, "_embed_voices", lambda *arrays: np.zeros((8, 4)))
+    lips, _ = SyncJudge(SMALL, variables).embed(*video(2 * sync.BLOCK + 8))  # three blocks
+    assert events == ["asked", "asked", "fetched", "asked", "fetched", "fetched"]
+    assert lips.shape == (2 * sync.BLOCK + 3, 4)
+
+
 def test_only_faces_of_new_windows_are_cropped(variables, monkeypatch):
     cropped = []
     monkeypatch.setattr(sync, "crop_face", lambda *at: cropped.append(at) or crop_face(*at))
