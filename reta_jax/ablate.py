@@ -31,11 +31,12 @@ from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import file_digest, make_folder, write_json, write_whole
 from reta_jax.metrics.cache import VERSION, clip_digests, digest
 from reta_jax.metrics.protocol import Protocol, is_of_judge, judges_digests
-from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.report import markdown_page
 from reta_jax.weights import (
     CONFIG_FILE,
     PARAMS_FILE,
+    SYNTHETIC_WEIGHTS,
     config_to_dict,
     load_weights,
     save_weights,

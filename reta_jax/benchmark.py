@@ -38,16 +38,11 @@ from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.pretrained.reta import expected_params
 from reta_jax.program import Program, flatten, memory, work
-from reta_jax.render import (
-    SHIPPED_WEIGHTS,
-    Dtype,
-    Renderer,
-    add_dtype,
-    encode_portrait,
-    render_chunk,
-)
+from reta_jax.render import add_dtype
+from reta_jax.renderer import Dtype, Renderer, encode_portrait, render_chunk
 from reta_jax.report import figure, wide_console
 from reta_jax.waiting import cold_starts, device_megabytes, measure_live
+from reta_jax.weights import SHIPPED_WEIGHTS
 
 COUNTED = (
     "Counted in 'on the device': both voice branches, the mesh, the generator and the conversion "

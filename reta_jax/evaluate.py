@@ -78,9 +78,9 @@ from reta_jax.metrics.videos import (
 )
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.render import SYNTHETIC_WEIGHTS, Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.report import markdown_page
-from reta_jax.weights import config_to_dict
+from reta_jax.weights import SYNTHETIC_WEIGHTS, config_to_dict
 
 CLIPS, REPORT, REPORT_TEXT, PROTOCOL = "clips", "report.json", "report.md", "protocol.yaml"
 

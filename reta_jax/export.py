@@ -3,9 +3,7 @@
 The folder holds the weights once and two StableHLO programs (`jax.export`) that take them: the
 portrait's, and the chunk's. They serve any number of streams (the batch is symbolic) on every
 platform that they were exported for, and need neither flax nor the model's code:
-
-    renderer = ExportedRenderer.load("exported")
-    frames = renderer.render(portrait, waveform)  # as Renderer does
+`reta_jax.exported` renders with them.
 
 `python -m reta_jax.render --checkpoint exported …` takes such a folder too. With --onnx the same
 two are ONNX models that hold the weights (inputs: the portrait; the window of sound, f_STY, f_TEX).
@@ -20,48 +18,43 @@ Scripts that are no command of ours say JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES=n
 
 import argparse
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 from jax.experimental.compilation_cache import compilation_cache
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array
 
 from data_pipeline.errors import InputError
 from reta_jax import __version__
 from reta_jax.commands import PORTABLE_CACHE, check_device, sentences_for_errors, set_up_xla
+from reta_jax.exported import ENCODE, KIND, RENDER, SEAL, ExportedRenderer, seal_of, sha256_of
+from reta_jax.models.reta import Controls
 from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained.licences import print_licences
+from reta_jax.render import add_choices
+from reta_jax.renderer import Renderer, encode_portrait, render_chunk
 from reta_jax.weights import (
     CONFIG_FILE,
-    PARAMS_FILE,
+    SHIPPED_WEIGHTS,
     as_float32,
     check_outside,
     check_target,
     checksum,
     flatten,
-    load_weights,
     new_folder,
     save_weights,
 )
-from reta_jax.windows import AudioWindow, ChunkRenderer
 
-if TYPE_CHECKING:
-    from reta_jax.render import Renderer
-
-KIND = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
-ENCODE, RENDER = "encode_portrait.stablehlo", "render_chunk.stablehlo"
 ONNX = "onnx"
 RENDER_ONNX = f"{Path(RENDER).stem}.{ONNX}"
 COMPILED = "xla"
-SEAL = "seal"
 
 
 class ExportedFunction(NamedTuple):
@@ -71,7 +64,7 @@ class ExportedFunction(NamedTuple):
     arrays: tuple[Any, ...]  # their shapes
 
 
-def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFORMS) -> None:
+def export(renderer: Renderer, folder: Path, platforms: Sequence[str] = PLATFORMS) -> None:
     """Writes a renderer's two programs and its weights, complete or not at all.
 
     Raises:
@@ -90,10 +83,10 @@ def export(renderer: "Renderer", folder: Path, platforms: Sequence[str] = PLATFO
         "jax": jax.__version__,
         "crc32": checksum(as_float32(flatten(weights))),
     }
-    save_weights(folder, weights, values | {SEAL: _seal(values)}, files=files)
+    save_weights(folder, weights, values | {SEAL: seal_of(values)}, files=files)
 
 
-def export_onnx(renderer: "Renderer", folder: Path) -> None:
+def export_onnx(renderer: Renderer, folder: Path) -> None:
     """Writes the same two programs for one stream as ONNX models, which hold the weights.
 
     Complete or not at all.
@@ -154,7 +147,7 @@ def _use_cache(settings: dict[str, Any]) -> None:
     compilation_cache.reset_cache()  # it remembers its folder
 
 
-def _weights(renderer: "Renderer", platform: str | None) -> dict[str, Any]:
+def _weights(renderer: Renderer, platform: str | None) -> dict[str, Any]:
     """All that decides what a renderer makes, as arguments of its programs."""
     weights: dict[str, Any] = {
         "params": renderer.prepare(platform),
@@ -165,11 +158,8 @@ def _weights(renderer: "Renderer", platform: str | None) -> dict[str, Any]:
     return weights
 
 
-def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, ExportedFunction]:
+def _programs(renderer: Renderer, weights: Any, batch: Any) -> dict[str, ExportedFunction]:
     """What encodes portraits and what renders chunks, by name, and what they take."""
-    from reta_jax.models.reta import Controls
-    from reta_jax.render import encode_portrait, render_chunk
-
     reta, size = renderer.reta, renderer.size
 
     def look(weights: Any, portrait: Array) -> Any:
@@ -196,14 +186,14 @@ def _programs(renderer: "Renderer", weights: Any, batch: Any) -> dict[str, Expor
     }
 
 
-def _about(renderer: "Renderer", kind: str, files: dict[str, bytes]) -> dict[str, Any]:
+def _about(renderer: Renderer, kind: str, files: dict[str, bytes]) -> dict[str, Any]:
     return {
         "kind": kind,
         "reta_jax": __version__,
         "size": renderer.size,
         "window": list(renderer.window),
         "provenance": list(renderer.provenance),
-        "sha256": {name: _hash(program) for name, program in files.items()},
+        "sha256": {name: sha256_of(program) for name, program in files.items()},
     }
 
 
@@ -213,118 +203,7 @@ def _stablehlo(function: Any, platforms: Sequence[str], *arguments: Any) -> byte
     return bytes(exported.serialize())
 
 
-def _hash(program: bytes) -> str:
-    return hashlib.sha256(program).hexdigest()
-
-
-def _seal(values: dict[str, Any]) -> str:
-    """A hash of all that the config says: program, weights and sizes belong together."""
-    return _hash(json.dumps(values, sort_keys=True).encode())
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether `export` wrote this folder."""
-    return (Path(folder) / RENDER).is_file()
-
-
-class ExportedRenderer(ChunkRenderer):
-    """An exported model, ready to render; the interface is `reta_jax.render.Renderer`'s.
-
-    Args:
-      size: of the frames in pixels.
-      encode, render: jitted programs of the weights and arrays.
-      provenance: records of the weights behind it.
-    """
-
-    def __init__(
-        self,
-        weights: Any,
-        size: int,
-        window: AudioWindow,
-        encode: Any,
-        render: Any,
-        provenance: Sequence[dict[str, Any]] = (),
-    ):
-        self.weights, self.size, self.window = weights, size, window
-        self.provenance = provenance
-        self.closes_in_silence = "silence" in weights
-        self._encode, self._render = encode, render
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "ExportedRenderer":
-        """Reads a folder that `export` wrote.
-
-        Raises:
-          InputError: it is none, it is damaged, or it is not of this version, this platform or
-            this JAX.
-        """
-        folder = Path(folder)
-        weights, values = load_weights(folder)
-        if values.get("kind") != KIND:
-            raise InputError(f"{folder} holds {values.get('kind')!r} weights, no exported model")
-        said = {name: value for name, value in values.items() if name not in (SEAL, "format")}
-        if values.get(SEAL) != _seal(said):
-            raise InputError(
-                f"{folder / CONFIG_FILE} is not what the export wrote there: export the model again"
-            )
-        if values["reta_jax"] != __version__:
-            raise InputError(
-                f"{folder} was exported by reta_jax {values['reta_jax']}, and this is "
-                f"{__version__}: export the model again"
-            )
-        if checksum(flatten(weights)) != values["crc32"]:
-            raise InputError(
-                f"{folder / PARAMS_FILE} holds the weights of another export: export the model "
-                f"again"
-            )
-        platform = jax_export.default_export_platform()
-        if platform not in values["platforms"]:
-            raise InputError(
-                f"{folder} was exported for {', '.join(values['platforms'])}, and this machine is "
-                f"{platform}: export it again with --platforms {platform}"
-            )
-        programs = [_read_program(folder, name, values) for name in (ENCODE, RENDER)]
-        weights, window = _as_taken(weights, programs[1]), AudioWindow(*values["window"])
-        encode, render = (jax.jit(program.call) for program in programs)
-        provenance = values.get("provenance", [])  # older exports have none
-        return cls(weights, values["size"], window, encode, render, provenance)
-
-    def encode(self, portraits: UInt8[np.ndarray, "b h w 3"]) -> tuple[Array, ...]:
-        return self._encode(self.weights, portraits)
-
-    def render_windows(
-        self, identities: tuple[Array, ...], audio: Float[np.ndarray, "b n"]
-    ) -> UInt8[Array, "b t h w 3"]:
-        return self._render(self.weights, audio, *identities)
-
-
-def _as_taken(weights: Any, program: jax_export.Exported) -> Any:
-    """The weights on the device, in the types of the program's first argument: files know few."""
-    (taken, *_), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
-    return jax.tree.map(lambda x, aval: jnp.asarray(x, aval.dtype), weights, taken)
-
-
-def _read_program(folder: Path, name: str, values: dict[str, Any]) -> jax_export.Exported:
-    try:
-        program = (folder / name).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {folder / name}: {error.strerror}") from error
-    if _hash(program) != values["sha256"][name]:
-        raise InputError(f"{folder / name} is damaged: its hash is not what config.json says")
-    try:
-        exported = jax_export.deserialize(bytearray(program))
-        exported.mlir_module()  # the program itself is read here
-        return exported
-    except (ValueError, jax.errors.JaxRuntimeError) as error:  # readable for half a year
-        raise InputError(
-            f"{folder} was exported with JAX {values['jax']}, which JAX {jax.__version__} cannot "
-            f"read: export it again"
-        ) from error
-
-
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    from reta_jax.render import SHIPPED_WEIGHTS, add_choices
-
     parser = argparse.ArgumentParser(
         prog="python -m reta_jax.export", description="A model as programs that run anywhere."
     )
@@ -367,8 +246,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from reta_jax.render import Renderer
-
     arguments = parse_arguments(argv)
     with sentences_for_errors():
         check_device()

@@ -44,7 +44,6 @@ from reta_jax.models.stylegan import resolutions
 from reta_jax.ops.variance_mask import Stages
 from reta_jax.pictures import flow_key, flow_picture, mask_picture, mesh_picture
 from reta_jax.pretrained.reta import Pretrained, load_reta
-from reta_jax.render import SYNTHETIC_WEIGHTS
 from reta_jax.report import Section, Table, decimals, write_report
 from reta_jax.shown import (
     Shown,
@@ -56,6 +55,7 @@ from reta_jax.shown import (
     true_opening,
 )
 from reta_jax.step import motion_mask
+from reta_jax.weights import SYNTHETIC_WEIGHTS
 
 SHOWN = 2  # clips that are looked at closely
 MOMENTS = 8  # of each, side by side

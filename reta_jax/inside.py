@@ -18,8 +18,8 @@ from reta_jax.images import to_uint8
 from reta_jax.metrics.mouth import correlation
 from reta_jax.models.generator import Level
 from reta_jax.models.morphable import MorphableModel
-from reta_jax.models.reta import RETA, Identity
-from reta_jax.render import Controls, window_controls
+from reta_jax.models.reta import RETA, Controls, Identity
+from reta_jax.renderer import window_controls
 
 POOLED = 16  # side of the maps that frames are compared by
 FIT_TO = 1_000  # wide samples at most that components are fitted to

@@ -29,7 +29,7 @@ from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.metrics.mouth import opening
 from reta_jax.models.reta import RETA, build_reta
 from reta_jax.pretrained.reta import Pretrained, load_reta, save_reta
-from reta_jax.render import controls_in_silence, scale_expression
+from reta_jax.renderer import controls_in_silence, scale_expression
 from reta_jax.weights import check_outside, config_from_dict, config_to_dict
 from reta_jax.windows import audio_windows
 

@@ -38,8 +38,9 @@ from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rendering import cut
 from reta_jax.metrics.statistics import grouped
 from reta_jax.metrics.tables import robustness_sections
-from reta_jax.render import SHIPPED_WEIGHTS, Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.report import markdown_page
+from reta_jax.weights import SHIPPED_WEIGHTS
 
 REAL, REPORT, TABLE, MANIFEST = "real", "robustness.json", "robustness.md", "manifest.json"
 AS_FILMED, OTHER_VOICE, STILL = "as filmed", "another's voice", "still portrait"

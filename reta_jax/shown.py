@@ -21,7 +21,7 @@ from reta_jax.metrics.landmarks import eye_distance
 from reta_jax.metrics.mouth import opening
 from reta_jax.metrics.rendering import first_frames
 from reta_jax.pretrained.reta import Pretrained
-from reta_jax.render import controls_in_silence, encode_portrait
+from reta_jax.renderer import controls_in_silence, encode_portrait
 from reta_jax.windows import audio_windows
 
 

@@ -18,7 +18,7 @@ from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
 from reta_jax.commands import CACHE_VARIABLE
 from reta_jax.export import COMPILED, export, keep_compiled
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.stream import ServedStream, StreamServer
 from reta_jax.windows import ChunkRenderer
 
@@ -90,7 +90,7 @@ FIRST_FRAME = """
 import sys, numpy as np
 from reta_jax.commands import set_up_xla
 set_up_xla()
-from reta_jax.export import ExportedRenderer
+from reta_jax.exported import ExportedRenderer
 renderer = ExportedRenderer.load(sys.argv[1])
 portrait = np.zeros((renderer.size, renderer.size, 3), np.uint8)
 next(renderer.stream(portrait, np.ones(640, np.float32)))

@@ -17,6 +17,9 @@ from data_pipeline.errors import InputError
 from data_pipeline.files import refuse_address
 
 PARAMS_FILE, CONFIG_FILE, CARD_FILE = "params.safetensors", "config.json", "README.md"
+_SHIPPED = Path(__file__).parents[1] / "weights"
+SHIPPED_WEIGHTS = _SHIPPED / "corpus" / "reta"  # of filmed people
+SYNTHETIC_WEIGHTS = _SHIPPED / "synthetic" / "reta"
 FORMAT = 1  # of the folder; raised when an older reader would misread a newer one
 
 

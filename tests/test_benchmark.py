@@ -14,7 +14,7 @@ from reta_jax import benchmark as timing
 from reta_jax import waiting
 from reta_jax.benchmark import Stage, benchmark, main, measure, stages, whole_program
 from reta_jax.program import flatten
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from tests.tiny import save_tiny_model
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")

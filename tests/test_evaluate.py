@@ -35,7 +35,7 @@ from reta_jax.metrics.rendering import coefficients, cut, through_codec, waiting
 from reta_jax.metrics.rows import OTHER_VOICE
 from reta_jax.metrics.sync import SyncJudge
 from reta_jax.metrics.tables import figures_table, markdown_report
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.report import markdown_table
 from reta_jax.weights import load_weights, save_weights
 from tests.tiny import RESEARCH_ONLY, TOLD, save_tiny_model

@@ -16,9 +16,11 @@ import reta_jax
 from data_pipeline.errors import InputError
 from reta_jax import export as exporting
 from reta_jax.commands import CACHE_VARIABLE
-from reta_jax.export import COMPILED, RENDER, ExportedRenderer, export, export_onnx, main
+from reta_jax.export import COMPILED, export, export_onnx, main
+from reta_jax.exported import ENCODE, RENDER, ExportedRenderer, seal_of, sha256_of
 from reta_jax.models import generator
-from reta_jax.render import Renderer, load_renderer
+from reta_jax.render import load_renderer
+from reta_jax.renderer import Renderer
 from reta_jax.stream import Streamer, StreamServer
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, check_params, load_weights, save_weights
 from reta_jax.windows import audio_windows
@@ -61,7 +63,7 @@ def change_config(folder: Path, **values) -> None:
     file = folder / CONFIG_FILE
     changed = json.loads(file.read_text()) | values
     said = {key: value for key, value in changed.items() if key not in ("seal", "format")}
-    file.write_text(json.dumps(changed | {"seal": exporting._seal(said)}))
+    file.write_text(json.dumps(changed | {"seal": seal_of(said)}))
 
 
 def test_frames_are_the_models_own(folder, renderer):
@@ -125,8 +127,8 @@ def test_speaks_live(folder):
 
 
 def test_a_program_is_for_every_platform(folder):
-    for name in (exporting.ENCODE, RENDER):
-        program = exporting.jax_export.deserialize(bytearray((folder / name).read_bytes()))
+    for name in (ENCODE, RENDER):
+        program = jax.export.deserialize(bytearray((folder / name).read_bytes()))
         assert program.platforms == ("cpu", "cuda", "tpu")
 
 
@@ -150,9 +152,9 @@ def test_a_program_for_gpus_alone_has_their_forms_and_is_refused_here(weights, t
     check_params(params, renderer.prepare("cuda"), "what was written")
     level = params["generator"]["level_32"]
     assert "transposed" in level["up"] and "outputs_first" in level["conv"]
-    for name in (exporting.ENCODE, RENDER):
+    for name in (ENCODE, RENDER):
         program = (tmp_path / "model" / name).read_bytes()
-        assert exporting.jax_export.deserialize(bytearray(program)).platforms == ("cuda",)
+        assert jax.export.deserialize(bytearray(program)).platforms == ("cuda",)
     with pytest.raises(InputError, match="for cuda, and this machine is cpu: .*--platforms cpu$"):
         ExportedRenderer.load(tmp_path / "model")
 
@@ -172,7 +174,7 @@ def test_a_model_of_the_published_arithmetic_is_exported_as_it_is(tmp_path):
 
 def test_needs_neither_flax_nor_the_models_code(folder):
     script = (
-        "import sys, reta_jax.stream; from reta_jax.export import ExportedRenderer;"
+        "import sys, reta_jax.stream; from reta_jax.exported import ExportedRenderer;"
         f"ExportedRenderer.load({str(folder)!r});"
         "print([m for m in sys.modules if m == 'flax' or m.startswith('reta_jax.models')])"
     )
@@ -223,7 +225,7 @@ def test_another_time_is_refused(copy, monkeypatch):
     def deserialize(program):
         raise ValueError("serialization version 99 is not supported")
 
-    monkeypatch.setattr(exporting.jax_export, "deserialize", deserialize)
+    monkeypatch.setattr(jax.export, "deserialize", deserialize)
     with pytest.raises(InputError, match="exported with JAX 9.9.9, which JAX .* cannot read"):
         ExportedRenderer.load(copy)
 
@@ -235,7 +237,7 @@ def test_a_program_of_a_later_bytecode_is_refused(copy):
     spoilt = program[: start + 4] + bytes([99]) + program[start + 5 :]
     (copy / RENDER).write_bytes(spoilt)
     sha256 = json.loads((copy / CONFIG_FILE).read_text())["sha256"]
-    change_config(copy, jax="9.9.9", sha256=sha256 | {RENDER: exporting._hash(spoilt)})
+    change_config(copy, jax="9.9.9", sha256=sha256 | {RENDER: sha256_of(spoilt)})
     with pytest.raises(InputError, match="exported with JAX 9.9.9, which JAX .* cannot read"):
         ExportedRenderer.load(copy)
 
@@ -244,7 +246,7 @@ def test_parts_of_two_exports_are_refused(copy):
     weights, values = load_weights(copy)
     weights["uv_expression"] = weights["uv_expression"] + 1
     values.pop("format")
-    files = {name: (copy / name).read_bytes() for name in (exporting.ENCODE, RENDER)}
+    files = {name: (copy / name).read_bytes() for name in (ENCODE, RENDER)}
     save_weights(copy, weights, values, files=files)
     with pytest.raises(InputError, match=f"{PARAMS_FILE} holds the weights of another export"):
         ExportedRenderer.load(copy)
@@ -391,7 +393,7 @@ def test_onnx_renders_the_models_frames(renderer, tmp_path):
         export_onnx(renderer, tmp_path / "onnx")
     encode, render = (
         runtime.InferenceSession(tmp_path / "onnx" / f"{Path(name).stem}.onnx")
-        for name in (exporting.ENCODE, RENDER)
+        for name in (ENCODE, RENDER)
     )
 
     def run(session, *arrays):

@@ -27,7 +27,7 @@ from reta_jax.images import to_float
 from reta_jax.inside import explained_by, level_facts, principal_components
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.pretrained.reta import load_reta
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.report import Section, Table, html_page, markdown_page
 from reta_jax.shown import load_clips, pick_moments, pick_shown, render_inside
 from reta_jax.step import motion_mask

@@ -13,7 +13,7 @@ from reta_jax.linear_path import Heard, fit, main
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import build_reta
 from reta_jax.pretrained.reta import expected_params, load_reta, save_reta
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.state import TrainState
 from reta_jax.weights import config_to_dict
 from tests.tiny import save_tiny_model

@@ -10,7 +10,7 @@ from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from data_pipeline.video import read_video
 from reta_jax import robustness
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from tests.metrics.test_videos import GreyFace
 from tests.tiny import save_tiny_model
 

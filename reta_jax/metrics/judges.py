@@ -33,8 +33,7 @@ from reta_jax.metrics.chips import face_chip
 from reta_jax.metrics.mouth import find_points
 from reta_jax.metrics.sync import SyncJudge
 from reta_jax.pretrained.load import Loaded, load
-from reta_jax.render import SYNTHETIC_WEIGHTS
-from reta_jax.weights import PARAMS_FILE
+from reta_jax.weights import PARAMS_FILE, SYNTHETIC_WEIGHTS
 
 JUDGES = SYNTHETIC_WEIGHTS.parent
 ROOT = JUDGES.parents[1]  # of the project

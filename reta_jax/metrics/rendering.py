@@ -19,7 +19,7 @@ from data_pipeline.video import VideoWriter, read_video, resized
 from reta_jax.metrics.cache import Judged, other_voice
 from reta_jax.metrics.clips import has_known_mesh
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.render import Renderer, window_controls
+from reta_jax.renderer import Renderer, window_controls
 from reta_jax.windows import audio_windows
 
 

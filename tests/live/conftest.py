@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from tests.tiny import save_tiny_model
 
 

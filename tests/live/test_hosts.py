@@ -14,7 +14,7 @@ import pytest
 from data_pipeline.audio import to_float
 from data_pipeline.errors import InputError
 from reta_jax import stream as streaming
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.stream import HELD, AsyncReta, StreamServer
 from reta_jax.utterance import Utterance
 from reta_jax.windows import AudioWindow, ChunkRenderer

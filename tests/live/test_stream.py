@@ -10,7 +10,7 @@ import soundfile
 
 from data_pipeline.audio import load_audio, to_float
 from data_pipeline.errors import InputError
-from reta_jax.render import Renderer
+from reta_jax.renderer import Renderer
 from reta_jax.stream import Streamer, StreamServer
 from reta_jax.utterance import Utterance
 from reta_jax.windows import AudioWindow, audio_windows

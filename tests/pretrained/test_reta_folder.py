@@ -24,10 +24,10 @@ from reta_jax.models.whisper import Whisper
 from reta_jax.pretrained import wav2vec2
 from reta_jax.pretrained.licences import licence_lines
 from reta_jax.pretrained.reta import expected_params, load_reta, save_reta
-from reta_jax.render import SHIPPED_WEIGHTS
 from reta_jax.state import TrainState, build_networks, create_state
 from reta_jax.weights import (
     PARAMS_FILE,
+    SHIPPED_WEIGHTS,
     config_to_dict,
     flatten,
     load_config,
