@@ -39,7 +39,8 @@ from reta_jax.render import (
     load_renderer,
     render_file,
 )
-from reta_jax.train import EXIT_INTERRUPTED, run
+from reta_jax.stopping import EXIT_INTERRUPTED
+from reta_jax.train import run
 from reta_jax.weights import config_to_dict
 from reta_jax.windows import audio_windows
 
