@@ -11,7 +11,6 @@ At 64 px a run takes eight minutes of one core; at 32 px (--size) five, but face
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from configs import ablations
 from configs.judges import synthetic as judges_of_the_world
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
-from reta_jax import train
+from reta_jax import train, train_expert
 from reta_jax.claims import FIGURES, PAPER, ablation_sections, judge_claims
 from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
@@ -33,6 +32,7 @@ from reta_jax.metrics.cache import VERSION, clip_digests, digest
 from reta_jax.metrics.protocol import Protocol, is_of_judge, judges_digests
 from reta_jax.renderer import Renderer
 from reta_jax.report import markdown_page
+from reta_jax.stopping import EXIT_INTERRUPTED
 from reta_jax.weights import (
     CONFIG_FILE,
     PARAMS_FILE,
@@ -70,8 +70,7 @@ def ablate(study: Study, rows: Sequence[str], seeds: Sequence[int]) -> bool:
         seconds=SECONDS,
         size=max(64, study.size),
     )
-    train_sync_expert(study)
-    if not prepare_start(study):
+    if not (train_sync_expert(study) and prepare_start(study)):
         return False
     judging = _judging(study, load_judges(JUDGES))
     for number, seed in enumerate(seeds):
@@ -96,22 +95,21 @@ def _judging(study: Study, judges: Judges) -> Judging:
     return Judging(judges, {"data": data, **judges_digests(judges.sha256)})
 
 
-def train_sync_expert(study: Study) -> None:
-    """The teacher of L_syn, trained on the study's own training people if it is not there yet."""
+def train_sync_expert(study: Study) -> bool:
+    """The teacher of L_syn, trained on the study's own training people if it is not there yet.
+
+    False when a signal stopped it.
+    """
     folder = study.workdir / SYNC_EXPERT
-    if not (folder / CONFIG_FILE).exists():
-        multiplier = ablations.get_config().experts.sync.fields.channel_multiplier
-        command = [
-            *(sys.executable, "-m", "reta_jax.train_expert"),
-            f"--config={judges_of_the_world.__file__}:sync_expert",
-            f"--config.dirs=('{study.data}',)",
-            f"--config.fields.channel_multiplier={multiplier}",
-            f"--config.batch_size={SYNC_BATCH}",
-            f"--config.steps={SYNC_STEPS}",
-            f"--out={folder}",
-        ]
-        if subprocess.run(command).returncode:
-            raise InputError("the sync expert could not be trained: see above")
+    if (folder / CONFIG_FILE).exists():
+        return True
+    config = judges_of_the_world.get_config("sync_expert")
+    config.dirs = (str(study.data),)
+    config.fields.update(ablations.get_config().experts.sync.fields)
+    config.batch_size, config.steps = SYNC_BATCH, SYNC_STEPS
+    is_finished = train_expert.run(config, folder) is not None
+    jax.clear_caches()
+    return is_finished
 
 
 def prepare_start(study: Study) -> bool:
@@ -326,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
         finished = ablate(study, rows, range(arguments.seeds))
     if not finished:
         print("stopped and saved; the same command goes on", file=sys.stderr)
-        sys.exit(train.EXIT_INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     print((workdir / "ablation.md").read_text())
 
 

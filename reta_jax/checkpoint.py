@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,13 +22,14 @@ from orbax.checkpoint import v1 as ocp
 from data_pipeline.errors import InputError
 from reta_jax import parallel
 from reta_jax.differences import FREE_FIELDS, changes_the_model, differences, told
-from reta_jax.state import TrainState
 from reta_jax.weights import config_to_dict
 
+State = TypeVar("State")  # a pytree with a field `step`: a run's TrainState, or an expert's
 FOLDER = "checkpoints"
 PROVENANCE_FILE = "provenance.json"  # beside it: whose weights and people are behind the run
 CHECKSUMS_FILE = "checksums.json"  # {file: [bytes, CRC-32]}
 CORRUPT_FOLDER = "corrupt_checkpoints"  # what could not be used, for a person to look at
+_KEPT_OF_EXPERTS = 2  # of which the second is there should the first be damaged
 _BLOCK = 1 << 20
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what tensorstore raises: no OSError
 
@@ -36,13 +37,18 @@ _OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what tensorstore raises: 
 class Checkpoints:
     """State, data position and resolved config of a run, saved while training goes on.
 
+    Args:
+      workdir: of the run.
+      config: of the run, or of an expert's training (configs/judges).
+      elsewhere: what may be given instead of the same config, should that be another.
+
     Raises:
       InputError: there are checkpoints, and all of them are damaged.
     """
 
-    def __init__(self, workdir: Path, config: ConfigDict):
+    def __init__(self, workdir: Path, config: ConfigDict, elsewhere: str = "another --workdir"):
         policies = ocp.training
-        self._config = config
+        self._config, self._elsewhere = config, elsewhere
         self._folder = workdir.absolute() / FOLDER
         parallel.first_then_others(lambda: _set_corrupt_aside(self._folder))
         # Orbax calls this "post finalization", but it comes last before the checkpoint's rename to
@@ -53,12 +59,7 @@ class Checkpoints:
             self._folder,
             context=context,
             save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.preservation_policies.AnyPreservationPolicy(
-                [
-                    policies.preservation_policies.LatestN(config.train.keep_checkpoints),
-                    policies.preservation_policies.EveryNSteps(config.train.keep_every),
-                ]
-            ),
+            preservation_policy=_kept(config),
             cleanup_tmp_directories=True,  # of a process that was killed while it saved
         )
 
@@ -67,7 +68,7 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
+    def save(self, state: Any, data_state: dict[str, Any]) -> None:
         """Starts an asynchronous save of this step; nothing happens if it is saved already.
 
         Raises:
@@ -81,7 +82,7 @@ class Checkpoints:
                 step, {"state": state, "data": data_state, "config": config_to_dict(self._config)}
             )
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, abstract: State) -> tuple[State, dict[str, Any]]:
         """The latest checkpoint, placed as `abstract` says (any number of devices).
 
         Prints what the config sets otherwise than that of the checkpoint.
@@ -100,7 +101,7 @@ class Checkpoints:
         return loaded["state"], loaded["data"]
 
     def _misfit(self, changes: dict[str, tuple[Any, Any]]) -> InputError:
-        elsewhere = "another --workdir"
+        elsewhere = self._elsewhere
         if "train.only" in changes:  # a part has moments only where it was trained
             elsewhere = f"a new --workdir and --config.init_from={self._folder.parent / 'weights'}"
         return InputError(
@@ -116,7 +117,7 @@ class Checkpoints:
         if refused := {field: changes[field] for field in changes if changes_the_model(field)}:
             raise InputError(
                 f"{self._folder.parent} holds a run of another model: {told(refused)} (give the "
-                "same config, or another --workdir)"
+                f"same config, or {self._elsewhere})"
             )
         if changes and jax.process_index() == 0:
             print(f"going on with other settings: {told(changes)}", flush=True)
@@ -147,6 +148,16 @@ class Checkpoints:
         """On process 0 alone, in Orbax's thread."""
         for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):  # one; older ones are removed
             write_checksums(folder)
+
+
+def _kept(config: ConfigDict) -> Any:
+    """Orbax's policy of which checkpoints stay."""
+    policies = ocp.training.preservation_policies
+    if "train" not in config:
+        return policies.LatestN(_KEPT_OF_EXPERTS)
+    train = config.train
+    latest, every = policies.LatestN(train.keep_checkpoints), policies.EveryNSteps(train.keep_every)
+    return policies.AnyPreservationPolicy([latest, every])
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -239,7 +250,7 @@ def _size_and_crc(file: Path) -> tuple[int, int]:
     return size, crc
 
 
-def _arrays(state: TrainState) -> tuple[Any, list[tuple[int, ...]]]:
+def _arrays(state: Any) -> tuple[Any, list[tuple[int, ...]]]:
     """What two states that fit each other have in common."""
     return jax.tree.structure(state), [leaf.shape for leaf in jax.tree.leaves(state)]
 

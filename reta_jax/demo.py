@@ -32,7 +32,8 @@ from reta_jax.pictures import COLUMNS, contact_sheet, model_row
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.render import load_renderer, render_file
 from reta_jax.renderer import Renderer, encode_portrait, forward_chunk
-from reta_jax.train import EXIT_INTERRUPTED, run
+from reta_jax.stopping import EXIT_INTERRUPTED
+from reta_jax.train import run
 from reta_jax.weights import SHIPPED_WEIGHTS, SYNTHETIC_WEIGHTS, config_to_dict
 from reta_jax.windows import audio_windows
 

@@ -15,10 +15,13 @@ FREE_FIELDS = frozenset(
                                    "synthetic_clips_per_identity", "synthetic_seconds")}
     | {f"train.{name}" for name in ("max_minutes", "log_every", "preview_every", "save_every",
                                     "keep_checkpoints", "keep_every", "expected_devices", "remat")}
+    | {"out", "apart_from", "log_every", "judge_batches", "store_dtype"}  # of configs/judges
 )  # fmt: skip
 # Model fields that act in training only; data fields that define the model's task.
 _TRAINING_ALONE = frozenset({"model.dtype", "model.tcn.dropout", "model.tcn.noise"})
 _ASKED = frozenset({"data.portrait", "data.steady"})
+# Beside its `fields`, what an expert is, and what its weights say of whom it knows.
+_OF_EXPERTS = frozenset({"kind", "task", "dirs", "image_size", "frames", "steps", "seed"})
 
 
 def differences(before: Mapping[str, Any], now: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -44,7 +47,7 @@ def changes_the_model(field: str) -> bool:
     """Whether the same weights would be another model with another value of the field."""
     if field in FREE_FIELDS | _TRAINING_ALONE:
         return False
-    return field.startswith("model.") or field in _ASKED
+    return field.startswith(("model.", "fields.")) or field in _ASKED | _OF_EXPERTS
 
 
 def flat_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

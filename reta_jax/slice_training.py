@@ -44,7 +44,8 @@ from reta_jax.slices import (
     unpack_state,
     write_slice,
 )
-from reta_jax.train import EXIT_INTERRUPTED, PROVENANCE_FILE, run, stop_signals
+from reta_jax.stopping import EXIT_INTERRUPTED, stop_signals
+from reta_jax.train import PROVENANCE_FILE, run
 from reta_jax.weights import config_from_dict, config_to_dict
 
 EXIT_BROKEN = 1

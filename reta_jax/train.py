@@ -19,7 +19,6 @@ batch, the losses and what the gradients were. launch/README.md says how to read
 
 import functools
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -68,10 +67,9 @@ from reta_jax.state import (
     teacher_width,
 )
 from reta_jax.step import GRADIENT_NORMS, Constants, make_step
+from reta_jax.stopping import EXIT_INTERRUPTED, StopRequest
 from reta_jax.weights import config_to_dict
 from reta_jax.writers import Writer
-
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved, to be run again
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, e.g. configs/synthetic.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default runs/<config.name>.")
@@ -252,7 +250,7 @@ def loop(
     batches: Any,
     checkpoints: Checkpoints,
     writer: Writer,
-    stop: "StopRequest",
+    stop: StopRequest,
     profile_steps: range | None,
 ) -> tuple[TrainState, bool]:
     """Steps, logs, previews and saves; returns the state and whether the work is finished."""
@@ -372,39 +370,6 @@ def report(progress: Progress, writer: Writer, step: int, values: dict[str, floa
     writer.scalars(step, values | rates)
     losses = " ".join(f"{name} {value:.4g}" for name, value in sorted(values.items()))
     progress.show(step, losses, rates)
-
-
-def stop_signals() -> list[signal.Signals]:
-    """What asks a run to save and leave; not SIGHUP where it is ignored, as nohup has it."""
-    is_deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([] if is_deaf else [signal.SIGHUP])]
-
-
-class StopRequest:
-    """Turns the first of `stop_signals` into a flag; a second one acts at once.
-
-    But for SIGHUP, which a terminal that is lost sends more than once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> "StopRequest":
-        self._previous = {s: signal.signal(s, self._handle) for s in stop_signals()}
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._restore()
-
-    def _handle(self, number: int, _: Any) -> None:
-        self.requested = True
-        self._restore()
-        tell(f"{signal.Signals(number).name}: saving after this step", sys.stderr)
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            is_expected = self.requested and number == signal.SIGHUP
-            signal.signal(number, signal.SIG_IGN if is_expected else handler)
 
 
 def main(argv: list[str]) -> None:

@@ -84,7 +84,7 @@ def study(tmp_path, monkeypatch):
         }
 
     monkeypatch.setattr(ablate, "prepare_synthetic", lambda *arguments, **options: None)
-    monkeypatch.setattr(ablate, "train_sync_expert", lambda study: None)
+    monkeypatch.setattr(ablate, "train_sync_expert", lambda study: True)
     monkeypatch.setattr(ablate, "prepare_start", lambda study: True)
     monkeypatch.setattr(ablate, "load_judges", lambda folder: ablate.Judges())
     monkeypatch.setattr(ablate, "clip_digests", lambda data, split, count: [data.name])
@@ -92,6 +92,21 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "evaluate", evaluate)
     monkeypatch.setattr(ablate.train, "run", run)
     return Study(tmp_path, tmp_path / "data", 32, 7), trained, judged
+
+
+@pytest.mark.parametrize("score", [None, 0.9])
+def test_the_sync_expert_is_the_studys_own(tmp_path, monkeypatch, score):
+    """A signal that stopped its training, of which there is no score, stops the study."""
+    made = []
+    monkeypatch.setattr(ablate.train_expert, "run", lambda *of: made.append(of) or score)
+    study = Study(tmp_path, tmp_path / "data", 32, 7)
+    assert ablate.train_sync_expert(study) == (score is not None)
+    ((config, folder),) = made
+    assert (config.dirs, config.steps) == ((str(study.data),), ablate.SYNC_STEPS)
+    assert config.fields == ablations.get_config().experts.sync.fields
+    assert folder == tmp_path / "sync_expert"
+    save_weights(folder, {"x": np.zeros(1)}, {"kind": "sync_expert"})
+    assert ablate.train_sync_expert(study) and len(made) == 1
 
 
 def test_equal_budgets_and_tables(study):

@@ -17,10 +17,11 @@ import pytest
 from configs import corpus, hdtf
 from data_pipeline.errors import InputError
 from data_pipeline.prepare import prepare_synthetic
-from reta_jax import slice_training, slices, train
+from reta_jax import slice_training, slices
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.slices import layout_of
 from reta_jax.state import create_state
+from reta_jax.stopping import EXIT_INTERRUPTED
 from reta_jax.weights import config_to_dict, save_weights
 from tests.light import LIGHT, as_flags, light_config
 
@@ -290,7 +291,7 @@ def test_the_command_goes_on_is_stopped_by_a_signal_and_exports(data, tmp_path):
             going.send_signal(signal.SIGTERM)
             break
     _, errors = going.communicate(timeout=300)
-    assert going.returncode == train.EXIT_INTERRUPTED, errors[-3000:]
+    assert going.returncode == EXIT_INTERRUPTED, errors[-3000:]
     assert "SIGTERM: saving after this step" in errors
     second = slices.read_slice(tmp_path / "slices")
     assert second.number == 2 and second.step >= 4

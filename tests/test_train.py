@@ -25,6 +25,7 @@ from reta_jax.models.morphable import builtin_morphable
 from reta_jax.preview import Preview
 from reta_jax.state import create_state
 from reta_jax.step import GRADIENT_NORMS, generator_terms, leaf_norms, to_device_batch
+from reta_jax.stopping import EXIT_INTERRUPTED
 from reta_jax.weights import check_params, config_from_dict, flatten, load_weights
 from tests.light import LIGHT, as_flags, light_config
 from tests.recorder import Recorder
@@ -201,7 +202,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(data, tmp_path):
                 running.send_signal(signal.SIGTERM)
                 break
         _, errors = running.communicate(timeout=300)
-    assert running.returncode == train.EXIT_INTERRUPTED == 75, errors[-3000:]
+    assert running.returncode == EXIT_INTERRUPTED == 75, errors[-3000:]
     assert "SIGTERM: saving after this step" in errors
     (stopped_at,) = saved_steps(tmp_path / "run")
     assert stopped_at >= 2
@@ -238,15 +239,6 @@ def lost_terminal():
         yield
 
 
-@pytest.fixture
-def hangup():
-    """A list that SIGHUP grows, where nothing else hears it."""
-    heard = []
-    before = signal.signal(signal.SIGHUP, lambda *_: heard.append("hangup"))
-    yield heard
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_ctrl_c_that_ends_tee_too_loses_no_training(data, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "make_step", broken_at(1_000))
@@ -256,18 +248,6 @@ def test_ctrl_c_that_ends_tee_too_loses_no_training(data, tmp_path, monkeypatch)
     with lost_terminal():
         assert not train.run(config, tmp_path / "run")
     assert saved_steps(tmp_path / "run") == [2]
-
-
-def test_a_terminal_that_is_lost_says_so_twice_and_nohup_hears_it_not(hangup):
-    with train.StopRequest() as stop:
-        signal.raise_signal(signal.SIGHUP)
-        signal.raise_signal(signal.SIGHUP)
-    signal.raise_signal(signal.SIGHUP)  # while it saves
-    assert stop.requested and not hangup
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with train.StopRequest() as stop:
-        signal.raise_signal(signal.SIGHUP)
-    assert not stop.requested and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 # What it tells of itself.

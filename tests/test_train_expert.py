@@ -1,34 +1,31 @@
 """Judges and teachers are trained, diagnosed on other people, and written with whom they know."""
 
 import json
+import signal
 
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.judges.synthetic import TEACHERS, get_config
 from data_pipeline.errors import InputError
+from data_pipeline.lock import alone_in
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train_expert
 from reta_jax.commands import DivergenceError
+from reta_jax.expert_tasks import TASKS, Outcome, _apply
 from reta_jax.metrics.judges import load_judges
 from reta_jax.train_expert import (
-    TASKS,
-    Outcome,
-    attacked,
     check_apart,
     check_labelled,
     check_landmarks,
     diagnose,
-    emotion_clips,
-    emotion_frames,
-    face_points,
     joined,
-    mouth_points,
     run,
 )
 from reta_jax.weights import load_weights, save_weights
+from tests.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -113,79 +110,6 @@ def test_a_judge_must_not_know_the_models_people(data, tmp_path, capsys):
     assert all(get_config(task).apart_from for task in TASKS if task not in TEACHERS)
 
 
-class Constant:
-    """A network whose logits are what they are, of frames or of clips."""
-
-    def __init__(self, logits, of_clips):
-        self.logits, self.of_clips = jnp.asarray(logits), of_clips
-
-    def apply(self, variables, frames, **_):
-        return (self.logits, None) if self.of_clips else (None, self.logits)
-
-
-@pytest.mark.parametrize(("task", "of_clips"), [(emotion_frames, False), (emotion_clips, True)])
-def test_clips_without_a_label_teach_nothing(task, of_clips):
-    logits = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-    labels = np.array([2, -1, 7])
-    batch = {"frames": jnp.zeros((3, 1, 4, 4, 3)), "emotion": jnp.asarray(labels)}
-
-    def outcome(logits):
-        return task(Constant(logits, of_clips), {}, batch, False)
-
-    found = outcome(logits)
-    chance = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    np.testing.assert_allclose(found.loss, -(chance[0, 2] + chance[2, 7]) / 2, rtol=1e-5)
-    np.testing.assert_allclose(found.score, (logits.argmax(1) == labels)[[0, 2]].mean())
-    gradient = jax.grad(lambda x: outcome(x).loss)(jnp.asarray(logits))
-    assert not gradient[1].any() and gradient[0].any() and found.examples == 2
-
-    outputs = np.asarray(logits), labels
-    one = diagnose("emotion_fan", 0.0, Outcome(0, 0, None, outputs), 9)
-    other = diagnose("emotion_fan", 0.0, Outcome(0, 0, None, tuple(x[::2] for x in outputs)), 9)
-    assert one == other
-    assert diagnose("emotion_fan", 0.0, Outcome(0, 0, None, (logits, np.full(3, -1))), 9) == {}
-
-
-class Points:
-    """A network whose points are what they are."""
-
-    size = 16
-
-    def __init__(self, points):
-        self.points = jnp.asarray(points)
-
-    def apply(self, variables, frames):
-        return self.points
-
-
-@pytest.mark.parametrize(("task", "count"), [(face_points, 68), (mouth_points, 20)])
-def test_clips_without_landmarks_teach_nothing(task, count):
-    rng = np.random.default_rng(0)
-    points = rng.uniform(size=(4, count, 2)).astype(np.float32)
-    landmarks = rng.uniform(size=(4, 1, 68, 2)).astype(np.float32)
-    landmarks[1] = 0
-    batch = {
-        "frames": jnp.zeros((4, 1, 32, 32, 3)),
-        "sync_box": jnp.tile(jnp.asarray([[0.1, 0.2, 0.9, 0.8]]), (4, 1)),
-        "landmarks": jnp.asarray(landmarks),
-    }
-    known = jax.tree.map(lambda x: x[np.array([0, 2, 3])], batch)
-    every, some = (
-        task(Points(x), {}, b, True) for x, b in ((points, batch), (points[[0, 2, 3]], known))
-    )
-    np.testing.assert_allclose([every.loss, every.score], [some.loss, some.score], rtol=1e-5)
-    assert (every.examples, some.examples) == (3, 3)
-    nobody = task(Points(points), {}, batch | {"landmarks": 0 * batch["landmarks"]}, True)
-    assert (nobody.loss, nobody.score, nobody.examples) == (0, 0, 0)
-
-
-def test_the_score_of_landmarks_is_pearsons_correlation():
-    a, b = np.random.default_rng(0).normal(size=(2, 9)).astype(np.float32)
-    known = np.arange(9) % 3 > 0
-    found = train_expert._correlation(jnp.asarray(a), jnp.asarray(b), jnp.asarray(known))
-    np.testing.assert_allclose(found, np.corrcoef(a[known], b[known])[0, 1], rtol=1e-5)
-
-
 @pytest.mark.parametrize("task", ["face_net", "landmark_net"])
 def test_landmarks_that_nobody_found_are_refused(data, tmp_path, monkeypatch, task):
     check_landmarks([str(data)])
@@ -197,13 +121,134 @@ def test_landmarks_that_nobody_found_are_refused(data, tmp_path, monkeypatch, ta
         run(config, tmp_path / "judge")
 
 
-def test_a_judge_that_diverged_takes_no_place(data, tmp_path, monkeypatch):
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Mean(nn.Module):
+    """A network of one number of each frame, with batch statistics."""
+
+    @nn.compact
+    def __call__(self, frames, train=False):
+        means = nn.BatchNorm(not train, momentum=0.9, name="norm")(frames.mean((1, 2)))
+        return nn.Dense(1, name="dense")(means)[:, 0]
+
+
+def mean_task(network, variables, batch, train):
+    found, stats = _apply(network, variables, train, batch["frames"][:, 0])
+    return Outcome(jnp.square(found - batch["emotion"]).mean(), found.mean(), stats)
+
+
+@pytest.fixture
+def mean(data, tmp_path, monkeypatch):
+    """The config of an expert that is compiled in no time."""
+    monkeypatch.setitem(TASKS, "mean", mean_task)
+    monkeypatch.setitem(train_expert.KINDS, "mean", Mean)
+    config = small("face_net", data, tmp_path / "mean")
+    config.task, config.kind, config.fields = "mean", "mean", {}
+    config.steps, config.log_every, config.learning_rate = 5, 2, 0.1
+    return config
+
+
+def test_a_judge_that_diverged_takes_no_place(mean, tmp_path, monkeypatch):
     (tmp_path / "judge").mkdir()
     diverged = lambda network, variables, batch, train: Outcome(jnp.nan, jnp.zeros(()), {})
-    monkeypatch.setitem(TASKS, "face_net", diverged)
-    with pytest.raises(DivergenceError, match="the loss is nan and nan on held-out people at step"):
-        run(small("face_net", data, tmp_path), tmp_path / "judge")
-    assert not list((tmp_path / "judge").iterdir())
+    monkeypatch.setitem(TASKS, "mean", diverged)
+    mean.log_every = 1
+    with pytest.raises(DivergenceError, match="loss, held_out_loss is not finite at step 1: no w"):
+        run(mean, tmp_path / "judge")
+    assert entries(tmp_path) == ["judge"] and not entries(tmp_path / "judge")
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """{n: what happens when a run has drawn its training batch number n}."""
+    found = {}
+
+    class Eventful(Recorder):
+        def __next__(self):
+            batch = super().__next__()
+            found.get(len(self.drawn), lambda: None)()
+            return batch
+
+    def batches(config, split):
+        return Eventful(original(config, split)) if split == "train" else original(config, split)
+
+    original = train_expert._batches
+    monkeypatch.setattr(train_expert, "_batches", batches)
+    return found
+
+
+def ask_to_stop():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def break_down():
+    raise RuntimeError("the machine is gone")
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["asked", "broken"])
+def test_an_interrupted_training_goes_on_to_the_last_bit(
+    mean, tmp_path, monkeypatch, events, capfd, is_asked
+):
+    """Weights, their figures and those of every line are as if it had not stopped."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    run(mean, whole)
+    if is_asked:
+        events[3] = ask_to_stop
+        assert run(mean, parted) is None
+    else:
+        monkeypatch.setattr(train_expert, "SAVE_SECONDS", 0)
+        events[4] = break_down
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(mean, parted)
+    assert entries(tmp_path) == ["parted_in_training", "whole"]
+    events.clear()
+    capfd.readouterr()
+    assert run(mean, parted) is not None
+    assert capfd.readouterr().out.startswith("going on from step 3\nmean step 4/5")
+    assert entries(tmp_path) == ["parted", "whole"]
+    assert entries(parted) == ["config.json", "metrics.jsonl", "params.safetensors"]
+    for name in entries(parted):
+        assert (parted / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_what_was_saved_is_of_its_own_expert_alone(mean, tmp_path, events, capfd):
+    events[1] = ask_to_stop
+    assert run(mean, tmp_path / "judge") is None
+    saved = tmp_path / "judge_in_training"
+    mean.seed = 1
+    told = (
+        f"holds a run of another model: seed was 3 and is 1 .*another --out, or take {saved} away"
+    )
+    with pytest.raises(InputError, match=told):
+        run(mean, tmp_path / "judge")
+    mean.seed, mean.learning_rate, mean.log_every = 3, 0.01, 1
+    assert run(mean, tmp_path / "judge") is None
+    expected = "going on with other settings: learning_rate was 0.1 and is 0.01\n"
+    assert expected in capfd.readouterr().out
+    with alone_in(saved), pytest.raises(InputError, match=f"another run works in {saved}"):
+        run(mean, tmp_path / "judge")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(mean, tmp_path, monkeypatch, events):
+    """Where no line is due, so that nobody has looked at the loss."""
+
+    def broken(*arguments):
+        found = mean_task(*arguments)
+        return found._replace(loss=found.loss * jnp.nan)
+
+    monkeypatch.setitem(TASKS, "mean", broken)
+    events[1] = ask_to_stop
+    with pytest.raises(DivergenceError, match="the sum of weights is not finite at step 1"):
+        run(mean, tmp_path / "judge")
+    assert not entries(tmp_path)
+
+
+def test_batches_that_do_not_divide_are_refused(mean, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.device_count", lambda: 3)
+    with pytest.raises(InputError, match="batch_size=2 does not divide over 3 devices"):
+        run(mean, tmp_path / "judge")
 
 
 def test_weights_of_another_network_are_not_replaced(data, tmp_path, monkeypatch):
@@ -212,16 +257,6 @@ def test_weights_of_another_network_are_not_replaced(data, tmp_path, monkeypatch
     monkeypatch.setattr(train_expert, "training_batches", lambda *_, **__: pytest.fail("it trains"))
     with pytest.raises(InputError, match="holds emotion_fan weights, which landmark_net ones"):
         run(small("face_net", data, tmp_path), tmp_path / "judge")
-
-
-def test_frames_are_attacked_within_their_radius():
-    """Of a linear loss the worst frame is the gradient's way, as far as is allowed."""
-    rng = np.random.default_rng(0)
-    slope, frames = rng.normal(size=(2, 2, 3, 4, 4, 3)).astype(np.float32)
-    slope[1, 2] = 0  # a frame that the loss does not see stays as it is
-    found = attacked(lambda x: (x * slope).sum(), jnp.asarray(frames), jnp.float32(0.5))
-    length = np.sqrt(np.square(slope).sum((2, 3, 4), keepdims=True))
-    np.testing.assert_allclose(found - frames, 0.5 * slope / np.maximum(length, 1e-9), atol=1e-5)
 
 
 def test_a_batch_counts_as_much_as_it_has_examples():

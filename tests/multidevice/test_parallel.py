@@ -76,6 +76,14 @@ def test_devices_exchange_gradients_once_a_step(found):
     assert accumulated["all_reduces"] > 0 and accumulated["all_reduces_of_loops"] == 0
 
 
+@pytest.mark.parametrize("name", ["emotion_fan", "identity_net"])
+def test_an_experts_step_is_that_of_one_device(found, name):
+    """Batch statistics and contrasts are of the whole batch."""
+    assert found[name]["figures"] < 1e-5 and found[name]["stats"] < 1e-5
+    assert found[name]["gradient"] < 1e-4 and found[name]["all_reduces"] > 0
+    assert (found[name]["stats_moved"] > 1e-2) == (name == "emotion_fan")
+
+
 def test_blocks_are_computed_again(found):
     assert found["computed again"]["convolutions"] > found["one device"]["convolutions"]
 

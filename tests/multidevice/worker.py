@@ -15,9 +15,11 @@ import optax
 import scipy.ndimage
 
 from configs.hdtf import get_config
+from configs.judges.synthetic import get_config as get_expert_config
 from data_pipeline.errors import InputError
-from reta_jax import parallel, state, step
+from reta_jax import parallel, state, step, train_expert
 from reta_jax.checks import check_config
+from reta_jax.expert_tasks import TASKS
 from reta_jax.experts.load import KINDS, example_inputs
 from reta_jax.experts.teachers import Experts
 from reta_jax.models.morphable import builtin_morphable
@@ -130,15 +132,20 @@ def off_zero(params):
     return jax.tree.map(draw, params)
 
 
-def run(config, built, devices, adversarial, steps):
-    """States and metrics after every step on so many devices, and the compiled program."""
-    networks, constants, start = built
-    mesh = jax.make_mesh(
+def make_mesh(devices):
+    """As `parallel.make_mesh` of so many devices."""
+    return jax.make_mesh(
         (devices,),
         (parallel.AXIS,),
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=jax.devices()[:devices],
     )
+
+
+def run(config, built, devices, adversarial, steps):
+    """States and metrics after every step on so many devices, and the compiled program."""
+    networks, constants, start = built
+    mesh = make_mesh(devices)
     constants = parallel.replicate(constants, mesh)
     mapped = parallel.data_parallel(step.make_step(config, networks, adversarial), mesh)
     batch = parallel.shard_batch(make_batch(config), mesh)
@@ -258,6 +265,48 @@ def compare_eds(found):
     found["eds_moves"] = program.count("all-gather") + program.count("collective-permute")
 
 
+# Their fields: the one has batch statistics, the other contrasts the people of a batch.
+EXPERTS = {
+    "emotion_fan": {"width": 4, "classes": 8},
+    "identity_net": {"size": 64, "width": 8, "features": 8},
+}
+
+
+def compare_experts(found):
+    """The first step of experts' training on four devices against that on one."""
+    random = np.random.default_rng(0)
+    batch = {
+        "portrait": random.integers(0, 256, (CLIPS, 32, 32, 3), np.uint8),
+        "frames": random.integers(0, 256, (CLIPS, FRAMES, 32, 32, 3), np.uint8),
+        "emotion": np.arange(CLIPS, dtype=np.int32) - 1,  # of the first it is not known
+        "identity": np.arange(CLIPS, dtype=np.int32) // 3,
+        "sync_box": np.tile(np.float32([0.1, 0.2, 0.9, 0.8]), (CLIPS, 1)),
+    }
+    optimizer, _ = gradient_descent(None)
+    for name, fields in EXPERTS.items():
+        config, network = get_expert_config(name), KINDS[name](**fields)
+        variables = random_variables(network, *example_inputs(name))
+        params, stats = variables["params"], variables.get("batch_stats", {})
+        first = train_expert.ExpertState(
+            jnp.zeros((), jnp.int32), params, stats, optimizer.init(params)
+        )
+        results = []
+        for devices in (1, DEVICES):
+            mesh = make_mesh(devices)
+            step = train_expert.make_step(config, network, TASKS[name], optimizer, mesh)
+            placed = parallel.replicate(first, mesh), parallel.shard_batch(batch, mesh)
+            program = step.lower(*placed).compile()
+            results.append(jax.device_get(program(*placed)))
+        (one, *one_figures), (four, *four_figures) = results
+        found[name] = {
+            "figures": difference(four_figures, one_figures),
+            "gradient": difference(four.opt_state[0].trace, one.opt_state[0].trace),
+            "stats": difference(four.stats, one.stats),
+            "stats_moved": difference(one.stats, first.stats),
+            "all_reduces": program.as_text().count("all-reduce("),  # on four
+        }
+
+
 def refuse(found):
     for size in (6, 4):
         config = tiny_config(eds=True)
@@ -273,6 +322,7 @@ def main(path):
     state.optimizers = step.optimizers = gradient_descent
     found = {}
     refuse(found)
+    compare_experts(found)
     compare_eds(found)
     compare_variants(found)
     with open(path, "w") as file:
