@@ -232,7 +232,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     if config.emotion:
         emotion_student = TCN(width, head_scale=0.0, **tcn)
     if config.injection == "concat":
-        fusion = nn.Dense(width)
+        fusion = nn.Dense(width, precision=jax.lax.Precision.HIGHEST)
     elif config.injection != "hierarchical":
         raise InputError(f"model.injection is {config.injection!r}; use 'hierarchical' or 'concat'")
     return RETA(

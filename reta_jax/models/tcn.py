@@ -65,6 +65,7 @@ class TCN(nn.Module):
                 padding="SAME",
                 kernel_init=nn.initializers.zeros,
                 dtype=jnp.float32,
+                precision=jax.lax.Precision.HIGHEST,
                 name="linear",
             )(x)
         x = nn.Dense(self.features, dtype=self.dtype, name="stem")(x)
@@ -76,5 +77,11 @@ class TCN(nn.Module):
         init = nn.initializers.zeros
         if self.head_scale:
             init = nn.initializers.variance_scaling(self.head_scale, "fan_in", "normal")
-        head = nn.Dense(self.outputs, kernel_init=init, dtype=jnp.float32, name="head")
+        head = nn.Dense(
+            self.outputs,
+            kernel_init=init,
+            dtype=jnp.float32,
+            precision=jax.lax.Precision.HIGHEST,
+            name="head",
+        )
         return head(x) + straight
