@@ -33,10 +33,10 @@ from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.export import ExportedRenderer, is_exported
 from reta_jax.files import check_place, make_folder
 from reta_jax.images import to_float, to_uint8
-from reta_jax.models.generator import GeneratorOutput, prepare_for_inference
+from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
+from reta_jax.models.prepare import prepare_control_network, prepare_generator
 from reta_jax.models.reta import RETA, Controls, Identity
-from reta_jax.models.voice import prepare_voice
 from reta_jax.ops.voice_activity import QUIET, voice_activity
 from reta_jax.pretrained.licences import print_licences
 from reta_jax.pretrained.reta import load_reta
@@ -217,11 +217,11 @@ class Renderer(ChunkRenderer):
             "motion_encoder": reta.motion_encoder,
             "emotion_student": reta.emotion_student,
         }
-        generator = prepare_for_inference(reta.generator, params["generator"], platform)
+        generator = prepare_generator(reta.generator, params["generator"], platform)
         prepared = params | {"generator": generator}
         for name, network in networks.items():
             if network is not None:
-                prepared[name] = prepare_voice(params[name], network.dtype)
+                prepared[name] = prepare_control_network(params[name], network.dtype)
         return prepared
 
     def with_chunk(self, chunk: int) -> "Renderer":
