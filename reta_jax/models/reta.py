@@ -184,7 +184,7 @@ def in_light(images: Float[Array, "*b h w 3"], gain: Float[Array, "... 1 1 3"]) 
 
 
 def build_reta(config: ml_collections.ConfigDict) -> RETA:
-    """Builds RETA from the `model` section of a config.
+    """Builds RETA from the `model` section of a config; a saved one is `upgraded` first.
 
     Raises:
       InputError: a field has a value that is not one of its choices.
@@ -197,14 +197,13 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         raise InputError(
             "model.geometry='none' and model.emotion=False leave nothing that the voice controls"
         )
-    light = tuple(config.get("light", ()))  # older weights have none
+    light = tuple(config.light)
     if len(light) not in (0, 3) or not all(0 < value <= 1 for value in light):
         raise InputError(f"model.light is {light}; give red, green and blue in (0, 1], or ()")
-    emotion_span = config.get("emotion_span", 1)  # older weights have none
-    if not 1 <= emotion_span <= config.window.past + 1:
+    if not 1 <= config.emotion_span <= config.window.past + 1:
         raise InputError(
-            f"model.emotion_span is {emotion_span}; give 1 to {config.window.past + 1}, the frames "
-            f"that model.window.past and the frame itself are"
+            f"model.emotion_span is {config.emotion_span}; give 1 to {config.window.past + 1}, the "
+            f"frames that model.window.past and the frame itself are"
         )
     dtype = jnp.dtype(config.dtype)
     width = config.style_dim
@@ -212,9 +211,9 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     tcn = {
         "features": config.tcn.features,
         "dilations": tuple(config.tcn.dilations),
-        "dropout": config.tcn.get("dropout", 0.0),  # older weights have none of these
-        "noise": config.tcn.get("noise", 0.0),
-        "linear": config.tcn.get("linear", 0),
+        "dropout": config.tcn.dropout,
+        "noise": config.tcn.noise,
+        "linear": config.tcn.linear,
         "dtype": dtype,
     }
     motion_decoder = motion_encoder = emotion_student = fusion = None
@@ -243,8 +242,8 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
             modulation=config.modulation,
             split_res=config.split_res,
             rgb_from=config.rgb_from,
-            grid_size=config.get("grid_size", 0),  # older weights have neither
-            detail_from=config.get("detail_from", 0),
+            grid_size=config.grid_size,
+            detail_from=config.detail_from,
             **image,
         ),
         motion_decoder=motion_decoder,
@@ -254,7 +253,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         use_style=config.use_style,
         tune_audio_encoder=config.audio_encoder.trainable,
         p_exp_limit=config.p_exp_limit,
-        emotion_span=emotion_span,
+        emotion_span=config.emotion_span,
         light=light,
         window=AudioWindow(**config.window),
     )
