@@ -393,7 +393,8 @@ class ToRGB(nn.Module):
         mix: Callable[..., Float[Array, "n h w 3"]] = lambda colours: colours,
     ) -> Float[Array, "n h w 3"]:
         """Args:
-        mix: of the maps' colours, before the bias, what the mixed maps would give.
+        mix: how the maps are mixed. It gets their colours instead, before the bias: those are
+          linear in the maps.
         """
         kernel, bias = PointwiseParams(3, name="conv")(maps[0].shape[-1])
         x = mix(*(mix_channels(x, kernel) for x in maps))

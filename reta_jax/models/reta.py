@@ -68,7 +68,7 @@ class RETA(nn.Module):
     tune_audio_encoder: bool = False
     p_exp_limit: float = 3.0  # coefficients stay within, so that the mesh stays a face
     emotion_span: int = 1  # frames of S's output, the last of them t, whose mean is f_E of frame t
-    light: tuple[float, ...] = ()  # RGB in [0, 1] of the faces that it knows; (): as they are
+    light: tuple[float, ...] = ()  # RGB in [0, 1] that faces are brought to; (): they stay as is
     window: AudioWindow = AudioWindow()
 
     def __call__(
@@ -132,7 +132,7 @@ class RETA(nn.Module):
         return Controls(motion, emotion, p_exp)
 
     def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
-        """Frames of G's size: of a G smaller than the portrait, finer textures are left out."""
+        """Frames of G's size; a G smaller than the portrait does without its finer textures."""
         early, late = self.control_codes(identity.style, controls)
         textures = identity.textures[: len(resolutions(self.generator.size))]
         output = self.generator(textures, early, late)
@@ -167,9 +167,9 @@ def mean_of_last(x: Float[Array, "b s d"], span: int) -> Float[Array, "b s d"]:
 def gain_to_light(
     portrait: Float[Array, "b h w 3"], light: tuple[float, ...]
 ) -> Float[Array, "b 1 1 3"]:
-    """What makes the mean colour of each portrait's middle, nose and cheeks, that of `light`.
+    """The gain that makes `light` the mean colour of each portrait's middle, nose and cheeks.
 
-    A face in the dark or under a coloured lamp then is one that the networks have seen the like of.
+    A face in the dark or under a coloured lamp then looks like those of the training.
     """
     height, width = portrait.shape[1:3]
     face = portrait[:, 3 * height // 8 : 3 * height // 4, 3 * width // 8 : 5 * width // 8]
@@ -179,7 +179,7 @@ def gain_to_light(
 
 
 def in_light(images: Float[Array, "*b h w 3"], gain: Float[Array, "... 1 1 3"]) -> Array:
-    """Images in [-1, 1] whose light, which is 0 at -1, is multiplied."""
+    """Images in [-1, 1] with `gain` times their light; at -1 there is none."""
     return (images + 1) * gain - 1
 
 

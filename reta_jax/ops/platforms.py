@@ -20,8 +20,7 @@ def forms_of(name: str) -> Iterator[None]:
     """What is traced inside takes the forms of this name, whatever it is compiled for.
 
     That is "cpu", "cuda" or "tpu", whose forms any machine can compute, or "simple", for converters
-    that know no choice. JAX keeps what it has traced and does not know of this, so it has to
-    forget, twice.
+    that know no choice. JAX's caches do not know of it, so they are emptied before and after.
     """
     if name not in NAMES:
         raise ValueError(f"forms of {name!r}: they are of {', '.join(NAMES)}")

@@ -18,7 +18,7 @@ def voice_activity(audio: Float[Array, "b n"]) -> Float[Array, "b t"]:
     """1 where a window of 16 kHz samples is spoken, 0 in silence, one number a video frame.
 
     It opens `AHEAD` frames before the first sound, closes after `HOLD` silent ones, and takes
-    `FADE` frames for either. What is loud is loud beside the loudest frame of the window.
+    `FADE` frames for either. Loudness is relative to the loudest frame of the window.
     """
     frames = audio.astype(jnp.float32).reshape(audio.shape[0], -1, SAMPLES_PER_FRAME)
     level = 10 * jnp.log10(frames.var(-1) + 1e-12)  # a microphone's offset is no sound
