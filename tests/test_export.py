@@ -17,7 +17,7 @@ from data_pipeline.errors import InputError
 from reta_jax import export as exporting
 from reta_jax.commands import CACHE_VARIABLE
 from reta_jax.export import COMPILED, RENDER, ExportedRenderer, export, export_onnx, main
-from reta_jax.models import generator
+from reta_jax.models import prepare
 from reta_jax.render import Renderer, load_renderer
 from reta_jax.stream import Streamer, StreamServer
 from reta_jax.weights import CONFIG_FILE, PARAMS_FILE, check_params, load_weights, save_weights
@@ -131,7 +131,7 @@ def test_a_program_is_for_every_platform(folder):
 
 
 def test_a_program_for_cpus_alone_has_their_forms(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(generator, "WIDE", 1)
+    monkeypatch.setattr(prepare, "WIDE", 1)
     renderer = Renderer.from_pretrained(weights)
     everywhere, here = tmp_path / "everywhere", tmp_path / "here"
     export(renderer, everywhere)
