@@ -23,7 +23,8 @@ from rich.table import Table
 
 from reta_jax.benchmark import CONVOLUTION, measure_ceilings
 from reta_jax.commands import keep_freed_memory
-from reta_jax.models.generator import Generator, prepare_for_inference
+from reta_jax.models.generator import Generator
+from reta_jax.models.prepare import prepare_generator
 from reta_jax.models.stylegan import channels, resolutions
 
 SPLIT_RES = 64
@@ -184,7 +185,7 @@ def contestants(
     found: dict[str, tuple[Callable[[], Any], bool]] = {}
 
     def add_ours(name: str, module: Generator, params: Any) -> None:
-        params = prepare_for_inference(module, params, "cpu")
+        params = prepare_generator(module, params, "cpu")
         inputs = jax.device_put((textures, early, late))
         run = jax.jit(lambda p, *x: module.apply({"params": p}, *x).frames[0, 0])
         found[name] = functools.partial(run, params, *inputs), True

@@ -69,7 +69,7 @@ def _full(size: int) -> ConfigDict:
     model, train = config.model, config.train
     model.size, model.split_res = size, size // 2
     model.channel_multiplier, model.style_dim = size / 512, 2 * size
-    model.tcn = {"features": 4 * size, "dilations": (1, 2, 4)}
+    model.tcn.update({"features": 4 * size, "dilations": (1, 2, 4)})
     model.emotion_span = 25  # as in the paper's config: else f_E speaks, too (docs/ablation.md)
     config.tvm.resolution = size
     config.experts.sync.fields.channel_multiplier = 0.125

@@ -26,6 +26,7 @@ from data_pipeline.prepare import prepare_synthetic
 from reta_jax import train, train_expert
 from reta_jax.claims import FIGURES, PAPER, ablation_sections, judge_claims
 from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
+from reta_jax.config import upgraded
 from reta_jax.evaluate import JUDGES, Judges, evaluate, load_judges
 from reta_jax.files import file_digest, make_folder, write_json, write_whole
 from reta_jax.metrics.cache import VERSION, clip_digests, digest
@@ -189,7 +190,8 @@ def _is_of(config: ConfigDict, folder: Path) -> bool:
         return False
     if not weights.exists():
         return True
-    return settings_of(json.loads(weights.read_text())) == settings_of(config_to_dict(config))
+    saved = upgraded(json.loads(weights.read_text()))
+    return settings_of(saved) == settings_of(config_to_dict(config))
 
 
 def start_of(config: ConfigDict) -> dict[str, str]:

@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 from data_pipeline.errors import InputError
 from reta_jax import parallel
+from reta_jax.config import upgraded
 from reta_jax.differences import FREE_FIELDS, changes_the_model, differences, told
 from reta_jax.weights import config_to_dict
 
@@ -112,7 +113,7 @@ class Checkpoints:
     def _changes(self) -> dict[str, tuple[Any, Any]]:
         """Fields that are others than in the latest checkpoint; refuses those of the model."""
         saved = self._checkpointer.load_checkpointables(None, {"config": None})["config"]
-        found = differences(saved, self._config)
+        found = differences(upgraded(saved), self._config)
         changes = {field: found[field] for field in found if field not in FREE_FIELDS}
         if refused := {field: changes[field] for field in changes if changes_the_model(field)}:
             raise InputError(
@@ -168,7 +169,8 @@ def has_checkpoint(workdir: Path) -> bool:
 def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
     """EMA parameters and config of a run's latest good checkpoint, as NumPy arrays.
 
-    The config has the run's "provenance" in it, as that of a folder of weights has.
+    The config has the run's "provenance" and every field of today's models in it, as that of a
+    folder of weights has.
 
     Raises:
       InputError: there is none.
@@ -182,7 +184,7 @@ def latest_ema(workdir: Path) -> tuple[Any, dict[str, Any]]:
     with ocp.training.Checkpointer(folder) as checkpointer:
         ema = load_part(checkpointer, step, "ema")
         config = checkpointer.load_checkpointables(step, {"config": None})["config"]
-    return ema, config | {"provenance": read_provenance(workdir)}
+    return ema, upgraded(config) | {"provenance": read_provenance(workdir)}
 
 
 def read_provenance(workdir: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,21 @@
 """The paper's configuration, every field; an experiment in configs/ changes what it needs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
+
+# Fields of a model that older saved configs lack, with what held before there were such fields: not
+# always what the paper's configuration has.
+_BEFORE = {
+    "model": {
+        "grid_size": 0,
+        "light": [],
+        "detail_from": 0,
+        "emotion_span": 1,
+        "tcn": {"dropout": 0.0, "noise": 0.0, "linear": 0},
+    }
+}
 
 
 def paper() -> ConfigDict:
@@ -95,6 +110,21 @@ def paper() -> ConfigDict:
     config.init_from = ""  # a model's folder, or imported image networks; "": from scratch
     config.init_partial = False  # True: a part is taken, and weights for smaller pictures grow
     return config
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config, as JSON values, with the fields of its model that are younger than it.
+
+    A config of something else than a model stays as it is.
+    """
+    return _filled(values, _BEFORE) if "model" in values else dict(values)
+
+
+def _filled(values: Any, before: Any) -> Any:
+    """`values`, and what they lack of `before`, section by section."""
+    if not (isinstance(values, Mapping) and isinstance(before, Mapping)):
+        return values
+    return {**before, **{name: _filled(old, before.get(name)) for name, old in values.items()}}
 
 
 def check_variant(variant: str, *known: str) -> None:

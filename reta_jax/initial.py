@@ -116,7 +116,7 @@ def _otherwise(have: dict[str, Any], config: ConfigDict) -> str:
 
 def _check_linear_path(have: dict[str, Any], config: ConfigDict) -> None:
     """A regression's path would be lost, or one of zeros be taken for a regression's."""
-    there, here = have["tcn"].get("linear", 0), config.model.tcn.get("linear", 0)
+    there, here = have["tcn"]["linear"], config.model.tcn.linear
     if there != here:
         raise InputError(
             f"init_from={config.init_from} has "

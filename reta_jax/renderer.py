@@ -21,10 +21,10 @@ from jaxtyping import Array, Float, UInt8
 
 from data_pipeline.errors import InputError
 from reta_jax.images import to_float, to_uint8
-from reta_jax.models.generator import GeneratorOutput, prepare_for_inference
+from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
+from reta_jax.models.prepare import prepare_control_network, prepare_generator
 from reta_jax.models.reta import RETA, Controls, Identity
-from reta_jax.models.voice import prepare_voice
 from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
 from reta_jax.windows import ChunkRenderer
@@ -201,11 +201,11 @@ class Renderer(ChunkRenderer):
             "motion_encoder": reta.motion_encoder,
             "emotion_student": reta.emotion_student,
         }
-        generator = prepare_for_inference(reta.generator, params["generator"], platform)
+        generator = prepare_generator(reta.generator, params["generator"], platform)
         prepared = params | {"generator": generator}
         for name, network in networks.items():
             if network is not None:
-                prepared[name] = prepare_voice(params[name], network.dtype)
+                prepared[name] = prepare_control_network(params[name], network.dtype)
         return prepared
 
     def with_chunk(self, chunk: int) -> "Renderer":

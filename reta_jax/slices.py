@@ -31,6 +31,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from data_pipeline.errors import InputError
+from reta_jax.config import upgraded
 from reta_jax.differences import FREE_FIELDS, differences, flat_fields, told
 from reta_jax.experts.load import KINDS, wanted_experts
 from reta_jax.files import write_json
@@ -387,6 +388,7 @@ def read_slice(folder: Path) -> Slice | None:
         raise InputError(f"{folder} has slice format {version!r}; this version reads {FORMAT}")
     for name, facts in names.items():
         _check_file(place / name, facts)
+    manifest["config"] = upgraded(manifest["config"])
     fields = (f for f in Slice._fields if f not in ("tensors", "metrics", "preview"))
     return Slice(
         **{field: manifest[field] for field in fields},

@@ -52,7 +52,11 @@ def build_networks(config: ml_collections.ConfigDict, teacher_width: int) -> Net
             remat=remat,
         ),
         # f_E starts at zero: a bias away from zero gives its cosine a finite gradient there.
-        projection=nn.Dense(teacher_width, bias_init=nn.initializers.normal(0.02)),
+        projection=nn.Dense(
+            teacher_width,
+            bias_init=nn.initializers.normal(0.02),
+            precision=jax.lax.Precision.HIGHEST,
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import refuse_address
+from reta_jax.config import upgraded
 
 PARAMS_FILE, CONFIG_FILE, CARD_FILE = "params.safetensors", "config.json", "README.md"
 _SHIPPED = Path(__file__).parents[1] / "weights"
@@ -185,7 +186,10 @@ def load_weights(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """The config of a folder of weights; raises InputError as `load_weights` does."""
+    """The config of a folder of weights, with every field of today's models.
+
+    Raises InputError as `load_weights` does.
+    """
     for name in (PARAMS_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
             raise InputError(f"no {name} in {folder}: not a folder of weights")
@@ -198,7 +202,7 @@ def load_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"the weights in {folder} have format {found!r}; this version reads {FORMAT}"
         )
-    return config
+    return upgraded(config)
 
 
 def as_float32(tree: Any) -> Any:

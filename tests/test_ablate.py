@@ -202,6 +202,17 @@ def test_rows_share_the_networks_that_the_paper_takes_from_others(tmp_path, monk
         assert {n for n, leaf in start.items() if shapes.get(n) != leaf.shape} == set()
 
 
+def test_runs_whose_config_lacks_younger_fields_go_on(study):
+    study, trained, *_ = study
+    ablate.ablate(study, ["full"], range(1))
+    (file,) = study.workdir.glob("runs/*/weights/config.json")
+    values = json.loads(file.read_text())
+    del values["model"]["tcn"]["linear"], values["model"]["light"]
+    file.write_text(json.dumps(values))
+    ablate.ablate(study, ["full"], range(1))
+    assert len(trained) == 1
+
+
 def test_runs_of_another_budget_are_refused(study):
     study, *_ = study
     ablate.ablate(study, ["full"], range(1))

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs import hdtf, mead, synthetic
 from data_pipeline.errors import InputError
+from reta_jax import checkpoint
 from reta_jax.checkpoint import Checkpoints, find_damage, latest_ema
 from reta_jax.config import paper
 from reta_jax.state import TrainState
@@ -27,6 +28,7 @@ from reta_jax.weights import (
     nest,
     save_weights,
 )
+from tests.tiny import aged
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -343,6 +345,16 @@ def test_a_run_of_another_model_does_not_go_on(run, field, value, was):
     ):
         go_on(run, **{field: value})
     assert go_on(run) == 6
+
+
+def test_a_run_older_than_some_fields_goes_on_as_what_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "config_to_dict", lambda config: aged(config_to_dict(config)))
+    save_steps(tmp_path, 3)
+    monkeypatch.undo()
+    assert latest_ema(tmp_path)[1]["model"]["emotion_span"] == 1
+    assert go_on(tmp_path) == 3
+    with pytest.raises(InputError, match="model.emotion_span was 1 and is 25"):
+        go_on(tmp_path, **{"model.emotion_span": 25})
 
 
 def test_other_arrays_are_refused_by_what_was_set_otherwise(run):

@@ -18,7 +18,7 @@ from reta_jax import export as exporting
 from reta_jax.commands import CACHE_VARIABLE
 from reta_jax.export import COMPILED, export, export_onnx, main
 from reta_jax.exported import ENCODE, RENDER, ExportedRenderer, seal_of, sha256_of
-from reta_jax.models import generator
+from reta_jax.models import prepare
 from reta_jax.render import load_renderer
 from reta_jax.renderer import Renderer
 from reta_jax.stream import Streamer, StreamServer
@@ -133,7 +133,7 @@ def test_a_program_is_for_every_platform(folder):
 
 
 def test_a_program_for_cpus_alone_has_their_forms(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(generator, "WIDE", 1)
+    monkeypatch.setattr(prepare, "WIDE", 1)
     renderer = Renderer.from_pretrained(weights)
     everywhere, here = tmp_path / "everywhere", tmp_path / "here"
     export(renderer, everywhere)

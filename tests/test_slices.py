@@ -24,6 +24,7 @@ from reta_jax.state import create_state
 from reta_jax.stopping import EXIT_INTERRUPTED
 from reta_jax.weights import config_to_dict, save_weights
 from tests.light import LIGHT, as_flags, light_config
+from tests.tiny import aged
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -417,6 +418,17 @@ def test_a_damaged_slice_is_refused_in_a_sentence(whole, tmp_path, damage):
     sentence = damage(folder)
     with pytest.raises(InputError, match=sentence):
         slices.read_slice(folder)
+
+
+def test_a_slice_older_than_some_fields_is_of_their_values_then(whole, tmp_path):
+    found = slices.read_slice(whole)
+    slices.write_slice(tmp_path, found._replace(config=aged(found.config)))
+    older = slices.read_slice(tmp_path)
+    assert older.config == found.config
+    calm = quiet_config()
+    calm.model.emotion_span = 25
+    with pytest.raises(InputError, match="model.emotion_span was 1 and is 25"):
+        slices.check_same_config(older, calm)
 
 
 def test_a_slice_of_another_config_is_refused_by_the_field(whole):

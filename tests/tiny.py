@@ -2,6 +2,7 @@
 
 import types
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -22,6 +23,14 @@ def tiny_model_config():
 
 RESEARCH_ONLY = {"source": "somebody", "licence": "research only", "commercial_use": False}
 TOLD = "weights of somebody: research only; not for commercial use"  # where it is loaded
+
+
+def aged(values: dict[str, Any]) -> dict[str, Any]:
+    """A config as JSON values, as it was before models had their youngest fields."""
+    young = ("light", "grid_size", "detail_from", "emotion_span")
+    model = {name: value for name, value in values["model"].items() if name not in young}
+    tcn = {name: model["tcn"][name] for name in ("features", "dilations")}
+    return values | {"model": model | {"tcn": tcn}}
 
 
 def save_tiny_model(folder: Path, provenance=(), **fields) -> Path:

@@ -74,11 +74,12 @@ def mel_energies(
     starts = jnp.arange(steps) * MEL_HOP
     frames = audio[:, starts[:, None] + jnp.arange(len(taper))[None, :]]
     waves = jnp.asarray(taper[:, None] * fourier_waves(len(taper)), jnp.float32)
-    spectrum = jnp.matmul(frames, waves, precision=jax.lax.Precision.HIGHEST)
+    precision = jax.lax.Precision.HIGHEST
+    spectrum = jnp.matmul(frames, waves, precision=precision)
     real, imaginary = jnp.split(spectrum, 2, axis=-1)
     energy = jnp.square(real) + jnp.square(imaginary)
     filters = jnp.asarray(mel_filters(bins, len(taper), low_hz, 8000).T)
-    return jnp.einsum("bsf,fm->bsm", energy, filters)
+    return jnp.einsum("bsf,fm->bsm", energy, filters, precision=precision)
 
 
 def fourier_waves(samples: int) -> Float64[np.ndarray, "{samples} f"]:

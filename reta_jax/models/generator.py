@@ -33,28 +33,19 @@ from reta_jax.models.stylegan import (
     resolutions,
     scaled,
 )
-from reta_jax.models.styles import (
-    Style,
-    StyledLayer,
-    at,
-    bring_together,
-    kernel_gain,
-    styles_of,
-)
+from reta_jax.models.styles import Style, StyledLayer, kernel_gain, styles_of
 from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modulate
 from reta_jax.ops.blur import blur, upsample
 from reta_jax.ops.conv import (
     Phases,
     conv,
-    kernel_phases,
     mix_channels,
-    transposed_kernel,
     up_conv,
     up_conv_phases,
     up_conv_transposed,
 )
 from reta_jax.ops.warp import grid_sample, identity_grid, inherited_grid
-from reta_jax.ops.winograd import LARGE, WIDE, winograd_conv, winograd_kernel
+from reta_jax.ops.winograd import winograd_conv
 
 # Training from scratch starts with sigmoid(2) = 88 % of the warped texture: enough to be judged and
 # to train the flow, while the control features below still receive gradient. Finer levels add to
@@ -126,10 +117,10 @@ class Generator(nn.Module):
         constant = self.param("constant", UNIT_NORMAL, (4, 4, width))
         x = jnp.broadcast_to(constant.astype(self.dtype), (b * t, *constant.shape))
         styles = self.styles(early, late)
-        first = styles["conv",] if styles else early
-        x = StyledConv(width, self.modulation, dtype=self.dtype, name="conv")(x, first)
-        frames = raw = None
-        maps = []
+        control = styles["conv",] if styles else early
+        x = StyledConv(width, self.modulation, dtype=self.dtype, name="conv")(x, control)
+        frames = raw_map = None
+        raw_maps = []
         level_type = nn.remat(Level) if self.remat else Level
         for resolution, texture in zip(levels, textures, strict=True):
             name = f"level_{resolution}"
@@ -138,23 +129,22 @@ class Generator(nn.Module):
                 modulation=self.modulation,
                 rgb_from=self.rgb_from,
                 grid_size=min(resolution, self.grid_size or resolution),
-                is_last=resolution == self.size
+                mixes_colours=resolution == self.size
                 and channels(resolution, self.channel_multiplier) > NARROW,
                 only_detail=0 < self.detail_from <= resolution,
-                mask_bias=MASK_BIAS if raw is None else 0.0,
+                mask_bias=MASK_BIAS if raw_map is None else 0.0,
                 dtype=self.dtype,
                 name=name,
             )
-            told = early if self.is_early(resolution) else late
-            if styles:
-                told = {path[1]: style for path, style in styles.items() if path[0] == name}
-            x, frames, raw = level(x, told, texture, frames, raw)
-            maps.append(raw.reshape(b, t, *raw.shape[1:]))
+            code = early if self.is_early(resolution) else late
+            own_styles = {path[1]: style for path, style in styles.items() if path[0] == name}
+            x, frames, raw_map = level(x, own_styles or code, texture, frames, raw_map)
+            raw_maps.append(raw_map.reshape(b, t, *raw_map.shape[1:]))
         return GeneratorOutput(
             frames=frames.reshape(b, t, *frames.shape[1:]),
-            flows=tuple(flow_of(raw) for raw in maps),
-            masks=tuple(mask_of(raw) for raw in maps),
-            raw=tuple(maps),
+            flows=tuple(flow_of(raw_map) for raw_map in raw_maps),
+            masks=tuple(mask_of(raw_map) for raw_map in raw_maps),
+            raw=tuple(raw_maps),
         )
 
     def is_early(self, resolution: int) -> bool:
@@ -174,22 +164,22 @@ class Generator(nn.Module):
         return layers
 
     def styles(self, early: Array, late: Array) -> dict[tuple[str, ...], Style]:
-        """Of all layers, where `prepare_for_inference` brought together what they follow from."""
+        """Of all layers, where `prepare_generator` brought together what they follow from."""
         if not self.has_variable("params", STYLES):
             return {}
         return styles_of(self.styled_layers(), self.get_variable("params", STYLES), early, late)
 
 
 def add_detail(
-    frames: Float[Array, "n g g 3"], step: Float[Array, "n h h 3"]
+    frames: Float[Array, "n g g 3"], colours: Float[Array, "n h h 3"]
 ) -> Float[Array, "n h h 3"]:
-    """Frames of twice the size, with what of `step` is too fine for the frames as they are.
+    """Frames of twice the size, with what of `colours` is too fine for the frames as they are.
 
     The highest band of a Laplacian pyramid. Beyond the border both are continued: nothing of the
     frames' grey rim is left.
     """
-    coarse = blur(_continued(step), pad=(0, 0), stride=2)
-    return step + upsample(_continued(frames - coarse))[:, 2:-2, 2:-2]
+    coarse = blur(_continued(colours), pad=(0, 0), stride=2)
+    return colours + upsample(_continued(frames - coarse))[:, 2:-2, 2:-2]
 
 
 def _continued(x: Float[Array, "n h w c"]) -> Float[Array, "n _ _ c"]:
@@ -198,25 +188,29 @@ def _continued(x: Float[Array, "n h w c"]) -> Float[Array, "n _ _ c"]:
     return jnp.concatenate([rows[:, :, :1], rows, rows[:, :, -1:]], 2)
 
 
-def flow_of(raw: Float[Array, "*b 3"]) -> Float[Array, "*b 2"]:
-    return jnp.tanh(raw[..., :2])
+def flow_of(raw_map: Float[Array, "*b 3"]) -> Float[Array, "*b 2"]:
+    return jnp.tanh(raw_map[..., :2])
 
 
-def mask_of(raw: Float[Array, "*b 3"]) -> Float[Array, "*b 1"]:
-    return jax.nn.sigmoid(raw[..., 2:])
+def mask_of(raw_map: Float[Array, "*b 3"]) -> Float[Array, "*b 1"]:
+    return jax.nn.sigmoid(raw_map[..., 2:])
 
 
 class Level(nn.Module):
     """One resolution: doubles the control features, reads the raw map off them, warps and blends.
 
     n = b * t: the texture of a clip serves its t frames.
+
+    mixes_colours: it reads colours off the texture and x before it warps and blends them; else it
+      reads them off the warped and blended features. The same up to rounding; see `mix_colours`.
+    only_detail: its colours are the portrait's alone, added by `add_detail`.
     """
 
     features: int
     modulation: Modulation
     rgb_from: RGBFrom
     grid_size: int
-    is_last: bool
+    mixes_colours: bool
     only_detail: bool
     mask_bias: float
     dtype: DTypeLike
@@ -225,57 +219,63 @@ class Level(nn.Module):
     def __call__(
         self,
         x: Float[Array, "n g g i"],
-        code: Float[Array, "n d"] | dict[str, Style],
+        control: Float[Array, "n d"] | dict[str, Style],
         texture: Float[Array, "b h h {self.features}"],
         frames: Float[Array, "n g g 3"] | None,
-        raw: Float[Array, "n g g 3"] | None,
+        raw_map: Float[Array, "n g g 3"] | None,
     ) -> tuple[Float[Array, "n h h {self.features}"], Float[Array, "n h h 3"], Array]:
-        told = lambda name: code[name] if isinstance(code, dict) else code
-        styled = functools.partial(StyledConv, self.features, self.modulation, dtype=self.dtype)
-        x = styled(up=True, name="up")(x, told("up"))
-        x = styled(name="conv")(x, told("conv"))
+        """(x, frames, raw map) of this resolution from those of the one before.
 
-        step = ToRaw(self.modulation, self.mask_bias, name="to_flow")(x, told("to_flow"))
-        raw = step if raw is None else step + upsample(raw)
+        Args:
+          control: a code, or the layers' styles by their names, where they are known already.
+        """
+        control_of = lambda layer: control[layer] if isinstance(control, dict) else control
+        styled = functools.partial(StyledConv, self.features, self.modulation, dtype=self.dtype)
+        x = styled(up=True, name="up")(x, control_of("up"))
+        x = styled(name="conv")(x, control_of("conv"))
+
+        to_raw_map = ToRawMap(self.modulation, self.mask_bias, name="to_flow")
+        increment = to_raw_map(x, control_of("to_flow"))
+        raw_map = increment if raw_map is None else increment + upsample(raw_map)
         # A detail is the portrait's colours, as they are.
         dtype = jnp.float32 if self.only_detail else self.dtype
-        texture, mask = texture.astype(dtype), mask_of(raw).astype(dtype)
-        warped = mask * self.warp(texture, raw)
+        texture, mask = texture.astype(dtype), mask_of(raw_map).astype(dtype)
+        warped = mask * self.warp(texture, raw_map)
         blended = (warped + (1 - mask) * x).astype(self.dtype)
 
         to_rgb = ToRGB(name="to_rgb")
         of_x = (x,) if self.rgb_from == "blended" and not self.only_detail else ()
-        if self.is_last:
-            step = to_rgb(texture, *of_x, mix=functools.partial(self.mix_colours, raw))
+        if self.mixes_colours:
+            colours = to_rgb(texture, *of_x, mix=functools.partial(self.mix_colours, raw_map))
         else:
-            step = to_rgb(blended if of_x else warped)
-        x = blended
+            colours = to_rgb(blended if of_x else warped)
         if self.only_detail:
-            return x, add_detail(frames, step), raw
-        frames = step if frames is None else step + upsample(frames)
-        return x, frames, raw
+            frames = add_detail(frames, colours)
+        else:
+            frames = colours if frames is None else colours + upsample(frames)
+        return blended, frames, raw_map
 
     def mix_colours(
         self,
-        raw: Float[Array, "n h h 3"],
+        raw_map: Float[Array, "n h h 3"],
         of_texture: Float[Array, "b h h 3"],
         of_x: Float[Array, "n h h 3"] | None = None,
     ) -> Float[Array, "n h h 3"]:
-        """The colours of what is blended, of the last level, from the colours of its parts.
+        """The colours of what is blended, from the colours of its parts.
 
         Colours are sums of channels: three are warped in place of all, and a portrait's are summed
         once for its t frames.
         """
-        mask = mask_of(raw)
-        warped = mask * self.warp(of_texture, raw)
+        mask = mask_of(raw_map)
+        warped = mask * self.warp(of_texture, raw_map)
         return warped if of_x is None else warped + (1 - mask) * of_x
 
     def warp(
-        self, texture: Float[Array, "b h h c"], raw: Float[Array, "n h h 3"]
+        self, texture: Float[Array, "b h h c"], raw_map: Float[Array, "n h h 3"]
     ) -> Float[Array, "n h h c"]:
         b, h, w, _ = texture.shape
         grid = identity_grid(h, w) if self.grid_size == h else inherited_grid(h, self.grid_size)
-        grid = grid[None] + flow_of(raw)
+        grid = grid[None] + flow_of(raw_map)
         warped = grid_sample(texture, grid.reshape(b, -1, h, w, 2))
         return warped.reshape(-1, h, w, texture.shape[-1])
 
@@ -292,10 +292,10 @@ class ControlStyle(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w c"], code: Float[Array, "n d"] | Style
+        self, x: Float[Array, "n h w c"], control: Float[Array, "n d"] | Style
     ) -> tuple[Float[Array, "n c"], Float[Array, "n c"], Float[Array, "n c"] | None]:
-        is_style = isinstance(code, Style)
-        alpha, beta = code[:2] if is_style else self.affine(code, x.shape[-1])
+        is_style = isinstance(control, Style)
+        alpha, beta = control[:2] if is_style else self.affine(control, x.shape[-1])
         if beta is None:
             return alpha, alpha, None
         spread = self.param("spread", nn.initializers.ones, (x.shape[-1],))
@@ -312,7 +312,7 @@ class ControlStyle(nn.Module):
 class StyledConv(nn.Module):
     """Modulated and demodulated 3x3 convolution, bias, leaky ReLU; `up` doubles the size.
 
-    Weights that went through `prepare_for_inference` are taken as they are.
+    Weights that went through `prepare_generator` are taken as they are.
     """
 
     features: int
@@ -322,12 +322,12 @@ class StyledConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"] | Style
+        self, x: Float[Array, "n h w i"], control: Float[Array, "n d"] | Style
     ) -> Float[Array, "n _ _ {self.features}"]:
-        alpha, scale, shift = ControlStyle(self.modulation, name="style")(x, code)
+        alpha, scale, shift = ControlStyle(self.modulation, name="style")(x, control)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        if isinstance(code, Style):
-            convolve, kernel, norm = *self.prepared(), code.norm
+        if isinstance(control, Style):
+            convolve, kernel, norm = *self.prepared(), control.norm
         else:
             gain = kernel_gain(x.shape[-1])
             kernel = self.param("kernel", UNIT_NORMAL, (3, 3, x.shape[-1], self.features))
@@ -344,7 +344,7 @@ class StyledConv(nn.Module):
 
 
 # Forms of equal results, by the name that a kernel for them has among the parameters: (3, 3, i, o),
-# (4, 4, i, o), (o, 3, 3, i); Phases, (i, 3, 3, o).
+# (4, 4, i, o), (o, 3, 3, i); Phases, (i, 3, 3, o). `prepare_generator` chooses them.
 CONVS = {
     "kernel": functools.partial(conv, pad=(1, 1)),
     "winograd": winograd_conv,
@@ -357,57 +357,7 @@ UP_CONVS = {
 }
 
 
-def prepare_for_inference(
-    generator: Generator, params: dict[str, Any], platform: str | None = None
-) -> dict[str, Any]:
-    """A generator's parameters with what follows from them alone computed once.
-
-    At batch 1 every frame would compute it anew. What is prepared stays so.
-
-    Args:
-      platform: whose forms kernels take: "cpu" (large convolutions in float32 are Winograd's),
-        "cuda" (as cuDNN wants them, so that none is turned at every call), "tpu"; None: those that
-        every platform can take.
-    """
-    if STYLES in params:
-        return params
-    layers = generator.styled_layers()
-    prepared = params | {STYLES: bring_together(layers, params)}
-    for layer in layers:
-        part = _prepare_layer(layer, at(params, layer.path), generator.dtype, platform)
-        prepared = _with(prepared, layer.path, part)
-    return prepared
-
-
-def _prepare_layer(
-    layer: StyledLayer, part: dict[str, Any], dtype: DTypeLike, platform: str | None
-) -> dict[str, Any]:
-    """Without its style's layers, which are brought together, and with its kernel's form."""
-    own = {name: leaf for name, leaf in part.items() if name != "style"}
-    if "spread" in part["style"]:
-        own["style"] = {"spread": part["style"]["spread"]}
-    if layer.outputs is None:
-        return own
-    kernel = jnp.asarray(own.pop("kernel")).astype(dtype)
-    is_up = layer.path[-1] == "up"
-    pays = kernel.dtype == jnp.float32 and layer.inputs >= WIDE and layer.side >= LARGE
-    if platform == "cuda":
-        name = "transposed" if is_up else "outputs_first"
-        return own | {name: transposed_kernel(kernel) if is_up else kernel.transpose(3, 0, 1, 2)}
-    if is_up:
-        return own | {"phases": kernel_phases(kernel)._asdict()}
-    if platform == "cpu" and pays:
-        return own | {"winograd": winograd_kernel(kernel)}
-    return own | {"kernel": kernel}
-
-
-def _with(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
-    if not path:
-        return leaf
-    return tree | {path[0]: _with(tree[path[0]], path[1:], leaf)}
-
-
-class ToRaw(nn.Module):
+class ToRawMap(nn.Module):
     """Modulated 1x1 convolution to (flow x, flow y, occlusion), float32, not demodulated.
 
     Its kernel starts at zero, so the first flow is the identity.
@@ -418,16 +368,16 @@ class ToRaw(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w i"], code: Float[Array, "n d"] | Style
+        self, x: Float[Array, "n h w i"], control: Float[Array, "n d"] | Style
     ) -> Float[Array, "n h w 3"]:
-        _, scale, shift = ControlStyle(self.modulation, name="style")(x, code)
+        _, scale, shift = ControlStyle(self.modulation, name="style")(x, control)
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], 3))
         bias = self.param("bias", lambda _: jnp.array([0.0, 0.0, self.mask_bias]))
         kernel = kernel * x.shape[-1] ** -0.5
         # Three outputs: it is cheaper to modulate the kernel than the map.
-        raw = mix_channels(x, scale[..., None] * kernel[None])
+        raw_map = mix_channels(x, scale[..., None] * kernel[None])
         offset = bias[None] if shift is None else exact_dense(shift, kernel, bias)
-        return raw + offset[:, None, None]
+        return raw_map + offset[:, None, None]
 
 
 class ToRGB(nn.Module):
@@ -443,7 +393,8 @@ class ToRGB(nn.Module):
         mix: Callable[..., Float[Array, "n h w 3"]] = lambda colours: colours,
     ) -> Float[Array, "n h w 3"]:
         """Args:
-        mix: of the maps' colours, before the bias, what the mixed maps would give.
+        mix: how the maps are mixed. It gets their colours instead, before the bias: those are
+          linear in the maps.
         """
         kernel, bias = PointwiseParams(3, name="conv")(maps[0].shape[-1])
         x = mix(*(mix_channels(x, kernel) for x in maps))

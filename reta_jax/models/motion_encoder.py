@@ -31,5 +31,9 @@ class MotionEncoder(nn.Module):
         x = x.reshape(*offsets.shape[:-3], -1)
         x = nn.leaky_relu(nn.Dense(self.outputs, dtype=self.dtype, name="hidden")(x), 0.2)
         return nn.Dense(
-            self.outputs, kernel_init=nn.initializers.zeros, dtype=jnp.float32, name="head"
+            self.outputs,
+            kernel_init=nn.initializers.zeros,
+            dtype=jnp.float32,
+            precision=jax.lax.Precision.HIGHEST,
+            name="head",
         )(x)

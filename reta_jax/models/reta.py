@@ -68,7 +68,7 @@ class RETA(nn.Module):
     tune_audio_encoder: bool = False
     p_exp_limit: float = 3.0  # coefficients stay within, so that the mesh stays a face
     emotion_span: int = 1  # frames of S's output, the last of them t, whose mean is f_E of frame t
-    light: tuple[float, ...] = ()  # RGB in [0, 1] of the faces that it knows; (): as they are
+    light: tuple[float, ...] = ()  # RGB in [0, 1] that faces are brought to; (): they stay as is
     window: AudioWindow = AudioWindow()
 
     def __call__(
@@ -132,7 +132,7 @@ class RETA(nn.Module):
         return Controls(motion, emotion, p_exp)
 
     def generate(self, identity: Identity, controls: Controls) -> GeneratorOutput:
-        """Frames of G's size: of a G smaller than the portrait, finer textures are left out."""
+        """Frames of G's size; a G smaller than the portrait does without its finer textures."""
         early, late = self.control_codes(identity.style, controls)
         textures = identity.textures[: len(resolutions(self.generator.size))]
         output = self.generator(textures, early, late)
@@ -167,9 +167,9 @@ def mean_of_last(x: Float[Array, "b s d"], span: int) -> Float[Array, "b s d"]:
 def gain_to_light(
     portrait: Float[Array, "b h w 3"], light: tuple[float, ...]
 ) -> Float[Array, "b 1 1 3"]:
-    """What makes the mean colour of each portrait's middle, nose and cheeks, that of `light`.
+    """The gain that makes `light` the mean colour of each portrait's middle, nose and cheeks.
 
-    A face in the dark or under a coloured lamp then is one that the networks have seen the like of.
+    A face in the dark or under a coloured lamp then looks like those of the training.
     """
     height, width = portrait.shape[1:3]
     face = portrait[:, 3 * height // 8 : 3 * height // 4, 3 * width // 8 : 5 * width // 8]
@@ -179,12 +179,12 @@ def gain_to_light(
 
 
 def in_light(images: Float[Array, "*b h w 3"], gain: Float[Array, "... 1 1 3"]) -> Array:
-    """Images in [-1, 1] whose light, which is 0 at -1, is multiplied."""
+    """Images in [-1, 1] with `gain` times their light; at -1 there is none."""
     return (images + 1) * gain - 1
 
 
 def build_reta(config: ml_collections.ConfigDict) -> RETA:
-    """Builds RETA from the `model` section of a config.
+    """Builds RETA from the `model` section of a config; a saved one is `upgraded` first.
 
     Raises:
       InputError: a field has a value that is not one of its choices.
@@ -197,14 +197,13 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         raise InputError(
             "model.geometry='none' and model.emotion=False leave nothing that the voice controls"
         )
-    light = tuple(config.get("light", ()))  # older weights have none
+    light = tuple(config.light)
     if len(light) not in (0, 3) or not all(0 < value <= 1 for value in light):
         raise InputError(f"model.light is {light}; give red, green and blue in (0, 1], or ()")
-    emotion_span = config.get("emotion_span", 1)  # older weights have none
-    if not 1 <= emotion_span <= config.window.past + 1:
+    if not 1 <= config.emotion_span <= config.window.past + 1:
         raise InputError(
-            f"model.emotion_span is {emotion_span}; give 1 to {config.window.past + 1}, the frames "
-            f"that model.window.past and the frame itself are"
+            f"model.emotion_span is {config.emotion_span}; give 1 to {config.window.past + 1}, the "
+            f"frames that model.window.past and the frame itself are"
         )
     dtype = jnp.dtype(config.dtype)
     width = config.style_dim
@@ -212,9 +211,9 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     tcn = {
         "features": config.tcn.features,
         "dilations": tuple(config.tcn.dilations),
-        "dropout": config.tcn.get("dropout", 0.0),  # older weights have none of these
-        "noise": config.tcn.get("noise", 0.0),
-        "linear": config.tcn.get("linear", 0),
+        "dropout": config.tcn.dropout,
+        "noise": config.tcn.noise,
+        "linear": config.tcn.linear,
         "dtype": dtype,
     }
     motion_decoder = motion_encoder = emotion_student = fusion = None
@@ -232,7 +231,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
     if config.emotion:
         emotion_student = TCN(width, head_scale=0.0, **tcn)
     if config.injection == "concat":
-        fusion = nn.Dense(width)
+        fusion = nn.Dense(width, precision=jax.lax.Precision.HIGHEST)
     elif config.injection != "hierarchical":
         raise InputError(f"model.injection is {config.injection!r}; use 'hierarchical' or 'concat'")
     return RETA(
@@ -243,8 +242,8 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
             modulation=config.modulation,
             split_res=config.split_res,
             rgb_from=config.rgb_from,
-            grid_size=config.get("grid_size", 0),  # older weights have neither
-            detail_from=config.get("detail_from", 0),
+            grid_size=config.grid_size,
+            detail_from=config.detail_from,
             **image,
         ),
         motion_decoder=motion_decoder,
@@ -254,7 +253,7 @@ def build_reta(config: ml_collections.ConfigDict) -> RETA:
         use_style=config.use_style,
         tune_audio_encoder=config.audio_encoder.trainable,
         p_exp_limit=config.p_exp_limit,
-        emotion_span=emotion_span,
+        emotion_span=config.emotion_span,
         light=light,
         window=AudioWindow(**config.window),
     )

@@ -31,7 +31,7 @@ class Style(NamedTuple):
 
 
 class StyledLayer(NamedTuple):
-    """A modulated layer: where its parameters are, and what it is told by."""
+    """A modulated layer: where its parameters are, and which code modulates it."""
 
     path: tuple[str, ...]
     code: Literal["early", "late"]

@@ -35,10 +35,13 @@ class TCN(nn.Module):
     Convolutions are centred: the network always runs on a whole audio window (past, chunk,
     look-ahead), so the few future frames that it sees are the same in training and live.
 
-    dropout: of each block's output; noise: on the features, in their standard deviations. Both
-      where there is a "dropout" key, which is in training: few people teach few networks to hear.
-    linear: frames that a linear path sees, from the features to the outputs beside the blocks, 0 at
-      first; odd, 0: none. What it hears of people it does not know, the blocks may not.
+    dropout: share of each block's outputs that is dropped.
+    noise: what is added to the features, in their own standard deviations. Like dropout it acts in
+      training alone, where there is a "dropout" key: a network that few people taught hears little
+      in others.
+    linear: width in frames, odd, of a convolution straight from the features to the outputs, which
+      are its sum with the blocks'; 0: there is none. It starts at zero. reta_jax.linear_path fits
+      one, since a regression may hear in new people what the blocks do not.
     """
 
     outputs: int
@@ -65,6 +68,7 @@ class TCN(nn.Module):
                 padding="SAME",
                 kernel_init=nn.initializers.zeros,
                 dtype=jnp.float32,
+                precision=jax.lax.Precision.HIGHEST,
                 name="linear",
             )(x)
         x = nn.Dense(self.features, dtype=self.dtype, name="stem")(x)
@@ -76,5 +80,11 @@ class TCN(nn.Module):
         init = nn.initializers.zeros
         if self.head_scale:
             init = nn.initializers.variance_scaling(self.head_scale, "fan_in", "normal")
-        head = nn.Dense(self.outputs, kernel_init=init, dtype=jnp.float32, name="head")
+        head = nn.Dense(
+            self.outputs,
+            kernel_init=init,
+            dtype=jnp.float32,
+            precision=jax.lax.Precision.HIGHEST,
+            name="head",
+        )
         return head(x) + straight

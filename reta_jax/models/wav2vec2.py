@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from reta_jax.models.attention import SelfAttention
 
@@ -136,13 +136,8 @@ class Wav2Vec2(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, audio: Float[Array, "b n"], mask: Bool[Array, "b t"] | None = None
-    ) -> Float[Array, "b t {self.width}"]:
-        """Features of 16 kHz `audio` of any loudness; one window is one normalisation.
-
-        `mask` marks the steps that the learned mask vector replaces (masked fine-tuning).
-        """
+    def __call__(self, audio: Float[Array, "b n"]) -> Float[Array, "b t {self.width}"]:
+        """Features of 16 kHz `audio` of any loudness; one window is one normalisation."""
         x = jnp.pad(normalise(audio), ((0, 0), (self.pad, self.pad)))
         x = FeatureEncoder(
             self.conv_features,
@@ -154,9 +149,8 @@ class Wav2Vec2(nn.Module):
         x = jax.lax.stop_gradient(x)  # frozen also where the rest is tuned, as usual
         x = LayerNorm(dtype=self.dtype, name="feature_norm")(x)
         x = nn.Dense(self.width, dtype=self.dtype, name="feature_projection")(x)
-        mask_vector = self.param("mask_vector", nn.initializers.uniform(1.0), (self.width,))
-        if mask is not None:
-            x = jnp.where(mask[..., None], mask_vector.astype(self.dtype)[None, None], x)
+        # Pre-training put it in place of masked steps. It is kept with the weights, and not used.
+        self.param("mask_vector", nn.initializers.uniform(1.0), (self.width,))
         positions = PositionalConv(
             self.position_kernel, self.position_groups, self.dtype, name="positional_conv"
         )(x)

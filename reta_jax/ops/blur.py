@@ -49,7 +49,7 @@ blur.defvjp(_blur_forward, _blur_backward)
 
 
 def _filter(x: Array, gain: float, stride: int) -> Array:
-    """Of all pixels that have four on each axis."""
+    """The filter wherever all its taps lie in x; every `stride`-th pixel of that."""
     taps = [tap * gain**0.5 for tap in TAPS]
 
     def shifted(x: Array, tap: int, axis: int) -> Array:

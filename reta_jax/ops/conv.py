@@ -86,11 +86,11 @@ def _whole_in_float32(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _cpu_form(kernel: Array, stride: int) -> Callable:
-    """A pixel's product with a matrix is a product, and faster called so.
+    """The form that is fastest on a CPU (docs/decisions.md).
 
-    Of larger kernels, too, in bfloat16: XLA's products know a CPU's units for it, its convolutions
-    do not (docs/decisions.md). Of few channels, and of float32, convolutions are faster, but for
-    wide kernels with a stride and many outputs, whose rows are products.
+    A 1x1 kernel is one matrix product. A larger one in bfloat16 with enough channels is a product a
+    tap: XLA's products use a CPU's units for bfloat16, its convolutions do not. A large one with a
+    stride and many outputs is a product a row. For all others a convolution is faster.
     """
     is_pointwise = kernel.shape[:2] == (1, 1)
     is_wide_bfloat16 = kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= TAPS_FROM
@@ -102,10 +102,10 @@ def _cpu_form(kernel: Array, stride: int) -> Callable:
 def mix_channels(
     x: Float[Array, "n h w i"], kernel: Float[Array, "... i o"]
 ) -> Float[Array, "n h w o"]:
-    """A pixel's product with a float32 matrix, (i, o) or (n, i, o), exact whatever the type of x.
+    """Each pixel times a float32 matrix, (i, o) or (n, i, o), exact whatever the type of x.
 
-    A map in bfloat16 is multiplied as it is, by the two halves of each weight, to 2^-17 of it:
-    written out in float32 for a few outputs, it would be most of what a level moves.
+    A map in bfloat16 is not written out in float32, which would be most of what a level moves. It
+    is multiplied by two bfloat16 halves of each weight, whose sum is exact to 2^-17 of it.
     """
     return _mix_channels(x, _vary_with(kernel, x))
 
@@ -137,7 +137,7 @@ _mix_channels.defvjp(_mix_forward, _mix_backward)
 
 
 def _float32_product(equation: str, x: Array, weights: Array) -> Array:
-    """Of x in any type with float32 weights, whose last axis is the result's last."""
+    """The einsum of x, in any type, with float32 weights, whose last axis is the result's last."""
     product = functools.partial(jnp.einsum, equation, preferred_element_type=jnp.float32)
 
     def whole(x: Array, weights: Array) -> Array:
@@ -285,8 +285,8 @@ def up_conv_transposed(
 def _transposed(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 o i"]) -> Array:
     """The gradient of a convolution with a stride of two with respect to its input.
 
-    JAX's own derivative of this is right, but the compiler does not know the kernel's gradient in
-    it for one of a strided convolution, and turns maps around.
+    JAX's own derivative of this is right, but slow: the compiler does not see that the kernel's
+    gradient is that of a strided convolution, and transposes maps.
     """
     return jax.lax.conv_general_dilated(
         x,

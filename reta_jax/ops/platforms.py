@@ -16,8 +16,9 @@ _asked = jax.make_user_context(default_value=None)
 def forms_of(*names: str) -> Iterator[None]:
     """What is traced inside is for these platforms, and not for the default device's.
 
-    Those of one any machine can compute; a program for several carries all forms, and takes its own
-    when it is compiled. "simple" forms, of plain operations alone, are for converters.
+    Any machine can compute the forms of any one of them. A program for several carries the forms of
+    all, and takes its own when it is compiled. "simple" forms, of plain operations alone, are for
+    converters.
     """
     if unknown := set(names) - set(NAMES):
         raise ValueError(f"forms of {', '.join(sorted(unknown))}: they are of {', '.join(NAMES)}")

@@ -56,7 +56,7 @@ def _normalised_variance(features: Array) -> Array:
 def _opening(mask: Array, kernel: int) -> Array:
     """Erosion, then dilation. Pixels beyond the border take no part.
 
-    An even kernel has no centre: what it is left of in one, it is right of in the other.
+    An even kernel has no centre: dilation mirrors the kernel of erosion, so that nothing moves.
     """
     before, after = (kernel - 1) // 2, kernel // 2
     eroded = _slide(mask, jnp.inf, jax.lax.min, before, after)
@@ -64,7 +64,7 @@ def _opening(mask: Array, kernel: int) -> Array:
 
 
 def _slide(mask: Array, start: float, reduce: Callable, before: int, after: int) -> Array:
-    """Over squares of the pixels so far before and after each, along both axes."""
+    """Reduces, about each pixel, the square from `before` pixels before it to `after` behind it."""
     size, pad = before + 1 + after, (before, after)
     return jax.lax.reduce_window(
         mask, start, reduce, (1, size, size), (1, 1, 1), ((0, 0), pad, pad)

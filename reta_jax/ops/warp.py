@@ -70,8 +70,8 @@ def grid_sample(
 class _Windows(NamedTuple):
     """The 2x2 pixels around each point, or the nearest where some of those are beyond the border.
 
-    The weight of a pixel falls from 1 to 0 over one pixel's distance, so that the nearest 2x2 of
-    the map have the same sum as a map with zeros around it would give, without one being made.
+    The weight of a pixel falls from 1 to 0 over one pixel's distance. So the nearest 2x2 of the map
+    give the sum that a map with zeros around it would give, and no such map is made.
     """
 
     corner: jax.Array  # (n, 2) row and column of the first pixel
@@ -246,7 +246,7 @@ def _axes(windows: _Windows, h: int, w: int) -> tuple[Array, Array]:
 
 
 def _product(equation: str, a: Array, b: Array, dtype: Any) -> Array:
-    """In the type of the features, summed in float32: of float32 nothing is rounded away."""
+    """The einsum in the features' type, summed in float32; products of float32 are exact."""
     a, b = a.astype(dtype), b.astype(dtype)
     precision = jax.lax.Precision.HIGHEST
     return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=jnp.float32)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
@@ -23,6 +22,7 @@ from reta_jax.models.morphable import builtin_morphable, mesh
 from reta_jax.ops.variance_mask import temporal_variance_mask
 from reta_jax.pretrained import load as loading
 from reta_jax.weights import load_weights
+from tests.products import is_exact, products_of
 from tests.tiny import RESEARCH_ONLY
 from tests.weights import random_variables
 
@@ -53,21 +53,12 @@ def test_anybodys_networks_are_told_apart_by_name_and_weights(tmp_path, monkeypa
 # Float32 is float32 on GPUs and TPUs, too, whose default is TF32 and bfloat16.
 
 
-def products_of(jaxpr):
-    """All matrix products and convolutions of a program, those within its calls, too."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from products_of(inner)
-
-
 def assert_exact(function, *arrays):
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in arrays]
-    products = list(products_of(jax.make_jaxpr(function)(*shapes).jaxpr))
+    products = products_of(function, *shapes)
     assert products
-    for equation in products:
-        assert set(equation.params["precision"] or "?") == {jax.lax.Precision.HIGHEST}, equation
+    for product in products:
+        assert is_exact(product), product
 
 
 @pytest.mark.parametrize(

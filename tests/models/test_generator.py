@@ -11,9 +11,9 @@ from reta_jax.models.generator import (
     StyledConv,
     ToRGB,
     add_detail,
-    prepare_for_inference,
 )
 from reta_jax.models.image_encoder import ImageEncoder
+from reta_jax.models.prepare import prepare_generator
 from reta_jax.ops.blur import blur
 from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained import lia
@@ -97,7 +97,7 @@ def test_the_forms_of_other_platforms_give_the_same_frames(
     """In bfloat16 on the whole: under random weights its rounding moves single pixels."""
     model, params, output = network
     model = model.clone(dtype=dtype)
-    prepared = {"params": prepare_for_inference(model, params["params"], platform)}
+    prepared = {"params": prepare_generator(model, params["params"], platform)}
     for values in (params, prepared):
         with forms_of(platform):
             there = apply(model, values, textures, *codes)
@@ -152,12 +152,12 @@ def test_starts_with_no_flow_and_mostly_texture(textures, codes):
 def test_prepared_parameters_give_the_same_frames(network, textures, codes, dtype, platform):
     model, params, _ = network
     model = model.clone(dtype=dtype)
-    prepared = prepare_for_inference(model, params["params"], platform)
+    prepared = prepare_generator(model, params["params"], platform)
     outputs = [apply(model, {"params": p}, textures, *codes) for p in (params["params"], prepared)]
     for plain, ours in zip(*map(jax.tree.leaves, outputs), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
     assert jax.tree.structure(nest(flatten(prepared))) == jax.tree.structure(prepared)
-    again = prepare_for_inference(model, prepared, platform)
+    again = prepare_generator(model, prepared, platform)
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, prepared, again))
 
 
@@ -169,7 +169,7 @@ def test_large_convolutions_are_winograds_on_a_cpu_in_float32(dtype):
     inputs = tuple(draw(1, n, n, 128) for n in (8, 16)), draw(1, 2, 8), draw(1, 2, 8)
     params = jax.tree.map(random_parameter, jax.eval_shape(model.init, jax.random.key(0), *inputs))
     elsewhere, on_cpu = (
-        prepare_for_inference(model, params["params"], platform) for platform in (None, "cpu")
+        prepare_generator(model, params["params"], platform) for platform in (None, "cpu")
     )
     for kept in (elsewhere["level_16"], on_cpu["level_8"]):
         assert kept["conv"]["kernel"].shape == (3, 3, 128, 128)

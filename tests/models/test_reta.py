@@ -11,7 +11,9 @@ from data_pipeline.errors import InputError
 from reta_jax.config import paper
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls, Identity, build_reta, gain_to_light
+from reta_jax.state import build_networks
 from reta_jax.windows import AudioWindow
+from tests.products import is_exact, products_of
 from tests.weights import random_variables
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -351,6 +353,31 @@ def test_windows_of_a_batch_are_apart(listen):
     first = listen(silenced, offsets, FRAMES)
     for ours, theirs in zip(all_six, first, strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize(("geometry", "kind"), [("3dmm", "mel"), ("framewise", "whisper")])
+def test_codes_are_exact_on_gpus_and_tpus(morphable, geometry, kind):
+    """Networks in bfloat16 round what they hear; what they say of it is rounded no more."""
+    config = smoke_model(dtype="bfloat16", geometry=geometry, injection="concat", emotion_span=4)
+    config.tcn.linear, config.audio_encoder.kind = 3, kind
+    reta = build_reta(config)
+
+    def codes(model, audio, style):
+        controls = model.encode_voice(audio, None, FRAMES, morphable)
+        return model.control_codes(style, controls)
+
+    run = lambda *arrays: reta.init_with_output(jax.random.key(0), *arrays, method=codes)[0]
+    products = products_of(run, jnp.zeros((1, reta.window.samples)), jnp.zeros((1, WIDTH)))
+    of_float32 = [one for one in products if one.invars[1].aval.dtype == jnp.float32]
+    assert len(of_float32) >= 6
+    assert not [one.source_info.name_stack for one in of_float32 if not is_exact(one)]
+
+
+def test_what_a_teacher_is_compared_with_is_exact():
+    projection = build_networks(get_config("smoke"), 8).projection
+    run = lambda code: projection.init_with_output(jax.random.key(0), code)[0]
+    (product,) = products_of(run, jnp.zeros((1, WIDTH)))
+    assert is_exact(product)
 
 
 def test_untrained_controls_are_zero_so_the_generator_sees_the_style_alone(morphable):

@@ -36,7 +36,7 @@ from reta_jax.weights import (
     save_weights,
 )
 from tests.pretrained.states import TINY_VOICE, voice_state, write_json
-from tests.tiny import save_tiny_model, tiny_model_config
+from tests.tiny import aged, save_tiny_model, tiny_model_config
 from tests.weights import random_variables
 
 WEIGHTS = SHIPPED_WEIGHTS.parents[1]
@@ -87,6 +87,21 @@ def test_a_model_comes_back_as_it_was(shared, folder, contents):
     assert {k: again[k] for k in ("model", "name")} == {
         k: model.config[k] for k in ("model", "name")
     }
+
+
+def test_a_model_older_than_some_fields_is_what_it_was(folder):
+    """Where there was no `emotion_span`, f_E was that of its frame, whatever the default is now."""
+    plain = {"light": (), "tcn": {"linear": 0}}
+    then = load_reta(save_tiny_model(folder, **plain, emotion_span=1))
+    file = folder / "config.json"
+    file.write_text(json.dumps(aged(json.loads(file.read_text()))))
+    assert load_reta(folder).reta == then.reta
+    now = tiny_config(folder)
+    now.model.update(plain)
+    now.init_partial = True
+    assert initial_weights(now, abstract_state()).otherwise == (
+        f"{folder} was trained otherwise: model.emotion_span was 1 and is 3"
+    )
 
 
 def test_half_precision_is_close(folder, contents):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reta_jax.models.prepare import prepare_control_network
 from reta_jax.models.tcn import TCN
-from reta_jax.models.voice import prepare_voice
 from reta_jax.models.wav2vec2 import Wav2Vec2
 from reta_jax.models.whisper import Whisper
 from tests.weights import random_variables
@@ -28,7 +28,7 @@ def test_prepared_networks_give_the_same(name, dtype):
     shape = (2, 10, 6) if name == "tcn" else (2, 3200)
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     params = random_variables(network, x)["params"]
-    prepared = prepare_voice(params, dtype)
+    prepared = prepare_control_network(params, dtype)
     before, now = (jax.jit(network.apply)({"params": p}, x) for p in (params, prepared))
     tolerance = 1e-5 if dtype == jnp.float32 else 0.02  # sums of one product, in another order
     np.testing.assert_allclose(*map(np.float32, (now, before)), rtol=tolerance, atol=tolerance)
@@ -37,7 +37,7 @@ def test_prepared_networks_give_the_same(name, dtype):
 def test_what_networks_would_make_of_their_parameters_is_made():
     """One product for three projections, a kernel for a weight norm, types but of last layers."""
     network = NETWORKS["wav2vec2"].clone(dtype=jnp.bfloat16)
-    prepared = prepare_voice(
+    prepared = prepare_control_network(
         random_variables(network, jnp.zeros((1, 3200)))["params"], jnp.bfloat16
     )
     attention = prepared["layer_1"]["attention"]
@@ -48,7 +48,7 @@ def test_what_networks_would_make_of_their_parameters_is_made():
     assert {leaf.dtype for layer in layers for leaf in layer.values()} == {jnp.bfloat16.dtype}
     assert prepared["norm"]["scale"].dtype == jnp.float32
     decoder = NETWORKS["tcn"]
-    prepared = prepare_voice(
+    prepared = prepare_control_network(
         random_variables(decoder, jnp.zeros((1, 10, 6)))["params"], jnp.bfloat16
     )
     assert prepared["stem"]["kernel"].dtype == jnp.bfloat16
