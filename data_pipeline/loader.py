@@ -302,11 +302,14 @@ class _Pairing:
         self._order = functools.lru_cache(maxsize=2 * _BATCHES_AHEAD)(
             functools.partial(_paired_order, clips, batch_size, share)
         )
+        self._one_at_a_time = threading.Lock()  # Several readers reach a new batch together.
 
     def place(self, index: int) -> int:
         """Which sample comes at `index`."""
         batch, row = divmod(index, self._batch_size)
-        return batch * self._batch_size + int(self._order(batch)[row])
+        with self._one_at_a_time:
+            order = self._order(batch)
+        return batch * self._batch_size + int(order[row])
 
 
 def _paired_order(

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from typing import NamedTuple
 
@@ -365,6 +366,19 @@ def test_every_pairing_orders_the_same_samples(data):
 def test_an_epoch_that_is_paired_has_every_clip_once(data):
     found = np.concatenate([b["sync_box"][:, 0] for b in take(batches(data, 4, pair_within=4), 3)])
     assert len(set(found)) == 12
+
+
+def test_readers_that_reach_a_batch_together_pair_it_once(data, monkeypatch):
+    pair, times = loader._paired_order, Counter()
+
+    def slow(clips, batch_size, share, batch):
+        times[batch] += 1
+        time.sleep(0.02)  # so that the others come meanwhile
+        return pair(clips, batch_size, share, batch)
+
+    monkeypatch.setattr(loader, "_paired_order", slow)
+    take(batches(data, 8, pair_within=8, threads=4), 2)
+    assert len(times) >= 2 and set(times.values()) == {1}
 
 
 def test_without_augmentation_nothing_changes(data):
