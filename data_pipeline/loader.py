@@ -25,6 +25,7 @@ from jaxtyping import Float32, Int, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, mfcc_window, to_float, window
 from data_pipeline.augment import Augment, AugmentSpec
+from data_pipeline.commands import usable_cores
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face import sync_box
@@ -46,6 +47,7 @@ OTHER_MOMENTS = 7  # among which SyncNet v2 has to find the right one
 _PATIENCE = 600.0  # seconds for one sample; storage that answers later is taken for dead
 _FAREWELL = 5.0  # seconds for the readers to end what they have in hand
 _BATCHES_AHEAD = 3
+_MOST_READERS = 16  # A third of their work is Python's, which they do one after another.
 _POSES, _APART = 8, 12  # frames to choose a like pose from, and how far away they are at least
 
 
@@ -88,7 +90,7 @@ def training_batches(
     max_identity_share: float = 1.0,
     pair_within: int = 0,
     augment: AugmentSpec = AugmentSpec(),
-    threads: int = 4,
+    threads: int | None = None,
 ) -> "BatchIterator":
     """Endless shuffled batches of this process's share of the global batch.
 
@@ -119,7 +121,8 @@ def training_batches(
         pair_within: rows of a batch that one device holds: within them neighbours are put together
             that feel differently and are different people (`pair_neighbours`); 0 leaves the order.
         augment: how samples are varied.
-        threads: readers that work ahead; 0 reads in the caller's thread.
+        threads: readers that work ahead; 0 reads in the caller's thread. By default one a core that
+            may be used, `_MOST_READERS` at most.
 
     Raises:
         InputError: a data set or split is missing, or a batch cannot be shared out evenly.
@@ -145,6 +148,8 @@ def training_batches(
     samples = mixed.seed(seed).random_map(CutWindow(window))
     if augment != AugmentSpec():
         samples = samples.random_map(Augment(augment))
+    if threads is None:
+        threads = min(usable_cores(), _MOST_READERS)
     place = _Pairing(mixed, batch_size, pair_within).place if pair_within else int
     return BatchIterator(
         read=lambda index: samples[place(index)],

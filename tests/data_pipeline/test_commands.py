@@ -5,7 +5,7 @@ import pytest
 from data_pipeline import benchmark, inspect, merge, verify
 
 WRONG = [
-    *((benchmark, f"--workers={number}") for number in ("-1", "two")),
+    *((benchmark, f"--readers={number}") for number in ("-1", "two")),
     *((benchmark, f"--{name}=0") for name in ("batch", "frames", "size", "seconds", "step-ms")),
     (benchmark, "--seconds=nan"),
     (verify, "--workers=-1"),
