@@ -1,6 +1,7 @@
 """Preparation goes on where it was, survives bad sources, and leaves nothing half done."""
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -423,6 +424,20 @@ def test_a_crash_while_rows_are_written_loses_no_source(crashing_jobs, tmp_path)
         time.sleep(0.01)  # Until the pool is broken: it takes no job any more.
     states = {row.clip: row.state for clip in rows for row in clip}
     assert states == {"c": "failed", "d": "accepted", "e": "accepted", "f": "accepted"}
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 8, 1), (8, 3, 2), (2, 16, 1)])
+def test_workers_share_the_cores_when_they_decode(cores, workers, threads, monkeypatch):
+    given = []
+
+    def pool(workers, initargs, **_):
+        given.append((workers, initargs))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(making, "usable_cores", lambda: cores)
+    monkeypatch.setattr(making, "ProcessPoolExecutor", pool)
+    with making._pool(workers):
+        assert given == [(workers, (threads,))]
 
 
 def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equally_often():
