@@ -27,7 +27,7 @@ from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, mfcc_window, to_f
 from data_pipeline.augment import Augment, AugmentSpec
 from data_pipeline.commands import usable_cores
 from data_pipeline.emotions import EMOTIONS
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError
 from data_pipeline.face import sync_box
 from data_pipeline.pairing import pair_neighbours
 from data_pipeline.records import (
@@ -106,7 +106,8 @@ def training_batches(
     the first is that of the frames: the others are three frames or more away.
 
     What stops a reader (a damaged record, a file that is gone, storage that no longer answers) is
-    raised by `next` as an InputError that names the data set, the clip and the file.
+    raised by `next` as an InputError that names the data set, the clip and the file: for storage
+    that no longer answers, a TransientError.
 
     Args:
         dirs_and_weights: prepared data sets and how often each is drawn from.
@@ -281,7 +282,7 @@ class _Readers:
         except TimeoutError as error:
             if future.done():
                 raise  # It is the reader's own.
-            raise InputError(
+            raise TransientError(
                 f"no answer for {_PATIENCE:.0f} s while reading {self._describe(index)}, or "
                 "another of its speaker: see whether the storage still answers."
             ) from error

@@ -12,7 +12,7 @@ import pytest
 from data_pipeline import loader, records
 from data_pipeline.audio import log_mel, mfcc_window, to_float
 from data_pipeline.augment import AugmentSpec
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError
 from data_pipeline.face import sync_box
 from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
 from data_pipeline.records import Source, encode_clip, open_records, write_records
@@ -449,7 +449,7 @@ def test_storage_that_does_not_answer_is_named_and_not_waited_for(data, monkeypa
     monkeypatch.setattr(loader, "_FAREWELL", 0.1)
     monkeypatch.setattr(loader.Clips, "read", lambda self, index: answer.wait())
     iterator = batches(data, 4, threads=2)
-    with pytest.raises(InputError, match=r"no answer for 0 s while reading clip p\d_0\d of "):
+    with pytest.raises(TransientError, match=r"no answer for 0 s while reading clip p\d_0\d of "):
         next(iterator)
     iterator.close()
     readers = [t for t in threading.enumerate() if t.name.startswith("reader-")]

@@ -25,7 +25,7 @@ from data_pipeline import prepare as room
 from data_pipeline.clips import Outcome, Region, VideoJob
 from data_pipeline.datasets import synthetic
 from data_pipeline.emotions import EMOTIONS
-from data_pipeline.errors import InputError, MissingError
+from data_pipeline.errors import InputError, MissingError, TransientError
 from data_pipeline.lock import alone_in
 from data_pipeline.records import Source, list_clips, open_records
 from tests.data_pipeline.faces import manifest_of
@@ -355,8 +355,9 @@ def test_bad_places_and_other_settings_are_sentences(tmp_path):
     with pytest.raises(InputError, match="prepared with other settings"):
         run([FakeJob("a")], tmp_path / "out", settings={"size": 9})
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot write") as caught:
         run([FakeJob("a")], tmp_path / "file" / "out")
+    assert not isinstance(caught.value, TransientError)
     with pytest.raises(InputError, match="no clip was accepted"):
         run([FakeJob("a", error=InputError("no face"))], tmp_path / "none")
 
@@ -364,7 +365,7 @@ def test_bad_places_and_other_settings_are_sentences(tmp_path):
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with alone_in(out), pytest.raises(InputError, match=f"another run works in {out}"):
+    with alone_in(out), pytest.raises(TransientError, match=f"another run works in {out}"):
         run([FakeJob("a", "x")], out)
     run([FakeJob("a", "x")], out)
     assert not (out / ".lock").exists()
@@ -466,7 +467,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tmp_path, monkeypatc
 
     monkeypatch.setattr(making, "save_example", full)
     jobs = [FakeJob("a"), FakeJob("b"), FakeJob("c")]
-    with pytest.raises(InputError, match=r"cannot write .*No space left.* has room"):
+    with pytest.raises(TransientError, match=r"cannot write .*No space left.* has room"):
         run(jobs, tmp_path)
     monkeypatch.setattr(making, "save_example", keep)
     run(jobs, tmp_path)
