@@ -43,6 +43,8 @@ _MAX_GAP, _MAX_OVERLAP = 0.020, 0.040
 _ROOM = 2**28  # bytes that no decoder of an undamaged file asks for at once
 _LONGEST_PAUSE = 3600.0  # A damaged time stamp may claim years.
 
+_decoder_threads = 0  # of each decoder; 0: as many as cores
+
 
 @contextlib.contextmanager
 def open_media(path: str | os.PathLike) -> Iterator[av.container.InputContainer]:
@@ -104,7 +106,7 @@ def open_at(
     """
     for jumps in (True, False) if seconds > _RUN_UP else (False,):
         with open_media(path) as container:
-            stream = _first_stream(container, kind, path)
+            stream = first_stream(container, kind, path)
             packets = packets_in_step(container, stream)
             if jumps and may_start_anew(container):
                 packets = from_key_frame(packets, seconds - _RUN_UP)
@@ -118,9 +120,10 @@ def open_at(
                 return
 
 
-def _first_stream(
-    container: av.container.InputContainer, kind: str, path: str | os.PathLike
+def first_stream(
+    container: av.container.InputContainer, kind: Literal["audio", "video"], path: str | os.PathLike
 ) -> av.stream.Stream:
+    """The first stream of a kind; raises InputError if there is none."""
     streams = getattr(container.streams, kind)
     if not streams:
         content = {"audio": "voice", "video": "picture"}[kind]
@@ -258,11 +261,17 @@ def _averaged(frame: av.AudioFrame) -> Float32[np.ndarray, " n"]:
     return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(axis=1)
 
 
+def limit_decoders(threads: int) -> None:
+    """From here on each decoder of this process has so many threads; else as many as cores."""
+    global _decoder_threads
+    _decoder_threads = threads
+
+
 def decode_frames(
     packets: Iterable[av.Packet], stream: av.stream.Stream
 ) -> Iterator[av.AudioFrame | av.VideoFrame]:
-    """Decodes one stream on all cores, skipping damaged packets as players do."""
-    stream.thread_type = "AUTO"
+    """Decodes one stream, skipping damaged packets as players do."""
+    stream.thread_type, stream.thread_count = "AUTO", _decoder_threads
     # At the end PyAV 18.1 stumbles over streams that turned up late; this one is complete by then.
     with contextlib.suppress(IndexError):
         for packet in packets:

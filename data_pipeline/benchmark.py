@@ -1,9 +1,9 @@
 """How fast a prepared data set is read, and whether training would wait for it:
 
-    python -m data_pipeline.benchmark data/hdtf --batch 32 --workers 0 2 4 8 --step-ms 400
+    python -m data_pipeline.benchmark data/hdtf --batch 32 --readers 0 2 4 8 --step-ms 400
 
 Clips are training samples as data_pipeline.loader makes them. The first batches are not counted:
-they open files. Before each number of workers the page cache is as the one before left it.
+they open files. Before each number of readers the page cache is as the one before left it.
 """
 
 import argparse
@@ -45,9 +45,9 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """The loader with so many workers."""
+    """The loader with so many readers."""
 
-    workers: int  # threads that read ahead; 0 reads between the steps
+    readers: int  # threads that read ahead; 0 reads between the steps
     clips_per_second: float
     waiting: float | None  # share of the time that a training step of the given length waits
 
@@ -72,13 +72,13 @@ def measure_speed(
     split: str,
     window: WindowSpec,
     batch: int,
-    workers: int,
+    readers: int,
     seconds: float,
     step_ms: float | None = None,
     augment: AugmentSpec = AugmentSpec(),
 ) -> Speed:
     """Takes batches for about so many seconds, and then again between steps of `step_ms`."""
-    batches = training_batches({dir: 1.0}, split, batch, window, augment=augment, threads=workers)
+    batches = training_batches({dir: 1.0}, split, batch, window, augment=augment, threads=readers)
     try:
         for _ in range(4):  # More than are read ahead.
             next(batches)
@@ -91,7 +91,7 @@ def measure_speed(
             waiting = _share_of_waiting(batches, step_ms / 1000, seconds)
     finally:
         batches.close()
-    return Speed(workers, count * batch / spent, waiting)
+    return Speed(readers, count * batch / spent, waiting)
 
 
 def _share_of_waiting(batches, step: float, seconds: float) -> float:
@@ -119,7 +119,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="train")
     parser.add_argument("--batch", type=at_least_1, default=16, help="clips a batch")
     parser.add_argument(
-        "--workers", type=at_least_0, nargs="+", default=[0, 1, 2, 4], help="threads"
+        "--readers",
+        type=at_least_0,
+        nargs="+",
+        default=[0, 1, 2, 4],
+        help="threads that read ahead",
     )
     parser.add_argument("--frames", type=at_least_1, default=5, help="frames a clip")
     parser.add_argument(
@@ -141,12 +145,12 @@ def _run(args: argparse.Namespace) -> int:
             args.split,
             window,
             args.batch,
-            workers,
+            readers,
             args.seconds,
             args.step_ms,
             _AUGMENT if args.augment else AugmentSpec(),
         )
-        for workers in args.workers
+        for readers in args.readers
     ]
     figures = {
         "dir": str(args.dir),
@@ -178,12 +182,12 @@ def _show(storage: Storage, speeds: Sequence[Speed], figures: dict) -> None:
         f"{storage.megabytes:.1f} MB, {storage.megabytes_per_hour:.0f} MB per hour of video\n"
         f"{storage.records_per_second:.0f} whole records/s, one reader; {figures['cores']} cores"
     )
-    table = Table("workers", "clips/s", "ms per batch", f"waiting at {figures['step_ms']} ms/step")
+    table = Table("readers", "clips/s", "ms per batch", f"waiting at {figures['step_ms']} ms/step")
     for speed in speeds:
         waiting = "" if speed.waiting is None else f"{speed.waiting:.0%}"
         milliseconds = 1000 * figures["batch"] / speed.clips_per_second
         table.add_row(
-            str(speed.workers), f"{speed.clips_per_second:.1f}", f"{milliseconds:.0f}", waiting
+            str(speed.readers), f"{speed.clips_per_second:.1f}", f"{milliseconds:.0f}", waiting
         )
     Console().print(table)
 

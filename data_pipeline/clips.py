@@ -16,10 +16,11 @@ from data_pipeline.audio import (
     FPS,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
+    first_stream,
     has_sound,
     is_silent,
     load_audio,
-    open_at,
+    open_media,
     to_float,
     to_int16,
     window,
@@ -242,7 +243,8 @@ class VideoJob:
         """
         if self.end is not None and self.region is not None:
             return self.end - self.start, self.region.height**2 * 16 / 9
-        with open_at(self.source, "video") as (container, stream, _):
+        with open_media(self.source) as container:
+            stream = first_stream(container, "video", self.source)
             end = self.end or (container.duration or 0) / 1e6
             return end - self.start, stream.width * stream.height
 

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError
 
 EXIT_USAGE, EXIT_SIGINT = 2, 130
+EXIT_TRANSIENT = 74  # EX_IOERR. Not 75, which says that all is saved, and may be tried for ever.
 
 
 def usable_cores() -> int:
@@ -23,13 +24,14 @@ def usable_cores() -> int:
 def exit_code(work: Callable[[], int], interrupted: str = "") -> int:
     """Does a command's work and returns its exit code.
 
-    InputError gives 2 with its sentence, and Ctrl-C 130 with what `interrupted` says to it.
+    InputError gives 2 with its sentence, TransientError 74, and Ctrl-C 130 with what `interrupted`
+    says to it.
     """
     try:
         return work()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return EXIT_TRANSIENT if isinstance(error, TransientError) else EXIT_USAGE
     except KeyboardInterrupt:
         if interrupted:
             print(f"interrupted: {interrupted}", file=sys.stderr)

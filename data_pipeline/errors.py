@@ -1,4 +1,11 @@
-"""The one exception for input that a person can put right."""
+"""What a person can put right, and what may have passed when the same command is given again."""
+
+import errno
+
+_PASSING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENFILE, errno.EAGAIN, errno.EBUSY),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),  # storage over a network
+}
 
 
 class InputError(ValueError):
@@ -6,6 +13,18 @@ class InputError(ValueError):
 
     Commands print the message and leave with exit code 2, without a traceback.
     """
+
+
+class TransientError(InputError):
+    """No fault of the input's: a full disk, another run in the folder, storage that is silent.
+
+    Commands leave with exit code 74, so that a batch system can try again.
+    """
+
+
+def system_error(sentence: str, cause: OSError) -> InputError:
+    """The sentence about a system's refusal: a TransientError if that may pass by itself."""
+    return (TransientError if cause.errno in _PASSING else InputError)(sentence)
 
 
 class MissingError(InputError):

@@ -15,7 +15,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from data_pipeline.audio import limit_decoders
 from data_pipeline.clips import Outcome
+from data_pipeline.commands import usable_cores
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError, MissingError
 from data_pipeline.manifest import Row, Scores
@@ -71,7 +73,10 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # Spawned: a fork of a process with threads (decoders, MediaPipe) may hang.
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(max(1, usable_cores() // workers),),
     ) as pool:
         try:
             yield pool
@@ -84,8 +89,9 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _start_worker() -> None:
+def _start_worker(decoder_threads: int) -> None:
     """Leaves Ctrl-C and the like to the parent, and ends with it even if that is killed."""
+    limit_decoders(decoder_threads)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

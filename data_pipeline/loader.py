@@ -25,9 +25,10 @@ from jaxtyping import Float32, Int, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME, mel_window, mfcc_window, to_float, window
 from data_pipeline.augment import Augment, AugmentSpec
+from data_pipeline.commands import usable_cores
 from data_pipeline.datasets.mead import view_of
 from data_pipeline.emotions import EMOTIONS
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError
 from data_pipeline.face import sync_box
 from data_pipeline.pairing import pair_neighbours
 from data_pipeline.records import (
@@ -47,6 +48,7 @@ OTHER_MOMENTS = 7  # among which SyncNet v2 has to find the right one
 _PATIENCE = 600.0  # seconds for one sample; storage that answers later is taken for dead
 _FAREWELL = 5.0  # seconds for the readers to end what they have in hand
 _BATCHES_AHEAD = 3
+_MOST_READERS = 16  # A third of their work is Python's, which they do one after another.
 _POSES, _APART = 8, 12  # frames to choose a like pose from, and how far away they are at least
 
 
@@ -90,7 +92,7 @@ def training_batches(
     max_identity_share: float = 1.0,
     pair_within: int = 0,
     augment: AugmentSpec = AugmentSpec(),
-    threads: int = 4,
+    threads: int | None = None,
 ) -> "BatchIterator":
     """Endless shuffled batches of this process's share of the global batch.
 
@@ -106,7 +108,8 @@ def training_batches(
     the first is that of the frames: the others are three frames or more away.
 
     What stops a reader (a damaged record, a file that is gone, storage that no longer answers) is
-    raised by `next` as an InputError that names the data set, the clip and the file.
+    raised by `next` as an InputError that names the data set, the clip and the file: for storage
+    that no longer answers, a TransientError.
 
     Args:
         dirs_and_weights: prepared data sets and how often each is drawn from.
@@ -121,7 +124,8 @@ def training_batches(
         pair_within: rows of a batch that one device holds: within them neighbours are put together
             that feel differently and are different people (`pair_neighbours`); 0 leaves the order.
         augment: how samples are varied.
-        threads: readers that work ahead; 0 reads in the caller's thread.
+        threads: readers that work ahead; 0 reads in the caller's thread. By default one a core that
+            may be used, `_MOST_READERS` at most.
 
     Raises:
         InputError: a data set or split is missing, or a batch cannot be shared out evenly.
@@ -147,6 +151,8 @@ def training_batches(
     samples = mixed.seed(seed).random_map(CutWindow(window))
     if augment != AugmentSpec():
         samples = samples.random_map(Augment(augment))
+    if threads is None:
+        threads = min(usable_cores(), _MOST_READERS)
     place = _Pairing(mixed, batch_size, pair_within).place if pair_within else int
     return BatchIterator(
         read=lambda index: samples[place(index)],
@@ -278,7 +284,7 @@ class _Readers:
         except TimeoutError as error:
             if future.done():
                 raise  # It is the reader's own.
-            raise InputError(
+            raise TransientError(
                 f"no answer for {_PATIENCE:.0f} s while reading {self._describe(index)}, or "
                 "another of its speaker: see whether the storage still answers."
             ) from error
@@ -304,11 +310,14 @@ class _Pairing:
         self._order = functools.lru_cache(maxsize=2 * _BATCHES_AHEAD)(
             functools.partial(_paired_order, clips, batch_size, share)
         )
+        self._one_at_a_time = threading.Lock()  # Several readers reach a new batch together.
 
     def place(self, index: int) -> int:
         """Which sample comes at `index`."""
         batch, row = divmod(index, self._batch_size)
-        return batch * self._batch_size + int(self._order(batch)[row])
+        with self._one_at_a_time:
+            order = self._order(batch)
+        return batch * self._batch_size + int(order[row])
 
 
 def _paired_order(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import TransientError
 
 _FILE = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre mounted without -o flock
@@ -25,7 +25,7 @@ def alone_in(out: Path) -> Iterator[None]:
     know each host's locks alone. Where there are none at all, a warning says so.
 
     Raises:
-        InputError: another run works there.
+        TransientError: another run works there.
         OSError: the folder cannot be written to.
     """
     with _lock(out) as file:
@@ -45,7 +45,7 @@ def _lock(out: Path) -> TextIO:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InputError(
+                raise TransientError(
                     f"another run works in {out}: wait for it, end it, or give another folder"
                 ) from error
             except OSError as error:

@@ -36,7 +36,7 @@ class Scores(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A clip, or what is none and why."""
+    """What became of a source or of a part of it: a clip, or a refusal with its reason."""
 
     clip: str  # the record's name, unique; of a source that was refused whole, the source's
     job: str  # the source's name; its clips are called so, or so with #000, #001 … in turn
@@ -106,9 +106,14 @@ def by_job(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def refuse_unlisted(out: str | os.PathLike, clips: Iterable[str], jobs: Container[str]) -> None:
-    """Refuses clips that are in the records, and of sources that the manifest does not know.
+    """Raises InputError if the records hold clips of sources that are not in the manifest.
 
-    Without a row they would not come into the records that are written next.
+    The next records are written from the manifest's rows, so those clips would be lost.
+
+    Args:
+        out: the data set.
+        clips: names of the clips in its records.
+        jobs: names of the sources in its manifest.
 
     Raises:
         InputError: names some of them.

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_pipeline import settings
 from data_pipeline.commands import exit_code
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, system_error
 from data_pipeline.lock import alone_in
 from data_pipeline.manifest import (
     FILE,
@@ -51,9 +51,10 @@ def merge(out: Path) -> int:
             recover_records(out)
             return _merge(out, dirs)
     except OSError as error:
-        raise InputError(
+        raise system_error(
             f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
-            "has room."
+            "has room.",
+            error,
         ) from error
 
 

@@ -2,11 +2,16 @@
 neighbours, which teaches nothing where both feel alike and little where both are one person."""
 
 import collections
+import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int
 
 from data_pipeline.emotions import UNKNOWN_EMOTION
+
+Samples = Int[np.ndarray, "..."]
+Cost = Callable[[Samples, Samples], Samples]  # of samples that are neighbours
 
 _RESTARTS = 4
 
@@ -26,18 +31,30 @@ def pair_neighbours(
         share: rows on one device; divides the batch.
     """
     known = emotion != UNKNOWN_EMOTION
-    alike = known[:, None] & (emotion[:, None] == emotion)
-    # One pair of equal emotions is worse than every pair of equal identities.
-    cost = (len(emotion) + 1) * alike + (identity[:, None] == identity)
+
+    def cost(one: Samples, other: Samples) -> Samples:
+        alike = known[one] & (emotion[one] == emotion[other])
+        # One pair of equal emotions is worse than every pair of equal identities.
+        return (len(emotion) + 1) * alike + (identity[one] == identity[other])
+
+    batch = len(emotion)
+    least = (batch + 1) * _unavoidable(emotion[known], batch) + _unavoidable(identity, batch)
     labels = np.where(known, emotion, -1 - identity)  # An unknown one is dealt as its speaker's.
-    order = _swap(_deal(labels, share), cost, share)
+    order, total = _swap(_deal(labels, share), cost, share, least)
     rng = np.random.default_rng(0)
     for _ in range(_RESTARTS):  # Where conflicts are left, there may be fewer from another start.
-        if _sum(order, cost, share) == 0:
+        if total <= least:
             break
-        other = _swap(rng.permutation(order), cost, share)
-        order = min(order, other, key=lambda order: _sum(order, cost, share))
+        other, its_total = _swap(rng.permutation(order), cost, share, least)
+        if its_total < total:
+            order, total = other, its_total
     return order
+
+
+def _unavoidable(labels: Int[np.ndarray, " n"], batch: int) -> int:
+    """Pairs of one label that every order has: m samples of one have 2 m - `batch` at least."""
+    _, counts = np.unique(labels, return_counts=True)
+    return max(0, 2 * int(counts.max(initial=0)) - batch)
 
 
 def _deal(labels: Int[np.ndarray, " b"], share: int) -> Int[np.ndarray, " b"]:
@@ -59,29 +76,51 @@ def _frequent_first(
 
 
 def _swap(
-    order: Int[np.ndarray, " b"], cost: Int[np.ndarray, "b b"], share: int
+    order: Int[np.ndarray, " b"], cost: Cost, share: int, least: int
+) -> tuple[Int[np.ndarray, " b"], int]:
+    """Swaps two samples at a time as long as that lowers the sum of the neighbours' costs.
+
+    Returns:
+        the order and its sum, which cannot be below `least`.
+    """
+    order, before, following = order.copy(), *_neighbours(len(order), share)
+    total, last = int(cost(order, order[following]).sum()), math.inf
+    while least < total < last:
+        last, pairs = total, cost(order, order[following])
+        for row in np.flatnonzero(pairs + pairs[before]):
+            changes = _changes(order, row, cost, before, following)
+            other = changes.argmin()
+            if changes[other] < 0:
+                order[[row, other]] = order[[other, row]]
+                total += int(changes[other])
+            if total <= least:
+                break
+    return order, total
+
+
+def _changes(
+    order: Int[np.ndarray, " b"],
+    row: int,
+    cost: Cost,
+    before: Int[np.ndarray, " b"],
+    following: Int[np.ndarray, " b"],
 ) -> Int[np.ndarray, " b"]:
-    """Swaps two samples at a time as long as that lowers the sum of the neighbours' costs."""
-    rows, following = np.arange(len(order)), _following(len(order), share)
-    better = True
-    while better:
-        better = False
-        pairs = cost[order, order[following]]
-        for row in np.flatnonzero(pairs + pairs[np.argsort(following)]):
-            trials = np.tile(order, (len(order), 1))  # Trial i has the samples of `row`, i swapped.
-            trials[rows, row], trials[rows, rows] = order, order[row]
-            sums = _sum(trials, cost, share)
-            if sums.min() < _sum(order, cost, share):
-                order, better = trials[sums.argmin()], True
-    return order
+    """What swapping the samples of `row` and of each row adds to the sum of the costs."""
+    others = np.arange(len(order))
+    # Rows at which the touched pairs begin: those of `row`, and those of the other.
+    begins = np.stack(np.broadcast_arrays(before[row], row, before, others))
+    ends = following[begins]
+
+    def swapped(rows: Int[np.ndarray, "4 b"]) -> Int[np.ndarray, "4 b"]:
+        return np.where(rows == row, order, np.where(rows == others, order[row], order[rows]))
+
+    changes = cost(swapped(begins), swapped(ends)) - cost(order[begins], order[ends])
+    changes[2:][(begins[2:] == row) | (begins[2:] == before[row])] = 0  # Of both: counted already.
+    return changes.sum(axis=0)
 
 
-def _sum(
-    orders: Int[np.ndarray, "*n b"], cost: Int[np.ndarray, "b b"], share: int
-) -> Int[np.ndarray, "*n"]:
-    return cost[orders, orders[..., _following(len(cost), share)]].sum(axis=-1)
-
-
-def _following(batch: int, share: int) -> Int[np.ndarray, " b"]:
+def _neighbours(batch: int, share: int) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    """The rows before and after each row."""
     rows = np.arange(batch)
-    return rows // share * share + (rows + 1) % share
+    first = rows // share * share
+    return first + (rows - 1) % share, first + (rows + 1) % share

@@ -45,7 +45,7 @@ from data_pipeline.commands import (
 from data_pipeline.datasets import folder, hdtf, mead, splits, vfhq
 from data_pipeline.datasets.boxes import in_boxes
 from data_pipeline.datasets.raw import write_missing
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, system_error
 from data_pipeline.estimate import estimate
 from data_pipeline.face import check_landmarker, landmarker_model
 from data_pipeline.files import refuse_address
@@ -150,9 +150,10 @@ def prepare(
                 write_records(list(clips.values()), out, split_of)
             shutil.rmtree(parts)
     except OSError as error:
-        raise InputError(
+        raise system_error(
             f"cannot write to {out} ({error.strerror}): give a place that may be written to and "
-            "has room."
+            "has room.",
+            error,
         ) from error
     states = {name: _state(group) for name, group in by_job(rows).items()}
     accepted, refused, missing = map([*states.values()].count, ("accepted", "refused", "missing"))

@@ -25,14 +25,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, system_error
 from data_pipeline.files import sync_folder, write_whole
 from data_pipeline.video import resized
 
 JPEG_QUALITY = 95
 COEFFICIENTS = 64
 NAME, VERSION = "talking_heads", "1.0.0"
-CLIPS_PER_SHARD = 256  # of ten seconds at 256 px: about a gigabyte
+CLIPS_PER_SHARD = 256  # of five seconds at 256 px: some 650 megabytes
 _FOLDER = "records"
 _RAW = tfds.features.Encoding.BYTES  # Else every number is a 64-bit varint, slow to parse.
 
@@ -174,7 +174,7 @@ def write_records(
     Args:
         sources: the clips; loaded one at a time, in the order of their names.
         out_dir: the data set's directory, made if missing.
-        split_of: "train" or "test"; a clip's identity must decide.
+        split_of: "train" or "test", for each clip; how, is the data set's affair.
 
     Raises:
         InputError: there is no clip, or the place cannot be written to.
@@ -197,9 +197,10 @@ def write_records(
         building.rename(final)
         shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
-        raise InputError(
+        raise system_error(
             f"cannot write {final} ({error.strerror}): give a place that may be written to and "
-            "has room."
+            "has room.",
+            error,
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -278,7 +279,7 @@ def list_clips(dir: str | os.PathLike, split: str) -> list[dict[str, Any]]:
 
 
 def list_splits(dir: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
-    """`list_clips` of every split; people who are few are all for training."""
+    """`list_clips` of every split; there may be no "test", as in a data set of one person."""
     splits = read_clips(dir)
     if not splits:
         raise InputError(
@@ -301,7 +302,9 @@ def read_clips(dir: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): put that right.") from error
+        raise system_error(
+            f"{path} cannot be read ({error.strerror}): put that right.", error
+        ) from error
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is damaged ({type(error).__name__}): copy the data set again, or prepare it "

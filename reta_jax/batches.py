@@ -46,4 +46,5 @@ def open_batches(config: ConfigDict, split: str = "train", batch_size: int | Non
         max_identity_share=config.data.max_identity_share,
         pair_within=batch_size // parts if swaps else 0,
         augment=AugmentSpec(**config.data.augment) if trains else AugmentSpec(),
+        threads=config.data.readers or None,
     )

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, system_error
 from reta_jax import parallel
 from reta_jax.config import upgraded
 from reta_jax.differences import FREE_FIELDS, changes_the_model, differences, told
@@ -138,11 +138,12 @@ class Checkpoints:
             code = _OS_ERROR.search(str(error))
             if not code and not isinstance(error, OSError):
                 raise
-            reason = os.strerror(int(code[1])) if code else error.strerror or error
+            cause = OSError(int(code[1]), os.strerror(int(code[1]))) if code else error
             step = max(_steps(self._folder), default=None)
             good = "there is none yet" if step is None else f"the last good one is of step {step}"
-            raise InputError(
-                f"cannot write a checkpoint to {self._folder}: {reason} ({good})"
+            raise system_error(
+                f"cannot write a checkpoint to {self._folder}: {cause.strerror or cause} ({good})",
+                cause,
             ) from error
 
     def _write_checksums(self) -> None:

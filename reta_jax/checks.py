@@ -25,6 +25,7 @@ AT_LEAST = {
     "model.window.past": 0,
     "model.window.look_ahead": 0,
     "discriminator.minibatch_std_group": 1,
+    "data.readers": 0,
     "data.synthetic_identities": 0,
     "data.synthetic_clips_per_identity": 1,
     "data.augment.hue": 0,

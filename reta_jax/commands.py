@@ -1,7 +1,7 @@
 """How the commands start, and how they fail.
 
 XLA keeps its programs and its memory; what the user can put right is one sentence on stderr and
-exit code 2, training that diverged one and exit code 70.
+exit code 2, what may pass by itself one and exit code 74, training that diverged one and 70.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from data_pipeline.commands import terminable
-from data_pipeline.errors import InputError
+from data_pipeline.commands import EXIT_TRANSIENT, terminable
+from data_pipeline.errors import InputError, TransientError
 from data_pipeline.files import cache_folder
 
 EXIT_BAD_INPUT = 2
@@ -81,14 +81,17 @@ def check_device() -> None:
 def sentences_for_errors(is_terminable: bool = True) -> Iterator[None]:
     """Turns what a user can put right into one line and an exit code.
 
-    InputError and a full disk give 2, DivergenceError 70. Without a line Ctrl-C gives 130 and, if
-    it `is_terminable`, SIGTERM 143 and SIGHUP 129: so none of them leaves anything half written.
+    InputError gives 2, TransientError and a full disk 74, DivergenceError 70. Without a line Ctrl-C
+    gives 130 and, if it `is_terminable`, SIGTERM 143 and SIGHUP 129: so none of them leaves
+    anything half written.
     """
     try:
         with terminable(_leave_by_signal) if is_terminable else contextlib.nullcontext():
             yield
     except KeyboardInterrupt:
         sys.exit(EXIT_SIGINT)
+    except TransientError as error:
+        _leave(str(error), EXIT_TRANSIENT)
     except InputError as error:
         _leave(str(error))
     except DivergenceError as error:
@@ -96,7 +99,8 @@ def sentences_for_errors(is_terminable: bool = True) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _leave(f"the disk is full: cannot write {error.filename or 'the output'}")
+        sentence = f"the disk is full: cannot write {error.filename or 'the output'}"
+        _leave(sentence, EXIT_TRANSIENT)
 
 
 def run_with_flags(main: Callable[[list[str]], None]) -> None:

@@ -57,6 +57,7 @@ def paper() -> ConfigDict:
             "portrait": "clip",
             "steady": False,  # True: frames become the portrait with their faces, held still
             "max_identity_share": 1.0,  # of the samples; 1 draws every clip alike, 0 every identity
+            "readers": 0,  # threads of a process that read ahead; 0: one a core, 16 at most
             "pair_for_eds": True,  # other emotions and people side by side where train.eds swaps
             "augment": {  # how far samples are varied, 0 is off: data_pipeline/augment.py
                 "brightness": 0.0,  # of full white

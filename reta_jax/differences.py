@@ -11,7 +11,7 @@ from reta_jax.weights import config_to_dict
 # (Frozen weights are told by their SHA-256; where they lie differs from machine to machine.)
 FREE_FIELDS = frozenset(
     {"model.audio_encoder.weights"}
-    | {f"data.{name}" for name in ("dirs", "weights", "synthetic_identities",
+    | {f"data.{name}" for name in ("dirs", "weights", "readers", "synthetic_identities",
                                    "synthetic_clips_per_identity", "synthetic_seconds")}
     | {f"train.{name}" for name in ("max_minutes", "log_every", "preview_every", "save_every",
                                     "keep_checkpoints", "keep_every", "expected_devices", "remat")}

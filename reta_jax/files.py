@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import files
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, system_error
 
 
 def make_folder(path: Path) -> None:
@@ -16,7 +16,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be made a folder: {error.strerror}") from error
+        raise system_error(f"{path} cannot be made a folder: {error.strerror}", error) from error
 
 
 def check_place(path: Path, *read: Path) -> None:
@@ -41,7 +41,7 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         files.write_whole(path, lambda file: file.write(data))
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise system_error(f"cannot write {path}: {error.strerror or error}", error) from error
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError, system_error
 from data_pipeline.lock import alone_in
 from reta_jax import last_words
 from reta_jax.commands import sentences_for_errors
@@ -177,11 +177,12 @@ def first_then_others(work: Callable[[], T]) -> T:
             verdict = {"returned": work()}
         except InputError as error:
             verdict = {"refused": str(error)[: _VERDICT_BYTES // 8]}
+            verdict["may_pass"] = isinstance(error, TransientError)
     meet()
     text = np.frombuffer(json.dumps(verdict).encode().ljust(_VERDICT_BYTES), np.uint8)
     verdict = json.loads(multihost_utils.broadcast_one_to_all(text).tobytes())
     if "refused" in verdict:
-        raise InputError(verdict["refused"])
+        raise (TransientError if verdict["may_pass"] else InputError)(verdict["refused"])
     return verdict["returned"]
 
 
@@ -198,7 +199,8 @@ def job_alone_in(folder: Path) -> Iterator[None]:
             try:
                 held.enter_context(alone_in(folder))
             except OSError as error:
-                raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+                sentence = f"cannot write to {folder}: {error.strerror}"
+                raise system_error(sentence, error) from error
 
         first_then_others(hold)
         yield

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, system_error
 from data_pipeline.files import refuse_address
 from reta_jax.config import upgraded
 
@@ -80,7 +80,7 @@ def new_folder(folder: Path, mark: str = PARAMS_FILE) -> Iterator[Path]:
                 raise
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"cannot write weights to {folder}: {reason}") from error
+        raise system_error(f"cannot write weights to {folder}: {reason}", error) from error
 
 
 def check_target(folder: Path, kind: str | None = None, mark: str = PARAMS_FILE) -> None:

@@ -1,10 +1,13 @@
 """Batches as a config asks for them."""
 
+import threading
 import types
 
 import numpy as np
+import pytest
 
 from configs.synthetic import get_config
+from data_pipeline import loader
 from data_pipeline.records import Source, encode_clip, write_records
 from reta_jax.batches import open_batches
 
@@ -47,3 +50,19 @@ def test_people_for_judging_come_from_the_data_sets_that_keep_some(tmp_path):
     augmented = config.data.augment.to_dict()
     assert not any(augmented.values()), augmented  # else grey levels say nothing
     assert brightness("train") == {len("anna"), len("christopher")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "expected"), [(0, 1, 1), (0, 6, 6), (0, 96, 16), (3, 6, 3), (24, 6, 24)]
+)
+def test_as_many_readers_as_asked_for_or_as_cores(asked, cores, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "usable_cores", lambda: cores)
+    config = get_config("smoke")
+    config.data.dirs = (write(tmp_path, {"anna": "train"}),)
+    config.data.readers = asked
+    others = set(threading.enumerate())
+    batches = open_batches(config, batch_size=4)
+    try:
+        assert len(set(threading.enumerate()) - others) == expected
+    finally:
+        batches.close()

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import hdtf, mead, synthetic
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError
 from reta_jax import checkpoint
 from reta_jax.checkpoint import Checkpoints, find_damage, latest_ema
 from reta_jax.config import paper
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, params, monkeypatch, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fails, fail)
-    with pytest.raises(InputError, match="cannot write weights.*No space left"):
+    with pytest.raises(TransientError, match="cannot write weights.*No space left"):
         save_weights(tmp_path / "weights", params, CONFIG)
     assert entries(tmp_path) == []
 
@@ -418,9 +418,9 @@ def test_what_the_disk_refuses_in_orbaxs_threads_is_a_sentence(
     good = "the last good one is of step 6" if saved else "there is none yet"
     told = rf"cannot write a checkpoint to {tmp_path}/checkpoints: {reason} \({good}\)$"
     try:
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(TransientError, match=told):
             checkpoints.save(make_state(7), {})
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(TransientError, match=told):
             checkpoints.close()
     finally:
         close()

@@ -99,6 +99,7 @@ def test_a_frozen_encoder_cannot_be_what_is_trained():
         ("data", {"synthetic_seconds": 0.0}, "data.synthetic_seconds=0.0: give more than 0"),
         ("data", {"augment": {"mirror": 2.0}}, "data.augment.mirror=2.0: give 0 to 1"),
         ("data", {"augment": {"crop": 1.5}}, "data.augment.crop=1.5: give 0 or more and below 1"),
+        ("data", {"readers": -1}, "data.readers=-1: give 0 or more"),
         ("data", {"weights": (math.inf,)}, r"data.weights=\(inf,\): give a finite number"),
         ("data", {"portrait": "identiy"}, "is 'identiy'; use 'clip', 'identity', 'pose'"),
         ("data", {"dirs": ("gs://bucket/hdtf",)}, "^gs://bucket/hdtf is an address, not a folder"),

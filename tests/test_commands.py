@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError
 from reta_jax import benchmark, commands, evaluate, export, render
 from reta_jax.commands import DivergenceError, sentences_for_errors
 
@@ -24,16 +24,17 @@ def leave(error: BaseException) -> int | str | None:
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence"),
+    ("error", "code", "sentence"),
     [
-        (InputError("a.png is not a file: give an image."), "a.png is not a file: give an image."),
-        (InputError("two\n  lines"), "two lines"),
-        (OSError(errno.ENOSPC, "full", "/out/a"), "the disk is full: cannot write /out/a"),
-        (OSError(errno.EDQUOT, "quota"), "the disk is full: cannot write the output"),
+        (InputError("a.png is not a file: give one."), 2, "a.png is not a file: give one."),
+        (InputError("two\n  lines"), 2, "two lines"),
+        (TransientError("another run works here"), 74, "another run works here"),
+        (OSError(errno.ENOSPC, "full", "/out/a"), 74, "the disk is full: cannot write /out/a"),
+        (OSError(errno.EDQUOT, "quota"), 74, "the disk is full: cannot write the output"),
     ],
 )
-def test_what_the_user_can_put_right_is_one_line_and_code_2(capsys, error, sentence):
-    assert leave(error) == 2
+def test_what_the_user_can_put_right_is_one_line_and_a_code(capsys, error, code, sentence):
+    assert leave(error) == code
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"error: {sentence}\n")
 

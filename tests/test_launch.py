@@ -22,7 +22,7 @@ from absl import flags
 
 from configs import hdtf
 from data_pipeline import prepare
-from data_pipeline.commands import EXIT_USAGE
+from data_pipeline.commands import EXIT_TRANSIENT, EXIT_USAGE
 from reta_jax import train
 from reta_jax.commands import EXIT_BAD_INPUT, EXIT_DIVERGED
 
@@ -205,14 +205,14 @@ def test_tasks_of_a_slurm_job_find_each_other(tmp_path):
 
 
 @pytest.mark.parametrize("restarts", ["0", "19", "20"])
-@pytest.mark.parametrize("code", [0, 1, 2, 70, 75, 128 + 9, 128 + 15])
+@pytest.mark.parametrize("code", [0, 1, 2, 70, 74, 75, 128 + 9, 128 + 15])
 def test_a_slurm_job_is_queued_again_where_that_may_help(tmp_path, code, restarts):
-    """After it has saved always; after a death not for ever, for each start may end so."""
+    """After it has saved always; else not for ever, for each start may end so."""
     found, lines = run_batch_script(
         tmp_path, f"#!/bin/sh\nexit {code}\n", SLURM_RESTART_COUNT=restarts
     )
     assert found == code
-    if code == 75 or (code > 128 and restarts != "20"):
+    if code == 75 or ((code == EXIT_TRANSIENT or code > 128) and restarts != "20"):
         assert re.fullmatch(r"scontrol requeue \d+", lines[0])
     else:
         assert lines == []
@@ -390,6 +390,7 @@ def test_the_jobset_ends_where_the_same_would_come_again():
         "operator": "In",
         "values": [EXIT_BAD_INPUT, EXIT_DIVERGED],
     }
+    assert EXIT_TRANSIENT not in rule["onExitCodes"]["values"]
     (rule,) = jobset["spec"]["failurePolicy"]["rules"]
     assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
 

@@ -434,6 +434,7 @@ def test_a_slice_older_than_some_fields_is_of_their_values_then(whole, tmp_path)
 def test_a_slice_of_another_config_is_refused_by_the_field(whole):
     found = slices.read_slice(whole)
     free = quiet_config("data/others", save_every=3, max_minutes=1.0)
+    free.data.readers = 3
     slices.check_same_config(found, free)
     other = quiet_config(learning_rate=1e-5)
     with pytest.raises(InputError, match=r"train.learning_rate was 0.002 and is 1e-05 \(give the"):

@@ -2,11 +2,16 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
+
+from rich.console import Console
+from rich.progress import track
 
 from data_pipeline.clips import VideoJob
 from data_pipeline.datasets.raw import VIDEO_SUFFIXES, absolute, video_files
@@ -18,6 +23,8 @@ IdentityFrom = Literal["folder", "top", "prefix", "file"]
 
 PART_SECONDS = 300
 _LONG_BYTES = 2_000_000  # 450 seconds have more; shorter files need not be opened
+_OPENED_AT_ONCE = 8  # Storage over a network answers slowly, but several at once.
+_MANY = 1_000  # files whose headers may take more than some seconds
 _MOST_BYTES = 150  # of a clip's name: a file name has 255, and names of files are made of it
 
 
@@ -55,20 +62,30 @@ def jobs(
     unnamed = [path for path in files if not named.get(path.stem)]
     if identity_from == "folder":
         _check_folders_differ(unnamed, raw)
-    return [
-        part
-        for clip, path in _by_clip(files[:limit], raw).items()
-        for part in _parts(
-            VideoJob(
-                clip=clip,
-                identity=named.get(path.stem) or _identity(path, raw, identity_from),
-                source=str(path),
-                emotion=emotion_of(path.relative_to(raw)),
-                size=size,
-                model=model,
-            )
+    whole = [
+        VideoJob(
+            clip=clip,
+            identity=named.get(path.stem) or _identity(path, raw, identity_from),
+            source=str(path),
+            emotion=emotion_of(path.relative_to(raw)),
+            size=size,
+            model=model,
         )
+        for clip, path in _by_clip(files[:limit], raw).items()
     ]
+    return list(itertools.chain.from_iterable(_divided(whole)))
+
+
+def _divided(jobs: Sequence[VideoJob]) -> Iterator[list[VideoJob]]:
+    """The parts of each job, with a line of progress where many files are opened for it."""
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        yield from track(
+            pool.map(_parts, jobs),
+            "looking for long videos",
+            total=len(jobs),
+            console=Console(stderr=True),
+            disable=len(jobs) < _MANY,
+        )
 
 
 def _parts(job: VideoJob) -> list[VideoJob]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_pipeline.clips import Remote, VideoJob
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, system_error
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v", ".flv", ".ts"}
 AUDIO_SUFFIXES = {".m4a", ".aac", ".wav", ".mp3", ".flac"}
@@ -31,8 +31,8 @@ def files_below(raw: str | os.PathLike) -> list[Path]:
             raise InputError(f"{raw} is not a directory: give the folder with the videos.")
         files = sorted(_walk(raw))
     except OSError as error:
-        raise InputError(
-            f"{error.filename} cannot be read ({error.strerror}): check its permissions."
+        raise system_error(
+            f"{error.filename} cannot be read ({error.strerror}): check its permissions.", error
         ) from error
     for path in files:
         if path.suffix.lower() in VIDEO_SUFFIXES | AUDIO_SUFFIXES:
@@ -100,8 +100,8 @@ def write_missing(jobs: Sequence[VideoJob], raw: Path, out: Path) -> str:
         out.mkdir(parents=True, exist_ok=True)
         script.write_text("\n".join(lines) + "\n")
     except OSError as error:
-        raise InputError(
-            f"cannot write {script} ({error.strerror}): give another --out."
+        raise system_error(
+            f"cannot write {script} ({error.strerror}): give another --out.", error
         ) from error
     return (
         f"{len(wanted)} videos are not below {raw}: `sh {shlex.quote(str(script))}` fetches them "

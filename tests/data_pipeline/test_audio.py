@@ -44,6 +44,15 @@ def save(
     return path
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_decoders_have_the_threads_they_are_given(threads, tmp_path, monkeypatch):
+    path = save(tmp_path / "a.flac", chirp(0.1, 16_000), 16_000, "flac")
+    monkeypatch.setattr(audio, "_decoder_threads", 0)  # which is put back
+    audio.limit_decoders(threads)
+    with audio.open_at(path, "audio") as (_, stream, _):
+        assert stream.codec_context.thread_count == threads
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "rate", "tolerance"),
     [

@@ -15,13 +15,13 @@ def test_the_benchmark_fills_its_table_and_its_file(tmp_path, capsys):
         [Source(clip.clip, clip.identity, lambda: encode_clip(clip))], tmp_path, lambda _: "train"
     )
     out = tmp_path / "speed.json"
-    command = [str(tmp_path), "--batch", "2", "--workers", "0", "1", "--size", "32"]
+    command = [str(tmp_path), "--batch", "2", "--readers", "0", "1", "--size", "32"]
     command += ["--seconds", "0.05", "--step-ms", "1", "--augment", "--out", str(out)]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "1 clips" in printed and "clips/s" in printed and "waiting at 1.0 ms/step" in printed
     figures = json.loads(out.read_text())
-    assert [speed["workers"] for speed in figures["speeds"]] == [0, 1]
+    assert [speed["readers"] for speed in figures["speeds"]] == [0, 1]
     assert all(speed["clips_per_second"] > 0 for speed in figures["speeds"])
     assert all(0 < speed["waiting"] < 1 for speed in figures["speeds"])
     assert figures["storage"]["hours"] == pytest.approx(15 / 25 / 3600)

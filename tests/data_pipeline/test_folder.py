@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline import audio
 from data_pipeline.clips import Outcome, Region, VideoJob
 from data_pipeline.datasets import folder, splits
 from data_pipeline.datasets.boxes import in_boxes
@@ -333,9 +334,12 @@ def test_a_long_video_is_prepared_in_parts_that_join(tmp_path, monkeypatch):
     (whole,) = in_boxes(folder.jobs(tmp_path, 32, ""), boxes)
     monkeypatch.setattr(folder, "PART_SECONDS", 1)
     monkeypatch.setattr(folder, "_LONG_BYTES", 0)
-    parts = in_boxes(folder.jobs(tmp_path, 32, ""), boxes)
+    with monkeypatch.context() as patched:  # The header says how long it is.
+        patched.setattr(audio, "decode_frames", lambda *_: pytest.fail("a frame was decoded"))
+        parts = in_boxes(folder.jobs(tmp_path, 32, ""), boxes)
     assert [(job.start, job.end) for job in parts] == [(0, 1), (1, 2), (2, None)]
     assert [job.extent()[0] for job in parts] == pytest.approx([1, 1, 1.04], abs=0.01)
+    assert {job.extent()[1] for job in parts} == {192 * 192}
     examples = [outcome.example for job in parts for outcome in job.run()]
     (expected,) = [outcome.example for outcome in whole.run()]
     assert [example["clip"] for example in examples] == [job.clip for job in parts]
@@ -346,6 +350,15 @@ def test_a_long_video_is_prepared_in_parts_that_join(tmp_path, monkeypatch):
     assert differing.max() < 0.3 * np.pi * 1100 / 16_000 * 2**15
     path.write_bytes(path.read_bytes()[:999])  # No header: as one, which says what is wrong.
     assert [job.clip for job in folder.jobs(tmp_path, 32, "")] == [whole.clip]
+
+
+def test_opening_many_files_shows_progress(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.mp4").touch()
+    folder.jobs(tmp_path, 32, "")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(folder, "_MANY", 1)
+    folder.jobs(tmp_path, 32, "")
+    assert "looking for long videos" in capsys.readouterr().err
 
 
 def test_links_in_circles_and_to_nothing_are_passed_by(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import pytest
 from data_pipeline import loader, records
 from data_pipeline.audio import log_mel, mfcc_window, to_float
 from data_pipeline.augment import AugmentSpec
-from data_pipeline.errors import InputError
+from data_pipeline.errors import InputError, TransientError
 from data_pipeline.face import sync_box
 from data_pipeline.loader import OTHER_MOMENTS, WindowSpec, training_batches
 from data_pipeline.records import Source, encode_clip, open_records, write_records
@@ -367,6 +368,19 @@ def test_an_epoch_that_is_paired_has_every_clip_once(data):
     assert len(set(found)) == 12
 
 
+def test_readers_that_reach_a_batch_together_pair_it_once(data, monkeypatch):
+    pair, times = loader._paired_order, Counter()
+
+    def slow(clips, batch_size, share, batch):
+        times[batch] += 1
+        time.sleep(0.02)  # so that the others come meanwhile
+        return pair(clips, batch_size, share, batch)
+
+    monkeypatch.setattr(loader, "_paired_order", slow)
+    take(batches(data, 8, pair_within=8, threads=4), 2)
+    assert len(times) >= 2 and set(times.values()) == {1}
+
+
 def test_without_augmentation_nothing_changes(data):
     plain, off = take(batches(data), 3), take(batches(data, augment=AugmentSpec()), 3)
     assert all(same(a, b) for a, b in zip(plain, off, strict=True))
@@ -435,7 +449,7 @@ def test_storage_that_does_not_answer_is_named_and_not_waited_for(data, monkeypa
     monkeypatch.setattr(loader, "_FAREWELL", 0.1)
     monkeypatch.setattr(loader.Clips, "read", lambda self, index: answer.wait())
     iterator = batches(data, 4, threads=2)
-    with pytest.raises(InputError, match=r"no answer for 0 s while reading clip p\d_0\d of "):
+    with pytest.raises(TransientError, match=r"no answer for 0 s while reading clip p\d_0\d of "):
         next(iterator)
     iterator.close()
     readers = [t for t in threading.enumerate() if t.name.startswith("reader-")]

@@ -55,3 +55,27 @@ def test_without_labels_identities_are_apart():
 def test_what_cannot_be_parted_stays():
     assert sorted(pair_neighbours(np.zeros(4, int), np.zeros(4, int), 4)) == [0, 1, 2, 3]
     assert pair_neighbours(np.zeros(2, int), np.zeros(2, int), 1).tolist() == [0, 1]
+
+
+def test_an_order_stays_what_it_was():
+    """Else a run that a later version goes on with would see other pairs."""
+    emotion = np.array([0, 0, 0, 0, 0, 1, 1, -1, -1, 2, 2, 3])
+    identity = np.array([0, 0, 1, 1, 2, 0, 1, 0, 0, 3, 3, 1])
+    assert pair_neighbours(emotion, identity, 6).tolist() == [
+        *(7, 2, 5, 4, 8, 11),
+        *(0, 6, 1, 9, 3, 10),
+    ]
+
+
+@pytest.mark.parametrize("share", [16, 4096])
+@pytest.mark.parametrize("angry", [0, 0.7])
+def test_a_large_batch_is_parted_as_far_as_it_can_be(share, angry):
+    """A table of all pairs of 4,096 samples, and one a row, would take minutes."""
+    rng = np.random.default_rng(0)
+    emotion, identity = rng.integers(0, 8, 4096), rng.integers(0, 30, 4096)
+    emotion[rng.random(4096) < angry] = 0
+    unavoidable = max(0, 2 * np.count_nonzero(emotion == 0) - 4096)
+    assert bool(unavoidable) == bool(angry)
+    order = pair_neighbours(emotion, identity, share)
+    assert sorted(order) == list(range(4096))
+    assert conflicts(order, emotion, identity, share) == [unavoidable, 0]

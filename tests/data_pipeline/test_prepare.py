@@ -1,6 +1,7 @@
 """Preparation goes on where it was, survives bad sources, and leaves nothing half done."""
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -24,7 +25,7 @@ from data_pipeline import prepare as room
 from data_pipeline.clips import Outcome, Region, VideoJob
 from data_pipeline.datasets import synthetic
 from data_pipeline.emotions import EMOTIONS
-from data_pipeline.errors import InputError, MissingError
+from data_pipeline.errors import InputError, MissingError, TransientError
 from data_pipeline.lock import alone_in
 from data_pipeline.records import Source, list_clips, open_records
 from tests.data_pipeline.faces import manifest_of
@@ -354,8 +355,9 @@ def test_bad_places_and_other_settings_are_sentences(tmp_path):
     with pytest.raises(InputError, match="prepared with other settings"):
         run([FakeJob("a")], tmp_path / "out", settings={"size": 9})
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot write") as caught:
         run([FakeJob("a")], tmp_path / "file" / "out")
+    assert not isinstance(caught.value, TransientError)
     with pytest.raises(InputError, match="no clip was accepted"):
         run([FakeJob("a", error=InputError("no face"))], tmp_path / "none")
 
@@ -363,7 +365,7 @@ def test_bad_places_and_other_settings_are_sentences(tmp_path):
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    with alone_in(out), pytest.raises(InputError, match=f"another run works in {out}"):
+    with alone_in(out), pytest.raises(TransientError, match=f"another run works in {out}"):
         run([FakeJob("a", "x")], out)
     run([FakeJob("a", "x")], out)
     assert not (out / ".lock").exists()
@@ -425,6 +427,20 @@ def test_a_crash_while_rows_are_written_loses_no_source(crashing_jobs, tmp_path)
     assert states == {"c": "failed", "d": "accepted", "e": "accepted", "f": "accepted"}
 
 
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 8, 1), (8, 3, 2), (2, 16, 1)])
+def test_workers_share_the_cores_when_they_decode(cores, workers, threads, monkeypatch):
+    given = []
+
+    def pool(workers, initargs, **_):
+        given.append((workers, initargs))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(making, "usable_cores", lambda: cores)
+    monkeypatch.setattr(making, "ProcessPoolExecutor", pool)
+    with making._pool(workers):
+        assert given == [(workers, (threads,))]
+
+
 def test_every_synthetic_identity_has_a_neutral_clip_and_all_emotions_are_equally_often():
     jobs = synthetic.jobs(identities=14, clips_per_identity=5, seconds=1, size=64, seed=3)
     assert len({job.clip for job in jobs}) == len({job.clip_seed for job in jobs}) == 70
@@ -451,7 +467,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tmp_path, monkeypatc
 
     monkeypatch.setattr(making, "save_example", full)
     jobs = [FakeJob("a"), FakeJob("b"), FakeJob("c")]
-    with pytest.raises(InputError, match=r"cannot write .*No space left.* has room"):
+    with pytest.raises(TransientError, match=r"cannot write .*No space left.* has room"):
         run(jobs, tmp_path)
     monkeypatch.setattr(making, "save_example", keep)
     run(jobs, tmp_path)
