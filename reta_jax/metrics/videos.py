@@ -27,12 +27,8 @@ from reta_jax.metrics.clips import (
 )
 from reta_jax.metrics.image import compare_pixels
 from reta_jax.metrics.judges import FAN_SIZE, Judges
-from reta_jax.metrics.landmarks import (
-    PIXELS_SIDE,
-    compare_faces,
-    eye_distance,
-)
-from reta_jax.metrics.mouth import Lips, compare_lips, find_points, opening
+from reta_jax.metrics.landmarks import PIXELS_SIDE, compare_faces, mean_eye_distance
+from reta_jax.metrics.mouth import compare_lips, find_points
 from reta_jax.metrics.pairs import Pair
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import GENERATED, TRUTH, known_videos, rows
@@ -239,7 +235,7 @@ def measure(
     if video.points is not None and "mouth" in protocol.figures:
         figures |= compare_mouths(video, real, voice)
     if video.points is not None and "face" in protocol.figures:
-        unit, pixels = _unit(video, real), _pixels(video)
+        unit, pixels = mean_eye_distance(real.points), _pixels(video)
         figures |= compare_faces(video.points, real.points, unit, pixels, sees_lids=True)
     if video.person is not None:
         figures["identity_similarity"] = float((video.person * real.person).sum(1).mean())
@@ -304,14 +300,8 @@ def _has_face(video: Face) -> Bool[np.ndarray, " t"]:
 
 def compare_mouths(video: Face, real: Face, voice: Float[np.ndarray, " n"] | None) -> Figures:
     """Figures of `compare_lips`, in distances of the real one's outer eye corners."""
-    lips, true_lips = (Lips(x[:, MOUTH], opening(x)) for x in (video.points, real.points))
-    return compare_lips(lips, true_lips, _unit(video, real), _pixels(video), voice)
-
-
-def _unit(video: Face, real: Face) -> float:
-    """The distance of the real one's outer eye corners; NaN if no frame shows both faces."""
-    seen = _has_face(video) & _has_face(real)
-    return float(eye_distance(real.points[seen]).mean()) if seen.any() else np.nan
+    lips, true_lips = (face.points[:, MOUTH] for face in (video, real))
+    return compare_lips(lips, true_lips, mean_eye_distance(real.points), _pixels(video), voice)
 
 
 def _pixels(video: Face) -> float:
