@@ -78,7 +78,8 @@ def judge_known(
     Args:
       other_voice: of another clip, for the row that has the wrong sound.
     """
-    seen = look(judges, protocol, known_videos(clip.frames, clip.portrait), clip.sync_box)
+    shown = {name: make() for name, make in known_videos(clip.frames, clip.portrait).items()}
+    seen = look(judges, protocol, shown, clip.sync_box)
     if clip.coefficients.any():
         # Of another clip's portrait it is known that it is neutral, of the clip's own all.
         still = clip.coefficients[:1] * _starts_from_itself(clip)
