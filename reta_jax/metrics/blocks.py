@@ -25,7 +25,7 @@ def in_blocks(function: Callable[..., Any], *videos: np.ndarray, block: int = BL
     """What a compiled function of (block, ...) arrays makes of videos of the same length.
 
     The last block is filled up with its last frame. A few blocks are handed out before a result is
-    waited for, never all of a long video: each is copied to the device.
+    waited for, never all of a long video.
     """
     results = []
     for arrays in zip(*(_blocks_of(video, block) for video in videos), strict=True):
@@ -36,8 +36,10 @@ def in_blocks(function: Callable[..., Any], *videos: np.ndarray, block: int = BL
 
 
 def _blocks_of(frames: np.ndarray, block: int) -> Iterator[np.ndarray]:
-    """Frames in blocks of one length, the last one filled up with its last frame."""
+    """Frames in blocks of one length, the last one filled up with its last frame.
+
+    They are copies: JAX lets go of what it was given at its next call, of a part with its whole.
+    """
     for start in range(0, len(frames), block):
         part = frames[start : start + block]
-        missing = block - len(part)
-        yield np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
+        yield np.concatenate([part, np.repeat(part[-1:], block - len(part), 0)])

@@ -30,11 +30,11 @@ def test_few_blocks_of_a_long_video_are_under_way():
     assert Running.most == AHEAD + 1
 
 
-def test_only_the_last_block_is_a_copy():
+def test_blocks_are_filled_up_and_none_keeps_the_whole_video():
     frames, blocks = np.arange(10), []
     in_blocks(lambda block: blocks.append(block) or block, frames, block=4)
-    assert [np.shares_memory(block, frames) for block in blocks] == [True, True, False]
-    np.testing.assert_array_equal(blocks[-1], [8, 9, 9, 9])
+    np.testing.assert_array_equal(blocks, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]])
+    assert not any(np.shares_memory(block, frames) for block in blocks)
 
 
 def test_videos_of_other_lengths_are_no_pair():
