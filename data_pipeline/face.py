@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from data_pipeline.errors import InputError
 from data_pipeline.files import cache_folder, fault_of, write_whole
@@ -50,6 +50,7 @@ IBUG_FROM_MESH = np.array(_JAW + _BROWS + _NOSE + _EYES + _OUTER_LIPS + _INNER_L
 # Of the 68 iBUG points.
 MOUTH = slice(48, 68)
 UPPER_LIP, LOWER_LIP = 62, 66  # the middle of the inner lips
+OUTER_CORNERS = (36, 45)  # of the eyes
 
 
 class FaceDetector(Protocol):
@@ -355,6 +356,18 @@ def into_crop(
 ) -> Float32[np.ndarray, "*n 2"]:
     """Pixel coordinates to [0, 1] of the crop of `box`."""
     return ((landmarks - box[..., :2]) / box[..., 2:] + 0.5).astype(np.float32)
+
+
+def eye_distance(landmarks: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
+    """Between the outer corners of the eyes, in the points' unit."""
+    right, left = (landmarks[:, corner] for corner in OUTER_CORNERS)
+    return np.linalg.norm(left - right, axis=-1)
+
+
+def lip_gap(mouth: Float[np.ndarray, "t 20 2"]) -> Float[np.ndarray, " t"]:
+    """Between the middles of the inner lips, in the points' unit."""
+    upper, lower = (mouth[:, point - MOUTH.start] for point in (UPPER_LIP, LOWER_LIP))
+    return np.linalg.norm(lower - upper, axis=-1)
 
 
 def sync_box(landmarks: Float32[np.ndarray, "t 68 2"]) -> Float32[np.ndarray, "4"]:

@@ -1,10 +1,11 @@
 """Files that are there whole or not at all, even after a loss of power; where, or why not."""
 
+import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +30,34 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+class Lines:
+    """A file of JSON values, a line each, to which more are added behind the last whole line."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        whole = path.read_bytes() if path.exists() else b""
+        if not whole.endswith(b"\n"):  # Cut off, or there is none yet.
+            path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+
+    def append(self, value: Any) -> None:
+        """Adds a value, which is on the disk then."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The values of `Lines`; those that a killed run or a loss of power spoilt are left out."""
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith(b"\n"):
+            yield value
 
 
 def target_of(path: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from matplotlib.ticker import MaxNLocator
@@ -29,7 +29,7 @@ from data_pipeline.audio import FPS, to_float
 from data_pipeline.commands import at_least_0, exit_code
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
-from data_pipeline.face import LOWER_LIP, UPPER_LIP
+from data_pipeline.face import MOUTH, lip_gap
 from data_pipeline.files import refuse_address
 from data_pipeline.manifest import Row, by_job, read_journal, read_manifest
 from data_pipeline.records import decode_jpeg, of_clip, open_records, read_clips
@@ -193,7 +193,7 @@ def draw_sample(record: dict[str, Any]) -> UInt8[np.ndarray, "h w 3"]:
                 record["frames"][index], record["landmarks"][index], record["sync_box"]
             )
         canvas.paste(frame, (place * (_SIDE + _GAP), 22))
-    wave = _draw_wave(record["audio"], _mouth(record["landmarks"]), shown, width)
+    wave = _draw_wave(record["audio"], lip_gap(record["landmarks"][:, MOUTH]), shown, width)
     canvas.paste(wave, (0, 22 + _SIDE + _GAP))
     return np.asarray(canvas)
 
@@ -227,11 +227,6 @@ def _draw_wave(samples: np.ndarray, mouth: np.ndarray, shown: np.ndarray, width:
     points = [((t + 0.5) * scale, _WAVE - 6 - y) for t, y in enumerate(height.tolist())]
     draw.line(points, fill=_ORANGE, width=2, joint="curve")
     return image
-
-
-def _mouth(landmarks: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
-    """Opening of the inner lips in parts of the picture's side."""
-    return np.linalg.norm(landmarks[:, UPPER_LIP] - landmarks[:, LOWER_LIP], axis=-1)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -380,7 +375,7 @@ def _measure(dir: Path, split: str, count: int) -> dict[str, np.ndarray]:
         rows.append(
             (
                 10 * np.log10(max(power, 10 ** (_QUIETEST_DB / 10))),
-                100 * _mouth(record["landmarks"]).std(),
+                100 * lip_gap(record["landmarks"][:, MOUTH]).std(),
                 100 * (box[2] - box[0]),
             )
         )

@@ -7,14 +7,13 @@ A line that a killed run or a loss of power cut off or spoilt is dropped; its so
 again.
 """
 
-import json
 import os
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.errors import InputError
-from data_pipeline.files import write_whole
+from data_pipeline.files import Lines, read_lines, write_whole
 
 FILE = "manifest.parquet"
 _JOURNAL = "journal.jsonl"
@@ -129,19 +128,11 @@ def refuse_unlisted(out: str | os.PathLike, clips: Iterable[str], jobs: Containe
 
 def read_journal(parts: Path) -> dict[str, list[Row]]:
     """The rows of each source that an unfinished run has gone through."""
-    found = {}
-    path = parts / _JOURNAL
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        try:
-            rows = [_row(fields) for fields in json.loads(line)]
-        except ValueError:
-            continue
-        if line.endswith(b"\n"):
-            found[rows[0].job] = rows
-    return found
+    sources = ([_row(line) for line in lines] for lines in read_lines(parts / _JOURNAL))
+    return {rows[0].job: rows for rows in sources}
 
 
-class Journal:
+class Journal(Lines):
     """The rows of an unfinished run, safe on disk source by source.
 
     Args:
@@ -149,17 +140,11 @@ class Journal:
     """
 
     def __init__(self, parts: Path):
-        self._path = parts / _JOURNAL
-        whole = self._path.read_bytes() if self._path.exists() else b""
-        if not whole.endswith(b"\n"):  # Cut off, or there is none yet.
-            self._path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        super().__init__(parts / _JOURNAL)
 
     def append(self, rows: Sequence[Row]) -> None:
         """Adds the rows of a source."""
-        with self._path.open("a") as file:
-            file.write(json.dumps([_line(row) for row in rows]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        super().append([_line(row) for row in rows])
 
 
 def _line(row: Row) -> dict:

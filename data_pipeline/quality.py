@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from data_pipeline.face import Box, crop
 from data_pipeline.manifest import Scores
-from data_pipeline.sync_score import MIN_FRAMES, lip_opening
+from data_pipeline.sync_score import MIN_FRAMES, mean_lip_gap
 
 MAX_LOST = 0.2  # of the frames may show no face
 MAX_ACCOMPANIED = 0.1  # of the frames may show another face at least half as large
@@ -83,7 +83,7 @@ def measure(
         face_pixels=float(np.median(size)),
         yaw=float(turned),
         lost=float(1 - found.mean()),
-        movement=float(lip_opening(landmarks).std()) if len(found) >= MIN_FRAMES else None,
+        movement=float(mean_lip_gap(landmarks).std()) if len(found) >= MIN_FRAMES else None,
     )
 
 

@@ -7,6 +7,7 @@ import scipy.ndimage
 from jaxtyping import Float32, Float64, Int16
 
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME, mel_columns, to_float
+from data_pipeline.face import eye_distance
 
 MAX_OFFSET = 15  # frames to each side that are tried
 TOLERATED_OFFSET = 5  # frames: real clips come out as far off without being so
@@ -18,7 +19,6 @@ MIN_FRAMES = 3 * FPS  # less is not judged
 _MEL_COLUMNS_PER_FRAME = 3.2
 _VOICED_BANDS = slice(10, 50)
 _INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # upper and lower
-_EYES = (36, 45)
 
 
 class SyncScore(NamedTuple):
@@ -47,7 +47,7 @@ class LipOpening(NamedTuple):
         """The best mean of both correlations over offsets of up to 15 frames, and where it is."""
         if len(landmarks) < MIN_FRAMES:
             return None
-        lips, voice = lip_opening(landmarks), loudness(to_float(samples))
+        lips, voice = mean_lip_gap(landmarks), voice_energy(to_float(samples))
         change = np.gradient(scipy.ndimage.gaussian_filter1d(lips, 1)), np.gradient(voice)
         curve = (_correlations(lips, voice) + _correlations(*change)) / 2
         best = int(curve.argmax())
@@ -66,14 +66,17 @@ def out_of_sync(score: SyncScore | None) -> str:
     )
 
 
-def lip_opening(landmarks: Float32[np.ndarray, "t 68 2"]) -> Float64[np.ndarray, " t"]:
-    """Height of the gap between the lips in distances of the eyes."""
+def mean_lip_gap(landmarks: Float32[np.ndarray, "t 68 2"]) -> Float64[np.ndarray, " t"]:
+    """Gap between the inner lips, mean of three places, in the clip's median distance of the eyes.
+
+    Steadier than `face.lip_gap`, which is that of one.
+    """
     gaps = [np.linalg.norm(landmarks[:, up] - landmarks[:, low], axis=1) for up, low in _INNER_LIPS]
-    eyes = np.linalg.norm(landmarks[:, _EYES[0]] - landmarks[:, _EYES[1]], axis=1)
-    return np.mean(gaps, axis=0, dtype=np.float64) / max(np.median(eyes), 1e-6)
+    eyes = np.median(eye_distance(landmarks))
+    return np.mean(gaps, axis=0, dtype=np.float64) / max(eyes, 1e-6)
 
 
-def loudness(waveform: Float32[np.ndarray, " n"]) -> Float64[np.ndarray, " t"]:
+def voice_energy(waveform: Float32[np.ndarray, " n"]) -> Float64[np.ndarray, " t"]:
     """Log energy of the bands of a voice at the moment of each frame, n = 640 t."""
     mel = mel_columns(waveform, 0, 1 + int(len(waveform) * _MEL_COLUMNS_PER_FRAME / 640))
     energy = scipy.ndimage.gaussian_filter1d(mel[_VOICED_BANDS].mean(axis=0), 1.6)

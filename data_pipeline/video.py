@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -62,7 +63,7 @@ def read_video(path: str | os.PathLike, max_seconds: float | None = None) -> Vid
     Raises:
         InputError: the file is missing, unreadable, truncated, or has no picture.
     """
-    frames = np.stack(list(iterate_frames(path, max_seconds)))
+    frames = stacked(iterate_frames(path, max_seconds))
     return Video(frames, read_soundtrack(path, len(frames), max_seconds))
 
 
@@ -106,6 +107,12 @@ def iterate_frames(
         while count < limit and (count == 0 or count < round(length * FPS)):
             yield held()
             count += 1
+
+
+def stacked(frames: Iterator[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "t h w 3"]:
+    """What `np.stack` makes of one frame or more, without a list of them all beside it."""
+    first = next(frames)
+    return np.fromiter(itertools.chain([first], frames), np.dtype((np.uint8, first.shape)))
 
 
 def read_soundtrack(

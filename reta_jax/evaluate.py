@@ -320,7 +320,8 @@ def _judge_pairs(
     known = [seen.get(key, Judged) for key in keys]
     waiting = [i for i, one in enumerate(known) if one is None]
     read = read_pairs([tasks[i].pair for i in waiting], protocol.frames)
-    for i, (pair, decoded) in zip(waiting, read, strict=True):
+    for i in waiting:
+        pair, decoded = next(read)
         key = digest(about, *tasks[i].beside, len(decoded.real.frames))
         beside = seen.get(key, Reference)
         if beside is None:
@@ -330,6 +331,7 @@ def _judge_pairs(
             seen.put(key, beside)
         known[i] = judge_pair(judges, protocol, pair, decoded, beside, landmarker)
         seen.put(keys[i], known[i])
+        del decoded  # before the next one comes: memory may be for one alone
         advance(i)
     # The cache knows videos by what they show, whatever they were called then.
     return [

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array
 
 from data_pipeline.face import MOUTH
-from reta_jax.experts.landmark_net import into_lower_face, lower_face, mouth_opening
+from reta_jax.experts.landmark_net import gap_height, into_lower_face, lower_face
 from reta_jax.experts.syncnet import (
     WHOLE_FRAME,
     SyncNetExpert,
@@ -109,7 +109,7 @@ def mouth_points(network, variables, batch, train) -> Outcome:
     points = network.apply(variables, lower_face(frames, box, network.size))
     landmarks = batch["landmarks"][:, 0]
     truth, known = into_lower_face(landmarks[:, MOUTH], box), landmarks.any((1, 2))
-    score = _correlation(mouth_opening(points), mouth_opening(truth), known)
+    score = _correlation(gap_height(points), gap_height(truth), known)
     return Outcome(_mean_distance(points, truth, known), score, {}, examples=known.sum())
 
 

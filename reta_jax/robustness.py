@@ -10,9 +10,7 @@ A run that was stopped goes on where it was; what another model or other data le
 """
 
 import argparse
-import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,13 @@ from rich.progress import track
 from data_pipeline.audio import SAMPLE_RATE, to_float
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, landmarker_model
+from data_pipeline.files import Lines, read_lines
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.records import list_clips, open_records
 from data_pipeline.video import VideoWriter
 from reta_jax.commands import check_device, sentences_for_errors, set_up_xla
 from reta_jax.evaluate import CLIPS, JUDGES, Judges, evaluate_videos, load_judges, model_digest
-from reta_jax.files import file_digest, write_json, write_whole
+from reta_jax.files import file_digest, make_folder, write_json, write_whole
 from reta_jax.metrics.cache import VERSION, digest, other_voice
 from reta_jax.metrics.pairs import Label
 from reta_jax.metrics.protocol import Protocol
@@ -42,7 +41,7 @@ from reta_jax.renderer import Renderer
 from reta_jax.report import markdown_page
 from reta_jax.weights import SHIPPED_WEIGHTS
 
-REAL, REPORT, TABLE, MANIFEST = "real", "robustness.json", "robustness.md", "manifest.json"
+REAL, REPORT, TABLE, MANIFEST = "real", "robustness.json", "robustness.md", "manifest.jsonl"
 AS_FILMED, OTHER_VOICE, STILL = "as filmed", "another's voice", "still portrait"
 PROTOCOL = Protocol(source="own", frames=125)  # five seconds, from the clip's own first frame
 FIGURES = (
@@ -123,15 +122,15 @@ CONDITIONS: dict[str, Condition] = {
 class Videos:
     """Videos in a folder, each with a digest of what it was made of: none is made twice.
 
-    A folder may be given for another model, data or split: what differs is made again.
+    A folder may be given for another model, data or split: what differs is made again. Its
+    manifest has lines of a name and a digest, of which a name's last one counts.
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._manifest = folder, folder / MANIFEST
-        self._digests: dict[str, str] = {}
-        if self._manifest.is_file():
-            with contextlib.suppress(ValueError):  # damaged: all are made again
-                self._digests = json.loads(self._manifest.read_text())
+        make_folder(folder)
+        self._folder = folder
+        self._digests: dict[str, str] = dict(read_lines(folder / MANIFEST))
+        self._manifest = Lines(folder / MANIFEST)
 
     def add(
         self,
@@ -153,7 +152,7 @@ class Videos:
 
     def _note(self, name: str, made_of: str) -> None:
         self._digests[name] = made_of
-        write_json(self._manifest, self._digests)
+        self._manifest.append([name, made_of])
 
 
 def measure(

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_pipeline.errors import InputError
+from data_pipeline.face import eye_distance
 from data_pipeline.loader import EvaluationClip, evaluation_clips
 from data_pipeline.records import open_records
 from data_pipeline.synthetic_phonemes import PHONEMES
 from reta_jax.inside import Inside, look_inside
-from reta_jax.metrics.landmarks import eye_distance
 from reta_jax.metrics.mouth import opening
 from reta_jax.metrics.rendering import first_frames
 from reta_jax.pretrained.reta import Pretrained

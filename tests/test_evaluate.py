@@ -11,7 +11,7 @@ import pytest
 from data_pipeline import loader
 from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
-from data_pipeline.face import MOUTH
+from data_pipeline.face import MOUTH, eye_distance
 from data_pipeline.loader import evaluation_clips
 from data_pipeline.prepare import prepare_synthetic
 from reta_jax import evaluate as judging
@@ -29,7 +29,6 @@ from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.clips import judge_generated, judge_known
 from reta_jax.metrics.image import psnr
 from reta_jax.metrics.judges import Judge, objections
-from reta_jax.metrics.landmarks import eye_distance
 from reta_jax.metrics.protocol import Protocol, check_same, load_suite, read_protocol
 from reta_jax.metrics.rendering import coefficients, cut, through_codec, waiting_clips
 from reta_jax.metrics.rows import OTHER_VOICE

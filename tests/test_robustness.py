@@ -107,9 +107,15 @@ def test_only_the_same_video_is_not_made_again(tmp_path):
     assert add(50, "one model") == 50 == add(200, "one model")
     assert add(200, "another") == 200
     path.unlink()
+    manifest = tmp_path / robustness.MANIFEST
+    before = manifest.read_bytes()
     assert add(50, "another") == 50
-    (tmp_path / robustness.MANIFEST).write_text("cut o")
-    assert add(200, "another") == 200
+    assert manifest.read_bytes().startswith(before), "it grows by lines and is not written anew"
+    with manifest.open("ab") as file:
+        file.write(b'["dark/a.mp4", "one mo')  # a word that was cut off is none
+    assert add(200, "another") == 50 and add(200, "one model") == 200
+    manifest.write_text("cut o")
+    assert add(50, "one model") == 50
 
 
 class Faceless(GreyFace):

@@ -122,7 +122,7 @@ def _place(face_box: Boxes) -> tuple[Points, Points]:
     return corner, end - corner
 
 
-def mouth_opening(mouth: Float[Array, "*b 20 2"]) -> Float[Array, "*b"]:
-    """Gap between the inner lips (points 62, 66), in heights of what the network sees."""
+def gap_height(mouth: Float[Array, "*b 20 2"]) -> Float[Array, "*b"]:
+    """Of the gap between the inner lips (points 62, 66), in heights of what the network sees."""
     upper, lower = (mouth[..., point - MOUTH.start, 1] for point in (UPPER_LIP, LOWER_LIP))
     return jnp.abs(lower - upper)

@@ -1,6 +1,6 @@
 """How networks judge: in float32, and videos of any length in blocks of one compiled shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 BLOCK = 25  # frames in one call
+AHEAD = 2  # blocks that are handed out beyond the one that is waited for
 
 
 def apply_exactly(network: nn.Module, variables: Any, *arrays: Any, **options: Any) -> Any:
@@ -23,16 +24,22 @@ def apply_exactly(network: nn.Module, variables: Any, *arrays: Any, **options: A
 def in_blocks(function: Callable[..., Any], *videos: np.ndarray, block: int = BLOCK) -> np.ndarray:
     """What a compiled function of (block, ...) arrays makes of videos of the same length.
 
-    The last block is filled up with its last frame. All blocks are handed out before the first
-    result is waited for.
+    The last block is filled up with its last frame. A few blocks are handed out before a result is
+    waited for, never all of a long video.
     """
-    blocks = (blocks_of(video, block) for video in videos)
-    results = [function(*arrays) for arrays in zip(*blocks, strict=True)]
+    results = []
+    for arrays in zip(*(_blocks_of(video, block) for video in videos), strict=True):
+        results.append(function(*arrays))
+        if len(results) > AHEAD:
+            jax.block_until_ready(results[-1 - AHEAD])
     return np.concatenate(results)[: len(videos[0])]
 
 
-def blocks_of(frames: np.ndarray, block: int = BLOCK) -> list[np.ndarray]:
-    """Frames in blocks of one length, the last one filled up with its last frame."""
-    missing = -len(frames) % block
-    filled = np.concatenate([frames, np.repeat(frames[-1:], missing, 0)])
-    return list(filled.reshape(-1, block, *frames.shape[1:]))
+def _blocks_of(frames: np.ndarray, block: int) -> Iterator[np.ndarray]:
+    """Frames in blocks of one length, the last one filled up with its last frame.
+
+    They are copies: JAX lets go of what it was given at its next call, of a part with its whole.
+    """
+    for start in range(0, len(frames), block):
+        part = frames[start : start + block]
+        yield np.concatenate([part, np.repeat(part[-1:], block - len(part), 0)])

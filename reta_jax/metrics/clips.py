@@ -14,13 +14,9 @@ from data_pipeline.loader import EvaluationClip
 from reta_jax.experts.landmark_net import from_lower_face
 from reta_jax.metrics.image import compare_pixels
 from reta_jax.metrics.judges import MEDIAPIPE, Judge, Judges
-from reta_jax.metrics.landmarks import (
-    PIXELS_SIDE,
-    compare_faces,
-    eye_distance,
-)
+from reta_jax.metrics.landmarks import PIXELS_SIDE, compare_faces, mean_eye_distance
 from reta_jax.metrics.mesh import lip_mesh, lip_vertex_error
-from reta_jax.metrics.mouth import Lips, compare_lips, lip_gap
+from reta_jax.metrics.mouth import compare_lips
 from reta_jax.metrics.protocol import Protocol
 from reta_jax.metrics.rows import GENERATED, PORTRAIT, TRUTH, Row, known_videos, rows
 from reta_jax.metrics.statistics import NAMED, Figures
@@ -82,7 +78,8 @@ def judge_known(
     Args:
       other_voice: of another clip, for the row that has the wrong sound.
     """
-    seen = look(judges, protocol, known_videos(clip.frames, clip.portrait), clip.sync_box)
+    shown = {name: make() for name, make in known_videos(clip.frames, clip.portrait).items()}
+    seen = look(judges, protocol, shown, clip.sync_box)
     if clip.coefficients.any():
         # Of another clip's portrait it is known that it is neutral, of the clip's own all.
         still = clip.coefficients[:1] * _starts_from_itself(clip)
@@ -197,14 +194,9 @@ def compare_mouths(
     Args:
       mouth: in [0, 1] of the lower face.
     """
-    truth, unit = None, _unit(clip, face)
-    if np.isnan(unit):
-        return {}
-    lips_of = lambda points: Lips(points, lip_gap(points) / unit)
-    if has_landmarks(clip):
-        truth = lips_of(np.float64(clip.landmarks[:, MOUTH]))
+    truth = np.float64(clip.landmarks[:, MOUTH]) if has_landmarks(clip) else None
     lips = np.float64(from_lower_face(np.float32(mouth), clip.sync_box[None]))
-    return compare_lips(lips_of(lips), truth, unit, PIXELS_SIDE, audio)
+    return compare_lips(lips, truth, _unit(clip, face), PIXELS_SIDE, audio)
 
 
 def _unit(clip: EvaluationClip, face: Float[np.ndarray, "t 68 2"] | None) -> float:
@@ -213,9 +205,7 @@ def _unit(clip: EvaluationClip, face: Float[np.ndarray, "t 68 2"] | None) -> flo
     NaN where a judge sees none.
     """
     points = clip.landmarks if has_landmarks(clip) else face
-    if points is None or not np.isfinite(points).any():
-        return np.nan
-    return float(np.nanmean(eye_distance(points)))
+    return np.nan if points is None else mean_eye_distance(points)
 
 
 def has_landmarks(clip: EvaluationClip) -> bool:

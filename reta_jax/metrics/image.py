@@ -19,7 +19,7 @@ def compare_pixels(
     "psnr_clip" is 10 log10(255^2 / mean over frames of their mean square error). One frame that is
     exact, as a still portrait's first, raises it hardly, and `psnr` by its share of 100 dB.
     """
-    if np.array_equal(frames, truth):
+    if all(map(np.array_equal, frames, truth)):
         return {"psnr": EQUAL, "psnr_clip": EQUAL, "ssim": 1.0}
     decibels = in_blocks(_psnr, frames, truth).astype(np.float64)
     error = (255.0**2 * 10 ** (-decibels / 10)).mean()

@@ -8,9 +8,8 @@ import scipy.ndimage
 from jaxtyping import Array, Float
 
 from data_pipeline.audio import FPS
-from data_pipeline.face import MOUTH
+from data_pipeline.face import MOUTH, eye_distance
 
-OUTER_CORNERS = (36, 45)
 STEADY = (27, 28, 29, 30, 36, 39, 42, 45)  # the bridge of the nose and the eyes' corners
 LIDS = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47))
 PIXELS, PIXELS_SIDE = "_px", 256.0  # suffix of distances in pixels, and the side of their picture
@@ -19,10 +18,11 @@ SHUT = 0.6  # of the eyes' usual opening
 LONGEST_BLINK = 12  # frames: eyes that are shut for longer rest
 
 
-def eye_distance(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
-    """Between the outer eye corners."""
-    left, right = (points[:, corner] for corner in OUTER_CORNERS)
-    return np.linalg.norm(right - left, axis=-1)
+def mean_eye_distance(points: Float[np.ndarray, "t 68 2"]) -> float:
+    """The unit of a video's distances: between the outer eye corners; NaN if no face is seen."""
+    found = eye_distance(points)
+    seen = np.isfinite(found)
+    return float(found[seen].mean()) if seen.any() else np.nan
 
 
 def eye_opening(points: Float[Array, "t 68 2"] | Float[np.ndarray, "t 68 2"]):

@@ -6,7 +6,6 @@ MediaPipe's landmarks against the loudness of the sound, frame by frame, at lag 
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,10 +14,10 @@ from jaxtyping import Bool, Float, UInt8
 
 from data_pipeline.audio import SAMPLES_PER_FRAME
 from data_pipeline.errors import InputError
-from data_pipeline.face import LOWER_LIP, MOUTH, UPPER_LIP, FaceLandmarker
+from data_pipeline.face import MOUTH, FaceLandmarker, eye_distance, lip_gap
 from data_pipeline.video import read_video
 from reta_jax.commands import sentences_for_errors
-from reta_jax.metrics.landmarks import PIXELS, eye_distance, jitter, shape_distance
+from reta_jax.metrics.landmarks import PIXELS, jitter, shape_distance
 from reta_jax.metrics.statistics import Figures
 from reta_jax.ops.voice_activity import QUIET
 
@@ -49,60 +48,53 @@ def find_points(
 
 
 def opening(points: Float[np.ndarray, "t 68 2"]) -> Float[np.ndarray, " t"]:
-    """Gap of the inner lips over the distance of the outer eye corners; NaN without a face."""
+    """Gap of the inner lips over the eyes' distance in the same frame; NaN without a face.
+
+    Of one face in itself; what is held against a truth is in the true face's unit (compare_lips).
+    """
     return lip_gap(points[:, MOUTH]) / eye_distance(points)
 
 
-def lip_gap(mouth: Float[np.ndarray, "t 20 2"]) -> Float[np.ndarray, " t"]:
-    """Gap of the inner lips in the points' unit."""
-    upper, lower = (mouth[:, point - MOUTH.start] for point in (UPPER_LIP, LOWER_LIP))
-    return np.linalg.norm(lower - upper, axis=-1)
-
-
-class Lips(NamedTuple):
-    """A video's mouth, frame by frame; NaN where no face was seen."""
-
-    points: Float[np.ndarray, "t 20 2"]
-    gap: Float[np.ndarray, " t"]  # of the inner lips, in eye distances
-
-
 def compare_lips(
-    lips: Lips,
-    truth: Lips | None,
+    lips: Float[np.ndarray, "t 20 2"],
+    truth: Float[np.ndarray, "t 20 2"] | None,
     unit: float,
     pixels: float,
     voice: Float[np.ndarray, " n"] | None,
 ) -> Figures:
     """Lips against the true ones and against the voice, either None if it is not known.
 
+    The opening is the gap of the inner lips over `unit`: of both in one unit, of all frames in one.
     Distances are of points about their own mean, as the field's M-LMD: they see shape, not place.
-    Frames without a face are left out; nothing is said of fewer than three.
+    Frames without a face (NaN) are left out; nothing is said of fewer than three.
 
     Args:
-      unit: the distance of the true outer eye corners, in the points' unit.
+      unit: the distance of the true outer eye corners, in the points' unit; NaN: nothing is said.
       pixels: what the points' unit is at 256 px.
     """
-    seen = np.isfinite(lips.gap)
+    opened = lip_gap(lips) / unit
+    seen = np.isfinite(opened)
     if truth is not None:
-        seen &= np.isfinite(truth.gap)
+        truly = lip_gap(truth) / unit
+        seen &= np.isfinite(truly)
     if seen.sum() < 3:
         return {}
-    figures, gap = {}, lips.gap[seen]
+    figures = {}
     if truth is not None:
-        distance = shape_distance(lips.points[seen], truth.points[seen])
+        distance = shape_distance(lips[seen], truth[seen])
         figures = {
-            "mouth_correlation": correlation(gap, truth.gap[seen]),
-            "mouth_opening_error": float(np.abs(gap - truth.gap[seen]).mean()),
+            "mouth_correlation": correlation(opened[seen], truly[seen]),
+            "mouth_opening_error": float(np.abs(opened - truly)[seen].mean()),
             "mouth_landmark_distance": distance / unit,
             f"mouth_landmark_distance{PIXELS}": distance * pixels,
         }
-    if np.isfinite(trembling := jitter(lips.points)):
+    if np.isfinite(trembling := jitter(lips)):
         figures["mouth_jitter"] = trembling / unit
     if voice is not None:
-        figures["voice_correlation"] = correlation(gap, loudness(voice, len(seen))[seen])
+        figures["voice_correlation"] = correlation(opened[seen], loudness(voice, len(seen))[seen])
         silent = silent_frames(voice, len(seen)) & seen
         if silent.sum() > 1:
-            figures["movement_in_silence"] = float(np.std(lips.gap[silent]))
+            figures["movement_in_silence"] = float(np.std(opened[silent]))
     return figures
 
 
@@ -128,7 +120,7 @@ def follows_voice(
 
     Raises InputError if fewer than half of the frames show a face.
     """
-    gap = opening(find_points(frames, landmarker))
+    gap = lip_gap(find_points(frames, landmarker)[:, MOUTH])  # a correlation has no unit
     seen = np.isfinite(gap)
     if seen.mean() < 0.5:
         raise InputError(f"a face is seen in {seen.sum()} of {len(frames)} frames only")

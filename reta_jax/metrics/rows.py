@@ -4,11 +4,14 @@ A figure is worth what it makes of perfection, of doing nothing, of the wrong vo
 or early, and of blur.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+
+from data_pipeline.video import stacked
 
 SHIFT = 3  # frames
 BLUR = 2.0  # pixels at 64 px
@@ -45,13 +48,20 @@ def rows(
 
 def known_videos(
     truth: UInt8[np.ndarray, "t h w 3"], portrait: UInt8[np.ndarray, "h w 3"]
-) -> dict[str, UInt8[np.ndarray, "t h w 3"]]:
-    """What the rows are made of, but for the generated one: each is looked at once."""
-    sigma = BLUR * truth.shape[1] / 64
-    # OpenCV rounds; what truncates to uint8 also darkens, and the row is of blur alone.
-    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in truth])
+) -> dict[str, Callable[[], UInt8[np.ndarray, "t h w 3"]]]:
+    """What the rows are made of, but for the generated one: each is looked at once.
+
+    Functions make them, so that of a long video not all have to be in memory.
+    """
     return {
-        TRUTH: truth,
-        BLURRED: blurred,
-        PORTRAIT: portrait[None],
+        TRUTH: lambda: truth,
+        BLURRED: lambda: blurred(truth),
+        PORTRAIT: lambda: portrait[None],
     }
+
+
+def blurred(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]:
+    """Frames without their detail, as light as they were."""
+    sigma = BLUR * frames.shape[1] / 64
+    # OpenCV rounds; what truncates to uint8 also darkens, and the row is of blur alone.
+    return stacked(cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from data_pipeline.audio import FPS, SAMPLES_PER_FRAME
 from data_pipeline.emotions import UNKNOWN_EMOTION
 from data_pipeline.face import MOUTH, FaceLandmarker, crop, emoca_box, smooth_boxes, sync_box
-from data_pipeline.video import Video, read_soundtrack, read_video, resized
+from data_pipeline.video import Video, read_soundtrack, read_video, resized, stacked
 from reta_jax.metrics.cache import Judged
 from reta_jax.metrics.clips import (
     TOO_SHORT,
@@ -27,15 +27,11 @@ from reta_jax.metrics.clips import (
 )
 from reta_jax.metrics.image import compare_pixels
 from reta_jax.metrics.judges import FAN_SIZE, Judges
-from reta_jax.metrics.landmarks import (
-    PIXELS_SIDE,
-    compare_faces,
-    eye_distance,
-)
-from reta_jax.metrics.mouth import Lips, compare_lips, find_points, opening
+from reta_jax.metrics.landmarks import PIXELS_SIDE, compare_faces, mean_eye_distance
+from reta_jax.metrics.mouth import compare_lips, find_points
 from reta_jax.metrics.pairs import Pair
 from reta_jax.metrics.protocol import Protocol
-from reta_jax.metrics.rows import GENERATED, TRUTH, known_videos, rows
+from reta_jax.metrics.rows import GENERATED, TRUTH, Row, known_videos, rows
 from reta_jax.metrics.statistics import Figures
 from reta_jax.metrics.sync import is_long_enough
 
@@ -65,6 +61,7 @@ NO_LANDMARKS = (
     "FILE"
 )
 SLACK = 0.02  # by which proportions may differ
+LARGE = 2**30  # bytes of a pair's frames: beside one of more, the next one is not decoded
 
 
 class Face(NamedTuple):
@@ -75,6 +72,8 @@ class Face(NamedTuple):
     person: Float[np.ndarray, "t d"] | None = None  # None without a judge of identity
 
     def at(self, frames: Int[np.ndarray, " t"]) -> "Face":
+        if np.array_equal(frames, np.arange(len(self.frames))):
+            return self  # no copy
         return Face(*(None if x is None else x[frames] for x in self))
 
 
@@ -94,17 +93,22 @@ class Reference(NamedTuple):
 
 
 def read_pairs(pairs: list[Pair], longest: int | None = None) -> Iterator[tuple[Pair, Decoded]]:
-    """Each pair, decoded; the next one is while this one is judged.
+    """Each pair, decoded; the next one is while this one is judged, but beside a LARGE one.
+
+    Of large ones there is one in memory if whoever asks for the next has let go of the last.
 
     Args:
       longest: of each video, the first so many frames; None: all that the other one has.
     """
     with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(_decode, pair, longest) for pair in pairs[:1]]
+        coming = None
         for i, pair in enumerate(pairs):
-            decoded = coming.pop().result()
-            coming += [reader.submit(_decode, other, longest) for other in pairs[i + 1 : i + 2]]
+            decoded = (coming or reader.submit(_decode, pair, longest)).result()
+            size, coming = decoded.generated.frames.nbytes + decoded.real.frames.nbytes, None
+            if size <= LARGE and i + 1 < len(pairs):
+                coming = reader.submit(_decode, pairs[i + 1], longest)
             yield pair, decoded
+            del decoded
 
 
 def _decode(pair: Pair, longest: int | None) -> Decoded:
@@ -122,10 +126,12 @@ def _decode(pair: Pair, longest: int | None) -> Decoded:
         remarks.append(STRETCHED)
     elif (made_height, made_width) != (height, width):
         remarks.append(RESIZED)
-    frames = [resized(frame, height, width) for frame in made.frames[:count]]
+    frames = made.frames[:count]
+    if (made_height, made_width) != (height, width):
+        frames = stacked(resized(frame, height, width) for frame in frames)
     voice = real.audio if made.audio is None else made.audio
     return Decoded(
-        made._replace(frames=np.stack(frames), audio=voice),
+        made._replace(frames=frames, audio=voice),
         real._replace(frames=real.frames[:count]),
         remarks,
     )
@@ -163,16 +169,22 @@ def judge_reference(
     if other is not None:
         other = np.trim_zeros(other, "b")  # of a shorter lender's voice `rows` is made by repeating
     videos = known_videos(real.frames, real.frames[0])
-    faces = {name: look(judges, protocol, shown, landmarker) for name, shown in videos.items()}
-    truth, figures, features = faces[TRUTH], {}, {}
+    truth, figures, features = look(judges, protocol, real.frames, landmarker), {}, {}
+
+    def judge(name: str, row: Row) -> None:
+        """Beside the truth's frames there are this row's own alone, until it returns."""
+        video = truth
+        if row.video != TRUTH:
+            video = look(judges, protocol, videos[row.video](), landmarker)
+        video, heard = video.at(row.at), None if real.audio is None else row.audio
+        figures[name] = measure(judges, protocol, video, truth, heard, emotion)
+        features.update(fid_features(judges, protocol, name, video.frames))
+
     silence = np.zeros(count * SAMPLES_PER_FRAME, np.float32)
     voice = silence if real.audio is None else real.audio
     for name, row in rows(count, voice, other).items():
         if row.video != GENERATED:
-            video = faces[row.video].at(row.at)
-            heard = None if real.audio is None else row.audio
-            figures[name] = measure(judges, protocol, video, truth, heard, emotion)
-            features |= fid_features(judges, protocol, name, video.frames)
+            judge(name, row)
     if truth.points is not None:
         features[LANDMARKS] = truth.points
     person = np.zeros((count, 0)) if truth.person is None else truth.person
@@ -239,7 +251,7 @@ def measure(
     if video.points is not None and "mouth" in protocol.figures:
         figures |= compare_mouths(video, real, voice)
     if video.points is not None and "face" in protocol.figures:
-        unit, pixels = _unit(video, real), _pixels(video)
+        unit, pixels = mean_eye_distance(real.points), _pixels(video)
         figures |= compare_faces(video.points, real.points, unit, pixels, sees_lids=True)
     if video.person is not None:
         figures["identity_similarity"] = float((video.person * real.person).sum(1).mean())
@@ -275,8 +287,8 @@ def face_crops(video: Face) -> UInt8[np.ndarray, "t c c 3"] | None:
     boxes = np.zeros((len(seen), 3))
     boxes[seen] = [emoca_box(points) for points in np.float32(video.points[seen])]
     boxes = smooth_boxes(boxes, seen)
-    return np.stack(
-        [crop(frame, box, FAN_SIZE) for frame, box in zip(video.frames, boxes, strict=True)]
+    return stacked(
+        crop(frame, box, FAN_SIZE) for frame, box in zip(video.frames, boxes, strict=True)
     )
 
 
@@ -304,14 +316,8 @@ def _has_face(video: Face) -> Bool[np.ndarray, " t"]:
 
 def compare_mouths(video: Face, real: Face, voice: Float[np.ndarray, " n"] | None) -> Figures:
     """Figures of `compare_lips`, in distances of the real one's outer eye corners."""
-    lips, true_lips = (Lips(x[:, MOUTH], opening(x)) for x in (video.points, real.points))
-    return compare_lips(lips, true_lips, _unit(video, real), _pixels(video), voice)
-
-
-def _unit(video: Face, real: Face) -> float:
-    """The distance of the real one's outer eye corners; NaN if no frame shows both faces."""
-    seen = _has_face(video) & _has_face(real)
-    return float(eye_distance(real.points[seen]).mean()) if seen.any() else np.nan
+    lips, true_lips = (face.points[:, MOUTH] for face in (video, real))
+    return compare_lips(lips, true_lips, mean_eye_distance(real.points), _pixels(video), voice)
 
 
 def _pixels(video: Face) -> float:

@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -49,6 +50,16 @@ def write_video(path, frames, times, time_base=Fraction(1, 1000), sound=None, so
             container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
     return path
+
+
+def test_frames_are_in_memory_once(tmp_path):
+    write_video(tmp_path / "a.mp4", grey(np.arange(60) + 50, 96, 96), np.arange(60) / 25)
+    read_video(tmp_path / "a.mp4", 0.1)
+    tracemalloc.start()
+    frames = read_video(tmp_path / "a.mp4").frames
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.7 * frames.nbytes
 
 
 @pytest.mark.parametrize("rate", [10, Fraction(24000, 1001), 25, 30, 50, 60])

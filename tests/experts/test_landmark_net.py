@@ -10,9 +10,9 @@ from data_pipeline.face import MOUTH
 from reta_jax.experts.landmark_net import (
     LandmarkNet,
     from_lower_face,
+    gap_height,
     into_lower_face,
     lower_face,
-    mouth_opening,
     soft_argmax,
 )
 from tests.weights import random_variables
@@ -25,9 +25,9 @@ def test_soft_argmax_reads_a_peak_and_its_offset():
     np.testing.assert_allclose(soft_argmax(heatmaps, offsets), expected, rtol=1e-6)
 
 
-def test_mouth_opening_is_the_gap_between_the_inner_lips():
+def test_the_gaps_height_is_that_between_the_inner_lips():
     points = jnp.zeros((68, 2)).at[62].set(jnp.array([0.5, 0.6])).at[66].set(jnp.array([0.5, 0.7]))
-    np.testing.assert_allclose(mouth_opening(points[MOUTH]), 0.1, atol=1e-6)
+    np.testing.assert_allclose(gap_height(points[MOUTH]), 0.1, atol=1e-6)
 
 
 def test_lower_face_shows_a_point_where_it_says():

@@ -2,21 +2,20 @@
 
 import json
 import shutil
-import threading
 import urllib.error
 
 import numpy as np
 import pytest
 
-from data_pipeline.emotions import EMOTIONS, UNKNOWN_EMOTION
+from data_pipeline.emotions import EMOTIONS
 from data_pipeline.errors import InputError
 from data_pipeline.face import FaceLandmarker, sync_box
-from data_pipeline.video import Video, VideoWriter, read_video
+from data_pipeline.video import VideoWriter, read_video
 from reta_jax import evaluate as judging
 from reta_jax.metrics import videos as video_figures
 from reta_jax.metrics.judges import Judge, Judges
 from reta_jax.metrics.mouth import correlation
-from reta_jax.metrics.pairs import Label, Pair, read_labels
+from reta_jax.metrics.pairs import Label, read_labels
 from reta_jax.metrics.protocol import Protocol, load_suite
 from reta_jax.metrics.summary import TOO_FEW
 from reta_jax.metrics.sync import Sync
@@ -29,7 +28,6 @@ from reta_jax.metrics.videos import (
     face_boxes,
     face_crops,
     judge_reference,
-    read_pairs,
 )
 
 FRAMES, SIDE = 24, 256
@@ -106,6 +104,16 @@ def test_distances_are_in_eye_distances():
     np.testing.assert_allclose(figures["mouth_opening_error"], 0.1)
     mean = (0.95 * 10 + 19 * 0.05 * 10) / 20 / 100  # about the points' own mean
     np.testing.assert_allclose(figures["mouth_landmark_distance"], mean)
+
+
+def test_a_made_heads_own_eyes_are_no_unit():
+    """The same mouths in a head that leans away: its eyes come closer by up to a fifth."""
+    points, blank = track(openings()), np.zeros((FRAMES, 8, 8, 3), np.uint8)
+    leaning = points.copy()
+    leaning[:, 45, 0] = np.linspace(100, 80, FRAMES)
+    figures = compare_mouths(Face(blank, leaning), Face(blank, points), None)
+    np.testing.assert_allclose(figures["mouth_opening_error"], 0, atol=1e-12)
+    np.testing.assert_allclose(figures["mouth_correlation"], 1)
 
 
 def test_frames_without_a_face_are_left_out():
@@ -468,50 +476,6 @@ def test_the_box_goes_with_the_face():
     np.testing.assert_allclose(boxes[2] - boxes[0], (0, 0.1, 0, 0.1), atol=1e-6)
     np.testing.assert_allclose(boxes[1], (boxes[0] + boxes[2]) / 2, atol=1e-6)
     assert face_boxes(Face(np.zeros((3, 9, 9, 3), np.uint8), np.full((3, 68, 2), np.nan))) is None
-
-
-def test_the_next_pair_is_decoded_while_one_is_judged(tmp_path, monkeypatch):
-    videos = {name: Video(np.full((3, 16, 16, 3), name, np.uint8), None) for name in (50, 60, 70)}
-    decoded = {name: threading.Event() for name in videos}
-
-    def read_some(path, _):
-        decoded[int(path.stem)].set()
-        return videos[int(path.stem)]
-
-    monkeypatch.setattr(video_figures, "read_video", read_some)
-    paths = [tmp_path / f"{name}.mp4" for name in videos]
-    pairs = [Pair(path.stem, path, path, UNKNOWN_EMOTION) for path in paths]
-    found = read_pairs(pairs)
-    assert next(found)[0] == pairs[0]
-    assert decoded[60].wait(10) and not decoded[70].is_set()
-    for pair, (made, real, _) in found:
-        assert made.frames[0, 0, 0, 0] == real.frames[0, 0, 0, 0] == int(pair.name)
-    assert not list(read_pairs([]))
-
-
-@pytest.mark.parametrize(
-    ("made", "longest", "read"), [(FRAMES, 5, [5, 5]), (10, None, [10, 11]), (10, 20, [10, 11])]
-)
-def test_no_more_is_read_than_is_compared(tmp_path, monkeypatch, made, longest, read):
-    """One frame more of the real video tells that it is longer."""
-    save(tmp_path / "real.mp4", openings(1), sound=1)
-    save(tmp_path / "made.mp4", openings(2)[:made], sound=2)
-    whole, lengths = read_video(tmp_path / "real.mp4"), []
-
-    def read_some(path, seconds):
-        video = read_video(path, seconds)
-        lengths.append(len(video.frames))
-        return video
-
-    monkeypatch.setattr(video_figures, "read_video", read_some)
-    pair = Pair("a", tmp_path / "made.mp4", tmp_path / "real.mp4", UNKNOWN_EMOTION)
-    ((_, decoded),) = read_pairs([pair], longest)
-    count = len(decoded.real.frames)
-    assert lengths == read and count == len(decoded.generated.frames) == min(read)
-    assert (video_figures.CUT in decoded.remarks) == (read[0] != read[1])
-    np.testing.assert_array_equal(decoded.real.frames, whole.frames[:count])
-    sound = slice(640 * count)
-    np.testing.assert_allclose(decoded.real.audio[sound], whole.audio[sound], atol=1e-6)
 
 
 @pytest.fixture
