@@ -312,8 +312,11 @@ def published():
     ],
 )
 def test_golden_frames(published, frame, file, name):
+    """As a whole, not pixel by pixel: textures of noise make much of the last digits of a flow."""
     expected = golden(file)[name].transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(published.frames[:, frame], expected, atol=2e-3)
+    difference = np.asarray(published.frames[:, frame]) - expected
+    assert np.sqrt(np.square(difference).mean()) < 1e-4
+    assert np.abs(difference).max() < 1e-2
 
 
 def test_golden_raw_flows(published):
