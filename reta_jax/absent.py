@@ -67,8 +67,8 @@ def is_slice(target: str) -> bool:
 
 
 def platform_of(target: str) -> str:
-    """ "cpu", "cuda" or "tpu"."""
-    return "tpu" if is_slice(target) else "cuda" if target in GPUS else target
+    """Whose forms its programs take: "cpu", "cudnn" or "tpu"."""
+    return "tpu" if is_slice(target) else "cudnn" if target in GPUS else target
 
 
 def compiler_options(target: str) -> dict[str, Any]:

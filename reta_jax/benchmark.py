@@ -179,7 +179,7 @@ def whole_program_there(renderer: Renderer, batch: int, gpu: str) -> Compiled:
     identity = jax.eval_shape(lambda p, x: encode_portrait(reta, p, x), params, portraits)
     arguments = params, renderer.morphable, identity, jnp.asarray(voices), renderer.silence
     render = jax.jit(lambda *arguments: render_chunk(reta, *arguments))
-    with forms_of("cuda"):
+    with forms_of("cudnn"):
         lowered = render.lower(*jax.tree.map(there, arguments))
     return lowered.compile(compiler_options=compiler_options(gpu))
 

@@ -40,7 +40,10 @@ ORDER = {
     "fusion": "fusions", "convolution": "convolutions", "product": "products",
     "transposition": "transpositions", "copy": "copies",
 }  # fmt: skip
-KINDS = {"__cudnn$conv": "convolution", "__cublas": "product", "__triton": "product"}
+KINDS = {
+    "__cudnn$conv": "convolution", "__cudnn$fmha": "product", "__cublas": "product",
+    "__triton": "product",
+}  # fmt: skip
 
 
 class Kernel(NamedTuple):

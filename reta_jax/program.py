@@ -6,6 +6,7 @@ measured (docs/scaling.md).
 """
 
 import collections
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -176,7 +177,18 @@ def _convolution_terms(equation: Any) -> int:
     return terms
 
 
-TERMS = {"dot_general": _product_terms, "conv_general_dilated": _convolution_terms}
+def _attention_terms(products: int, equation: Any) -> int:
+    query = equation.invars[0].aval.shape  # (b, n, heads, d), to every one of n
+    return products * math.prod(query) * query[1]
+
+
+TERMS = {
+    "dot_general": _product_terms,
+    "conv_general_dilated": _convolution_terms,
+    # cuDNN's. Its gradient's products are four: that it computes the scores again is its own way.
+    "dot_product_attention_fwd_wrapper": functools.partial(_attention_terms, 2),
+    "dot_product_attention_bwd_wrapper": functools.partial(_attention_terms, 4),
+}
 
 
 # Memory
@@ -187,6 +199,7 @@ HEAVY = {
     "reduce_window_max", "reduce_window_sum", "reduce_window_min", "select_and_scatter_add",
     "select_and_gather_add", "scan", "while", "cond", "cumsum", "dynamic_slice",
     "dynamic_update_slice", "concatenate", "rng_bit_generator", "random_bits",
+    "dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper",
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "argmax"}
 # The same bytes under another name.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
 
 from configs.synthetic import get_config
 from data_pipeline.errors import InputError
@@ -67,6 +68,15 @@ def test_convolutions_count_terms_with_a_pixel(stride, pad, inside, outside, gro
     shapes = (2, 9, 7, 4), (3, 3, 4 // groups, 6)
     terms = convolve(*(jnp.ones(shape) for shape in shapes)).sum()
     assert flops_of(convolve, *shapes) == 2 * int(terms)
+
+
+@pytest.mark.parametrize(("direction", "products"), [("fwd", 2), ("bwd", 4)])
+def test_attention_of_a_library_is_as_many_products_as_without_it(direction, products):
+    """JAX's name for what only a GPU's library can do."""
+    primitive = Primitive(f"dot_product_attention_{direction}_wrapper")
+    primitive.def_abstract_eval(lambda query, *_: query)
+    flops = flops_of(lambda *parts: primitive.bind(*parts), *[(2, 10, 3, 4)] * 3)
+    assert flops == products * 2 * (2 * 3 * 10 * 10 * 4)
 
 
 def test_gradients_of_a_convolution_are_counted():

@@ -4,20 +4,27 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from reta_jax.ops.attention import attend
+from reta_jax.ops.gelu import gelu
 
 PROJECTIONS = ("query", "key", "value")
 JOINED = "joined"  # among prepared parameters: the three projections as one layer
 
 
-def join_projections(attention: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a `SelfAttention` with one product in place of three."""
-    parts = [attention[name] for name in PROJECTIONS]
+def join_projections(params: Any) -> Any:
+    """Parameters in which every `SelfAttention` has one product in place of three."""
+    if not isinstance(params, dict):
+        return params
+    params = {name: join_projections(child) for name, child in params.items()}
+    if not set(PROJECTIONS) <= params.keys():
+        return params
+    parts = [params.pop(name) for name in PROJECTIONS]
     joined = {name: jnp.concatenate([part[name] for part in parts], -1) for name in parts[0]}
-    return {JOINED: joined} | {k: v for k, v in attention.items() if k not in PROJECTIONS}
+    return {JOINED: joined} | params
 
 
 class SelfAttention(nn.Module):
@@ -35,7 +42,7 @@ class SelfAttention(nn.Module):
         else:
             parts = [dense(width, name=name)(x) for name in PROJECTIONS]
         heads = (part.reshape(batch, length, self.heads, width // self.heads) for part in parts)
-        mixed = jax.nn.dot_product_attention(*heads)
+        mixed = attend(*heads)
         return nn.Dense(width, dtype=self.dtype, name="out")(mixed.reshape(x.shape))
 
 
@@ -56,5 +63,5 @@ class PreNormLayer(nn.Module):
         x = x + SelfAttention(self.heads, self.dtype, name="attention")(y)
         y = norm(name="mlp_norm")(x)
         y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(y)
-        y = nn.gelu(y, approximate=False)
+        y = gelu(y)
         return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(y)

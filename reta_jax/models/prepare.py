@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from reta_jax.models.attention import PROJECTIONS, join_projections
+from reta_jax.models.attention import join_projections
 from reta_jax.models.generator import STYLES, Generator
 from reta_jax.models.styles import StyledLayer, at, bring_together
 from reta_jax.models.wav2vec2 import normed_kernel
@@ -71,15 +71,17 @@ def prepare_control_network(params: dict[str, Any], dtype: DTypeLike) -> dict[st
     They are cast to `dtype` once instead of at every call; results are equal. Beside, projections
     of an attention are one product, and a weight norm is a kernel.
     """
-    if set(PROJECTIONS) <= params.keys():
-        params = join_projections(params)
+    return _prepare_layers(join_projections(params), dtype)
+
+
+def _prepare_layers(params: dict[str, Any], dtype: DTypeLike) -> dict[str, Any]:
     if "v" in params:
         kernel = normed_kernel(params["v"], params["g"])
         params = {"kernel": kernel, "bias": params["bias"]}
     if "kernel" in params:
         return {name: jnp.asarray(leaf).astype(dtype) for name, leaf in params.items()}
     return {
-        name: prepare_control_network(child, dtype) if _is_layer(name, child) else child
+        name: _prepare_layers(child, dtype) if _is_layer(name, child) else child
         for name, child in params.items()
     }
 

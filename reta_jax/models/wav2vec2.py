@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from reta_jax.models.attention import SelfAttention
+from reta_jax.ops.gelu import gelu
 
 # Two-pass variance: the published weights have channels whose mean is far larger than their spread.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -52,7 +53,7 @@ class FeatureEncoder(nn.Module):
                     dtype=self.dtype,
                     name="norm_0",
                 )(x)
-            x = nn.gelu(x, approximate=False)
+            x = gelu(x)
         return x
 
 
@@ -74,7 +75,7 @@ class PositionalConv(nn.Module):
             dimension_numbers=("NWC", "WIO", "NWC"),
             feature_group_count=self.groups,
         )
-        return nn.gelu(y + bias.astype(self.dtype)[None, None], approximate=False)
+        return gelu(y + bias.astype(self.dtype)[None, None])
 
     def weights(self, width: int) -> Float[Array, "k i o"]:
         if self.has_variable("params", "kernel"):  # prepared
@@ -105,7 +106,7 @@ class EncoderLayer(nn.Module):
         x = x + SelfAttention(self.heads, self.dtype, name="attention")(x)
         x = LayerNorm(dtype=self.dtype, name="attention_norm")(x)
         y = nn.Dense(self.mlp_dim, dtype=self.dtype, name="mlp_in")(x)
-        y = nn.gelu(y, approximate=False)
+        y = gelu(y)
         y = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(y)
         return LayerNorm(dtype=self.dtype, name="mlp_norm")(x + y)
 

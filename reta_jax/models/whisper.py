@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from reta_jax.models.attention import PreNormLayer
 from reta_jax.models.audio_encoder import MEL_HOP, mel_energies
+from reta_jax.ops.gelu import gelu
 
 FFT = 400
 EPSILON = 1e-5  # of the norms
@@ -39,8 +40,8 @@ class Whisper(nn.Module):
         """Features of 16 kHz `audio`; n is at least 400 and a multiple of 320."""
         conv = partial(nn.Conv, self.width, (3,), padding=((1, 1),), dtype=self.dtype)
         x = whisper_log_mel(audio, self.bins).astype(self.dtype)
-        x = nn.gelu(conv(name="conv_0")(x), approximate=False)
-        x = nn.gelu(conv(strides=(2,), name="conv_1")(x), approximate=False)
+        x = gelu(conv(name="conv_0")(x))
+        x = gelu(conv(strides=(2,), name="conv_1")(x))
         x = x + jnp.asarray(positions(x.shape[1], self.width), self.dtype)[None]
         for i in range(self.layers):
             x = PreNormLayer(self.heads, self.mlp_dim, EPSILON, self.dtype, name=f"layer_{i}")(x)

@@ -8,7 +8,7 @@ import jax
 from jax import export
 from jaxtyping import Array
 
-NAMES = ("cpu", "cuda", "tpu", "simple")
+NAMES = ("cpu", "cuda", "cudnn", "tpu", "simple")
 _asked = jax.make_user_context(default_value=None)
 
 
@@ -16,9 +16,9 @@ _asked = jax.make_user_context(default_value=None)
 def forms_of(*names: str) -> Iterator[None]:
     """What is traced inside is for these platforms, and not for the default device's.
 
-    Any machine can compute the forms of any one of them. A program for several carries the forms of
-    all, and takes its own when it is compiled. "simple" forms, of plain operations alone, are for
-    converters.
+    Any machine can compute the forms of any one of them but "cudnn": those are cuda's and calls of
+    its library, which no file may hold. A program for several carries the forms of all, and takes
+    its own when it is compiled. "simple" forms, of plain operations alone, are for converters.
     """
     if unknown := set(names) - set(NAMES):
         raise ValueError(f"forms of {', '.join(sorted(unknown))}: they are of {', '.join(NAMES)}")
@@ -37,9 +37,16 @@ def by_platform(
     Args:
       default: for platforms that have none of their own.
       simple: of plain operations alone; the default one if None.
-      forms: by platform: "cpu", "cuda", "tpu".
+      forms: by platform: "cpu", "cuda", "tpu"; "cudnn": on a GPU itself, in place of cuda's.
     """
-    names = _asked.value or (export.default_export_platform(),)
+    names = _asked.value or (_here(),)
+    of_library = forms.pop("cudnn", forms.get("cuda", default))
     if len(names) > 1:
         return jax.lax.platform_dependent(*arrays, default=default, **forms)
-    return (forms | {"simple": simple or default}).get(names[0], default)(*arrays)
+    forms |= {"simple": simple or default, "cudnn": of_library}
+    return forms.get(names[0], default)(*arrays)
+
+
+def _here() -> str:
+    platform = export.default_export_platform()
+    return "cudnn" if platform == "cuda" else platform

@@ -27,6 +27,7 @@ def choose(x):
         simple=lambda x: x + 1,
         cpu=lambda x: x + 2,
         tpu=lambda x: x + 3,
+        cudnn=lambda x: x + 4,
     )
 
 
@@ -46,7 +47,7 @@ def test_only_a_program_for_several_platforms_chooses(function):
 def test_the_form_that_is_asked_for_is_taken_also_of_what_was_traced_before(wrap):
     function, zero = wrap(choose), jnp.zeros(1)
     assert function(zero) == 2  # tests run on CPU
-    for name, form in (("simple", 1), ("tpu", 3), ("cuda", 0), ("cpu", 2)):
+    for name, form in (("simple", 1), ("tpu", 3), ("cuda", 0), ("cudnn", 4), ("cpu", 2)):
         with forms_of(name):
             assert function(zero) == form, name
     assert function(zero) == 2
@@ -56,6 +57,18 @@ def test_a_program_for_several_platforms_takes_its_form_when_it_is_compiled():
     with forms_of("cpu", "tpu"):
         exported = export.export(jax.jit(choose), platforms=["cpu", "tpu"])(jnp.zeros(1))
     assert exported.call(jnp.zeros(1)) == 2
+
+
+def test_a_gpu_takes_its_library_s_forms_else_cuda_s_and_a_file_takes_none_of_a_library(
+    monkeypatch,
+):
+    only_cuda = lambda x: by_platform(x, default=lambda x: x, cuda=lambda x: x + 5)
+    monkeypatch.setattr(export, "default_export_platform", lambda: "cuda")
+    assert choose(jnp.zeros(1)) == 4 and only_cuda(jnp.zeros(1)) == 5
+    with forms_of("cuda"):
+        assert choose(jnp.zeros(1)) == 0
+    with forms_of("cpu", "cuda"):
+        assert "+ 4" not in str(jax.make_jaxpr(choose)(jnp.zeros(1)))
 
 
 def test_forms_of_what_is_no_platform_are_refused():
