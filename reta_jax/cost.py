@@ -29,7 +29,7 @@ from reta_jax.config import uses_discriminator
 from reta_jax.experts.load import KINDS, example_inputs, wanted_experts
 from reta_jax.experts.teachers import Experts
 from reta_jax.kernels import NETWORKS, network_of, print_kernels
-from reta_jax.models.attention import join_projections
+from reta_jax.models.prepare import prepare_network
 from reta_jax.ops.platforms import forms_of
 from reta_jax.pretrained.load import load_morphable
 from reta_jax.program import Memory, device_program, memory, tree_bytes, work
@@ -112,7 +112,7 @@ def abstract_job(config: ConfigDict) -> Job:
             fields = config.experts[name].fields.to_dict()
             network = KINDS[kind](**fields, dtype=jnp.dtype(config.model.dtype))
             drawn = jax.eval_shape(network.init, jax.random.key(0), *example_inputs(kind))
-            variables = jax.eval_shape(join_projections, drawn)
+            variables = jax.eval_shape(lambda x: prepare_network(x, config.model.dtype), drawn)
         found |= {name: network, f"{name}_variables": variables}
     experts = Experts(**found)
     networks = build_networks(config, teacher_width(config, experts.teacher))

@@ -23,7 +23,7 @@ from data_pipeline.errors import InputError
 from reta_jax.images import to_float, to_uint8
 from reta_jax.models.generator import GeneratorOutput
 from reta_jax.models.morphable import MorphableModel
-from reta_jax.models.prepare import prepare_control_network, prepare_generator
+from reta_jax.models.prepare import prepare_generator, prepare_network
 from reta_jax.models.reta import RETA, Controls, Identity
 from reta_jax.ops.voice_activity import voice_activity
 from reta_jax.pretrained.reta import load_reta
@@ -205,7 +205,7 @@ class Renderer(ChunkRenderer):
         prepared = params | {"generator": generator}
         for name, network in networks.items():
             if network is not None:
-                prepared[name] = prepare_control_network(params[name], network.dtype)
+                prepared[name] = prepare_network(params[name], network.dtype)
         return prepared
 
     def with_chunk(self, chunk: int) -> "Renderer":

@@ -17,7 +17,7 @@ from reta_jax.experts.landmark_net import LandmarkNet
 from reta_jax.experts.syncnet import SyncNetExpert, SyncNetV2
 from reta_jax.experts.teachers import Experts
 from reta_jax.experts.vgg19 import VGG19
-from reta_jax.models.attention import join_projections
+from reta_jax.models.prepare import prepare_network
 from reta_jax.pretrained.load import RANDOM, Loaded, load
 from reta_jax.pretrained.source import file_facts
 from reta_jax.weights import PARAMS_FILE, check_params
@@ -86,8 +86,7 @@ def wanted_experts(config: ConfigDict) -> dict[str, tuple[str, bool]]:
 def load_experts(config: ConfigDict) -> tuple[Experts, list[dict[str, Any]]]:
     """The teachers that the config's losses need, and where their weights come from.
 
-    They compute in the model's dtype: they are two fifths of the paper's step. T's projections are
-    joined, which no gradient asks to be apart.
+    They compute in the model's dtype: they are two fifths of the paper's step.
     """
     found, provenance = {}, []
     for name, (kind, is_needed) in wanted_experts(config).items():
@@ -97,7 +96,7 @@ def load_experts(config: ConfigDict) -> tuple[Experts, list[dict[str, Any]]]:
             network, loaded = load_expert(
                 kind, expert.weights, expert.fields.to_dict(), config.model.dtype
             )
-            variables = join_projections(loaded.variables)
+            variables = prepare_network(loaded.variables, config.model.dtype)
             own = _own(f"experts.{name}", Path(expert.weights) / PARAMS_FILE)
             provenance += loaded.provenance + own
         found |= {name: network, f"{name}_variables": variables}

@@ -12,7 +12,7 @@ from reta_jax.models.wav2vec2 import normed_kernel
 from reta_jax.ops.conv import kernel_phases, transposed_kernel
 from reta_jax.ops.winograd import LARGE, WIDE, winograd_kernel
 
-FLOAT32 = ("head", "linear")  # the last layers, of codes and coefficients
+FLOAT32 = ("head", "linear", "classifier")  # the last layers, of codes and coefficients
 
 
 def prepare_generator(
@@ -65,11 +65,11 @@ def _with(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> dict[str, A
     return tree | {path[0]: _with(tree[path[0]], path[1:], leaf)}
 
 
-def prepare_control_network(params: dict[str, Any], dtype: DTypeLike) -> dict[str, Any]:
-    """Parameters of a network on the way from the voice to the codes: E_A's, D, E_M or S.
+def prepare_network(params: dict[str, Any], dtype: DTypeLike) -> dict[str, Any]:
+    """Parameters of a network that is not trained: E_A, D, E_M, S when rendering, a teacher.
 
-    They are cast to `dtype` once instead of at every call; results are equal. Beside, projections
-    of an attention are one product, and a weight norm is a kernel.
+    They are cast to `dtype`, the network's own, once instead of at every call; results are equal.
+    Beside, projections of an attention are one product, and a weight norm is a kernel.
     """
     return _prepare_layers(join_projections(params), dtype)
 

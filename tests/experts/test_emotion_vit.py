@@ -1,6 +1,5 @@
 """The emotion ViT against the published network's outputs."""
 
-import functools
 import math
 
 import jax
@@ -10,7 +9,6 @@ import pytest
 
 from data_pipeline.errors import InputError
 from reta_jax.experts.emotion_vit import EmotionViT, resize
-from reta_jax.models.attention import join_projections
 from reta_jax.pretrained import emotion_vit
 from tests.golden.fill import golden, state_dict, uniform
 from tests.weights import random_variables
@@ -48,18 +46,6 @@ def test_any_size_is_resized_as_pil_does():
     expected = Image.fromarray(picture).resize((32, 32), Image.Resampling.BILINEAR)
     resized = resize(jnp.asarray(picture[None], jnp.float32), 32)[0]
     np.testing.assert_allclose(resized, np.asarray(expected, np.float32), atol=1.0)  # PIL rounds
-
-
-def test_joined_projections_give_the_same():
-    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3), minval=-1)
-    variables = random_variables(SMALL, images)
-    joined = join_projections(variables)
-    assert set(joined["params"]["layer_1"]["attention"]) == {"joined", "out"}
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, atol=1e-5),
-        SMALL.apply(joined, images),
-        SMALL.apply(variables, images),
-    )
 
 
 def test_images_receive_gradient_and_bfloat16_stays_close():
