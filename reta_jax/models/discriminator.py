@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from reta_jax.models.stylegan import EqualConv, EqualDense, Trunk, leaky_relu
+from reta_jax.models.stylegan import EqualConv, EqualDense, Trunk
+from reta_jax.ops.activation import leaky_relu
 
 
 class Discriminator(nn.Module):

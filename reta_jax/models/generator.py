@@ -29,11 +29,11 @@ from reta_jax.models.stylegan import (
     EqualDense,
     channels,
     exact_dense,
-    leaky_relu,
     resolutions,
     scaled,
 )
 from reta_jax.models.styles import Style, StyledLayer, kernel_gain, styles_of
+from reta_jax.ops.activation import leaky_relu, modulated_leaky_relu
 from reta_jax.ops.adain import adain_affine, demodulation, kernel_energy, modulate
 from reta_jax.ops.blur import blur, upsample
 from reta_jax.ops.conv import (
@@ -44,6 +44,7 @@ from reta_jax.ops.conv import (
     up_conv_phases,
     up_conv_transposed,
 )
+from reta_jax.ops.maps import blend, shared, written
 from reta_jax.ops.warp import grid_sample, identity_grid, inherited_grid
 from reta_jax.ops.winograd import winograd_conv
 
@@ -235,20 +236,24 @@ class Level(nn.Module):
         x = styled(name="conv")(x, control_of("conv"))
 
         to_raw_map = ToRawMap(self.modulation, self.mask_bias, name="to_flow")
-        increment = to_raw_map(x, control_of("to_flow"))
+        of_flow, x = shared(x)
+        increment = to_raw_map(of_flow, control_of("to_flow"))
         raw_map = increment if raw_map is None else increment + upsample(raw_map)
+        mask = mask_of(raw_map)
         # A detail is the portrait's colours, as they are.
-        dtype = jnp.float32 if self.only_detail else self.dtype
-        texture, mask = texture.astype(dtype), mask_of(raw_map).astype(dtype)
-        warped = mask * self.warp(texture, raw_map)
-        blended = (warped + (1 - mask) * x).astype(self.dtype)
+        texture = texture.astype(jnp.float32 if self.only_detail else self.dtype)
+        warped, of_colours = shared(self.warp(texture, raw_map))
+        blended = blend(mask, warped, x)
 
         to_rgb = ToRGB(name="to_rgb")
-        of_x = (x,) if self.rgb_from == "blended" and not self.only_detail else ()
+        reads_x = self.rgb_from == "blended" and not self.only_detail
         if self.mixes_colours:
+            of_x = (x,) if reads_x else ()
             colours = to_rgb(texture, *of_x, mix=functools.partial(self.mix_colours, raw_map))
+        elif reads_x:
+            colours = to_rgb(blended)
         else:
-            colours = to_rgb(blended if of_x else warped)
+            colours = to_rgb(of_colours, mix=lambda colours: mask * colours)
         if self.only_detail:
             frames = add_detail(frames, colours)
         else:
@@ -324,7 +329,8 @@ class StyledConv(nn.Module):
     def __call__(
         self, x: Float[Array, "n h w i"], control: Float[Array, "n d"] | Style
     ) -> Float[Array, "n _ _ {self.features}"]:
-        alpha, scale, shift = ControlStyle(self.modulation, name="style")(x, control)
+        of_style, x = shared(written(x))
+        alpha, scale, shift = ControlStyle(self.modulation, name="style")(of_style, control)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if isinstance(control, Style):
             convolve, kernel, norm = *self.prepared(), control.norm
@@ -334,7 +340,7 @@ class StyledConv(nn.Module):
             norm = demodulation(kernel_energy(kernel), alpha * gain) * gain
             convolve, kernel = (UP_CONVS if self.up else CONVS)["kernel"], kernel.astype(self.dtype)
         x = convolve(modulate(x, scale, shift), kernel)
-        return leaky_relu(modulate(x, norm, bias[None]))
+        return modulated_leaky_relu(x, norm, bias)
 
     def prepared(self) -> tuple[Callable[[Array, Any], Array], Any]:
         """The form of the convolution that the kernel was prepared for, and the kernel."""
@@ -370,7 +376,8 @@ class ToRawMap(nn.Module):
     def __call__(
         self, x: Float[Array, "n h w i"], control: Float[Array, "n d"] | Style
     ) -> Float[Array, "n h w 3"]:
-        _, scale, shift = ControlStyle(self.modulation, name="style")(x, control)
+        of_style, x = shared(x)
+        _, scale, shift = ControlStyle(self.modulation, name="style")(of_style, control)
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], 3))
         bias = self.param("bias", lambda _: jnp.array([0.0, 0.0, self.mask_bias]))
         kernel = kernel * x.shape[-1] ** -0.5

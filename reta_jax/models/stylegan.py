@@ -10,6 +10,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from reta_jax.ops.activation import leaky_relu
 from reta_jax.ops.blur import blur
 from reta_jax.ops.conv import conv
 
@@ -26,11 +27,6 @@ def resolutions(size: int) -> tuple[int, ...]:
     if size < 8 or size & (size - 1):
         raise ValueError(f"the image size is {size}; use a power of two, 8 or more")
     return tuple(2**n for n in range(3, size.bit_length()))
-
-
-def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """Slope 0.2, scaled by sqrt(2) to keep the variance."""
-    return jax.nn.leaky_relu(x, 0.2) * 2**0.5
 
 
 class EqualDense(nn.Module):

@@ -30,7 +30,7 @@ def conv(
     """Cross-correlation with `pad` zeros before and after, on both axes."""
     if pad != (0, 0):
         x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    return _conv(x, _vary_with(kernel, x), stride)
+    return _conv(x, vary_with(kernel, x), stride)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -107,7 +107,7 @@ def mix_channels(
     A map in bfloat16 is not written out in float32, which would be most of what a level moves. It
     is multiplied by two bfloat16 halves of each weight, whose sum is exact to 2^-17 of it.
     """
-    return _mix_channels(x, _vary_with(kernel, x))
+    return _mix_channels(x, vary_with(kernel, x))
 
 
 @jax.custom_vjp
@@ -125,6 +125,7 @@ def _mix_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _mix_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
+    cotangent = jax.lax.optimization_barrier(cotangent)  # computed once, not in each channel
     kernels = kernel[:, None, None] if kernel.ndim == 3 else kernel[None, None, None]
     # A sum of a few outer products is computed where it is read.
     outputs = range(kernel.shape[-1])
@@ -212,12 +213,12 @@ def _kernel_gradient(
         return total + product.astype(jnp.float32), None
 
     zeros = jnp.zeros((rows * image_shifts * inputs, cotangent_shifts * outputs), jnp.float32)
-    total, _ = jax.lax.scan(add_image, _vary_with(zeros, x), (x, cotangent))
+    total, _ = jax.lax.scan(add_image, vary_with(zeros, x), (x, cotangent))
     total = total.reshape(rows, image_shifts, inputs, cotangent_shifts, outputs)
     return total.transpose(0, 1, 3, 2, 4).reshape(shape)
 
 
-def _vary_with(kernel: Array, x: Array) -> Array:
+def vary_with(kernel: Array, x: Array) -> Array:
     """Inside shard_map: marks what is alike on all devices as varying like x.
 
     The transpose of that mark is the sum over devices that the kernel's gradient needs, and that a
@@ -233,7 +234,7 @@ def up_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Floa
 
     This is StyleGAN2's transposed convolution with the kernel turned by 180 degrees.
     """
-    return _up_conv(x, _vary_with(kernel, x))
+    return _up_conv(x, vary_with(kernel, x))
 
 
 @jax.custom_vjp
