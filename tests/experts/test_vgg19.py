@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reta_jax.experts.vgg19 import VGG19, image_pyramid, max_of_four, shrink
+from reta_jax.experts.vgg19 import VGG19, image_pyramid, max_of_four, relu, shrink
 from reta_jax.pretrained import vgg19
 from tests.golden.fill import golden, state_dict, uniform
 from tests.weights import random_variables
@@ -49,6 +49,20 @@ def test_the_largest_of_four_is_a_max_pool_with_its_gradient(size):
     np.testing.assert_array_equal(max_of_four(x), pool(x))
     ours, expected = (jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (max_of_four, pool))
     np.testing.assert_array_equal(ours, expected)
+
+
+def test_where_several_are_largest_they_share_the_gradient():
+    x = jnp.array([[2.0, 2, 1, 0], [2, 2, 1, 1], [0, 3, 0, 1], [3, 1, 1, 0]])[None, ..., None]
+    expected = [[0.25, 0.25, 0.25, 0], [0.25, 0.25, 0.25, 0.5], [0, 0.5, 0, 0.5], [0.5, 0, 0.5, 0]]
+    found = jax.grad(lambda x: max_of_four(x).sum())(x)[0, ..., 0]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_relu_and_its_gradient():
+    x = jnp.array([-2.0, -0.0, 0.0, 0.5, 3.0])
+    for form in (relu, nn.relu):
+        np.testing.assert_array_equal(form(x), [0, 0, 0, 0.5, 3])
+        np.testing.assert_array_equal(jax.vjp(form, x)[1](x + 5)[0], [0, 0, 0, 5.5, 8])
 
 
 def test_narrow_network_and_bfloat16():
