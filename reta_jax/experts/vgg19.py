@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from reta_jax.ops.activation import relu
 
 # Convolutions between two max-pools. The last stage ends at relu5_1: nothing deeper is ever used.
 STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1))
@@ -37,21 +40,48 @@ class VGG19(nn.Module):
             for i in range(1, convolutions + 1):
                 name = f"conv{stage}_{i}"
                 width = int(features * self.channel_multiplier)
-                x = nn.relu(nn.Conv(width, (3, 3), padding=1, dtype=self.dtype, name=name)(x))
+                x = relu(nn.Conv(width, (3, 3), padding=1, dtype=self.dtype, name=name)(x))
                 if i == 1:
                     taps.append(x)
         return tuple(taps)
 
 
+@jax.custom_vjp
 def max_of_four(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
     """Max-pool of 2x2 with a stride of two; a last odd row or column is left out.
 
     `nn.max_pool` looks for the largest again in its gradient, pixel by pixel: 18 times as long on
-    CPU, four times the traffic on a GPU. Where several are largest they share the gradient.
+    CPU, four times the traffic on a GPU. Where several are largest they share the gradient, which
+    keeps nothing but x.
     """
-    h, w = (n // 2 * 2 for n in x.shape[1:3])
-    left, right = (jnp.maximum(x[:, 0:h:2, j:w:2], x[:, 1:h:2, j:w:2]) for j in (0, 1))
-    return jnp.maximum(left, right)
+    return _fours(x).max((2, 4))
+
+
+def _fours(x: Array) -> Float[Array, "b i 2 j 2 c"]:
+    """The pixels of each pool, without a last odd row or column."""
+    b, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+
+
+def _max_forward(x: Array) -> tuple[Array, Array]:
+    return max_of_four(x), x
+
+
+def _max_backward(x: Array, cotangent: Array) -> tuple[Array]:
+    """A pixel's share in its column, times the column's in the pool."""
+    pixels = _fours(x)
+    columns = jnp.maximum(pixels, pixels[:, :, ::-1])
+    share = _share(pixels, pixels[:, :, ::-1]) * _share(columns, columns[:, :, :, :, ::-1])
+    b, h, w, c = x.shape
+    gradient = (share * cotangent[:, :, None, :, None]).reshape(b, h // 2 * 2, w // 2 * 2, c)
+    return (jnp.pad(gradient, ((0, 0), (0, h % 2), (0, w % 2), (0, 0))),)
+
+
+def _share(one: Array, other: Array) -> Array:
+    return jnp.where(one == other, 0.5, one > other).astype(one.dtype)
+
+
+max_of_four.defvjp(_max_forward, _max_backward)
 
 
 def image_pyramid(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from reta_jax.ops.activation import gelu
 from reta_jax.ops.attention import attend
-from reta_jax.ops.gelu import gelu
 
 PROJECTIONS = ("query", "key", "value")
 JOINED = "joined"  # among prepared parameters: the three projections as one layer

@@ -3,6 +3,8 @@
 Kernels are stored with unit variance and scaled by 1 / sqrt(fan in) when they are used.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from reta_jax.ops.activation import leaky_relu
+from reta_jax.ops.activation import GAIN, SLOPE
 from reta_jax.ops.blur import blur
 from reta_jax.ops.conv import conv
 
@@ -57,26 +59,32 @@ def scaled(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
 
 
 class EqualConv(nn.Module):
-    """Convolution; with `activate` also bias and leaky ReLU."""
+    """Convolution; with `activate` also bias and `leaky_relu`. All of it times `gain`.
+
+    What a map is scaled by is in kernel and bias, which a leaky ReLU lets through: no map is read
+    and written again for it.
+    """
 
     features: int
     window: int
     stride: int = 1
     pad: int = 0
     activate: bool = True
+    gain: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b _ _ {self.features}"]:
         shape = (self.window, self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", UNIT_NORMAL, shape)
-        scale = (self.window**2 * x.shape[-1]) ** -0.5
+        gain = self.gain * GAIN if self.activate else self.gain
+        scale = gain * (self.window**2 * x.shape[-1]) ** -0.5
         kernel = (kernel * scale).astype(self.dtype)
         x = conv(x.astype(self.dtype), kernel, self.stride, (self.pad, self.pad))
         if not self.activate:
             return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return leaky_relu(x + bias.astype(self.dtype)[None, None, None])
+        return jax.nn.leaky_relu(x + (bias * gain).astype(self.dtype)[None, None, None], SLOPE)
 
 
 class DownBlock(nn.Module):
@@ -87,12 +95,12 @@ class DownBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b _ _ {self.features}"]:
-        y = EqualConv(x.shape[-1], 3, pad=1, dtype=self.dtype, name="conv1")(x)
-        y = blur(y, pad=(2, 2))
-        y = EqualConv(self.features, 3, stride=2, dtype=self.dtype, name="conv2")(y)
-        skip = blur(x, pad=(1, 1), stride=2)
-        skip = EqualConv(self.features, 1, activate=False, dtype=self.dtype, name="skip")(skip)
-        return (y + skip) * 0.5**0.5
+        layer = functools.partial(EqualConv, dtype=self.dtype)
+        half = functools.partial(layer, self.features, gain=0.5**0.5)  # of the variance of the sum
+        y = layer(x.shape[-1], 3, pad=1, name="conv1")(x)
+        y = half(3, stride=2, name="conv2")(blur(y, pad=(2, 2)))
+        skip = half(1, activate=False, name="skip")(blur(x, pad=(1, 1), stride=2))
+        return y + skip
 
 
 class Trunk(nn.Module):

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from reta_jax.models.attention import SelfAttention
-from reta_jax.ops.gelu import gelu
+from reta_jax.ops.activation import gelu
 
 # Two-pass variance: the published weights have channels whose mean is far larger than their spread.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from reta_jax.models.attention import PreNormLayer
 from reta_jax.models.audio_encoder import MEL_HOP, mel_energies
-from reta_jax.ops.gelu import gelu
+from reta_jax.ops.activation import gelu
 
 FFT = 400
 EPSILON = 1e-5  # of the norms

@@ -17,6 +17,7 @@ from reta_jax.ops.platforms import by_platform
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 TAPS_FROM = 128  # input channels from which a CPU convolves bfloat16 by matrix products
+COLOURS = 3  # input channels that a GPU weighs and adds up pixel by pixel
 # Rows and outputs of a kernel from which a CPU convolves with a stride by matrix products.
 ROWS_FROM, ROWS_FROM_OUTPUTS = 5, 64
 
@@ -35,9 +36,9 @@ def conv(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, kernel: Array, stride: int) -> Array:
-    return by_platform(
-        x, kernel, default=_form(_whole, stride), cpu=_form(_cpu_form(kernel, stride), stride)
-    )
+    forms = {"cpu": _cpu_form(kernel, stride), "cuda": _cuda_form(kernel, stride)}
+    forms = {platform: _form(form, stride) for platform, form in forms.items()}
+    return by_platform(x, kernel, default=_form(_whole, stride), **forms)
 
 
 def _form(function: Callable, stride: int) -> Callable:
@@ -97,6 +98,19 @@ def _cpu_form(kernel: Array, stride: int) -> Callable:
     if stride > 1 and len(kernel) >= ROWS_FROM and kernel.shape[3] >= ROWS_FROM_OUTPUTS:
         return _by_rows
     return _by_taps if stride == 1 and (is_pointwise or is_wide_bfloat16) else _whole_in_float32
+
+
+def _cuda_form(kernel: Array, stride: int) -> Callable:
+    """Colours become maps where bias and activation are added; a library would write them first."""
+    is_of_colours = kernel.shape[:2] == (1, 1) and kernel.shape[2] == COLOURS and stride == 1
+    return _by_colours if is_of_colours else _whole
+
+
+def _by_colours(x: Array, kernel: Array, stride: int) -> Array:
+    """An outer product a colour, summed in float32."""
+    colours = jnp.split(x.astype(jnp.float32), COLOURS, axis=-1)
+    rows = jnp.split(kernel.astype(jnp.float32), COLOURS, axis=2)
+    return sum(c * row[:, :, 0][None] for c, row in zip(colours, rows, strict=True)).astype(x.dtype)
 
 
 def mix_channels(

@@ -51,6 +51,13 @@ def test_the_largest_of_four_is_a_max_pool_with_its_gradient(size):
     np.testing.assert_array_equal(ours, expected)
 
 
+def test_where_several_are_largest_they_share_the_gradient():
+    x = jnp.array([[2.0, 2, 1, 0], [2, 2, 1, 1], [0, 3, 0, 1], [3, 1, 1, 0]])[None, ..., None]
+    expected = [[0.25, 0.25, 0.25, 0], [0.25, 0.25, 0.25, 0.5], [0, 0.5, 0, 0.5], [0.5, 0, 0.5, 0]]
+    found = jax.grad(lambda x: max_of_four(x).sum())(x)[0, ..., 0]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_narrow_network_and_bfloat16():
     images = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3), minval=-1)
     network = VGG19(channel_multiplier=0.125)

@@ -93,6 +93,23 @@ def test_bfloat16_on_cpu_is_summed_in_float32(inputs, stride):
     assert ("convolution(" in program) == (inputs < TAPS_FROM or stride > 1)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_colours_are_weighed_pixel_by_pixel_on_a_gpu(image, kernel, dtype):
+    """Rounded once, at the end; its gradients are a convolution's."""
+    image, kernel = image.astype(dtype), kernel[:1, :1].astype(dtype)
+    ours = lambda x, kernel: conv(x, kernel)
+    exact = lambda x, kernel: forms._whole_in_float32(x, kernel, 1)
+    gradients = lambda form: jax.grad(lambda *a: jnp.sin(form(*a)).sum(), (0, 1))(image, kernel)
+    with forms_of("cuda"):
+        program = str(jax.make_jaxpr(ours)(image, kernel))
+        found = ours(image, kernel), *gradients(ours)
+    assert "conv_general_dilated" not in program
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.02
+    for mine, theirs in zip(found, (exact(image, kernel), *gradients(exact)), strict=True):
+        assert mine.dtype == dtype
+        np.testing.assert_allclose(*map(np.float32, (mine, theirs)), rtol=tolerance, atol=tolerance)
+
+
 def in_phases(x, kernel):
     return up_conv_phases(x, kernel_phases(kernel))
 
