@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reta_jax.ops.conv import vary_with
-from reta_jax.ops.maps import pixel_sums, written
+from reta_jax.ops.maps import pixel_sums, vary_with, written
 
 SLOPE = 0.2
 GAIN = 2**0.5  # keeps the variance
 
 
 def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """StyleGAN2's, whose gain is part of it."""
     return jax.nn.leaky_relu(x, SLOPE) * GAIN
 
 

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from reta_jax.ops.conv import vary_with
-from reta_jax.ops.maps import pixel_sums, written
+from reta_jax.ops.maps import pixel_sums, vary_with, written
 
 
 def adain_affine(

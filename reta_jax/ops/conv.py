@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from reta_jax.ops.blur import blur
+from reta_jax.ops.maps import vary_with
 from reta_jax.ops.platforms import by_platform
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -230,17 +231,6 @@ def _kernel_gradient(
     total, _ = jax.lax.scan(add_image, vary_with(zeros, x), (x, cotangent))
     total = total.reshape(rows, image_shifts, inputs, cotangent_shifts, outputs)
     return total.transpose(0, 1, 3, 2, 4).reshape(shape)
-
-
-def vary_with(kernel: Array, x: Array) -> Array:
-    """Inside shard_map: marks what is alike on all devices as varying like x.
-
-    The transpose of that mark is the sum over devices that the kernel's gradient needs, and that a
-    custom gradient would lack.
-    """
-    varying = (jax.typeof(a).manual_axis_type.varying for a in (x, kernel))
-    axes = tuple(functools.reduce(frozenset.difference, varying))
-    return jax.lax.pcast(kernel, axes, to="varying") if axes else kernel
 
 
 def up_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b _ _ o"]:

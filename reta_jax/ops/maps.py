@@ -1,4 +1,4 @@
-"""Large maps: what of them is written, read and summed.
+"""Large maps: what of them is written, read and summed, and over which devices they vary.
 
 Most of a layer's time on a GPU is what its maps move. A compiler that is free to keep a bfloat16
 map in float32 does so, a derivative that JAX makes keeps what could be computed from the layer's
@@ -69,3 +69,14 @@ def _blend_backward(
 
 
 blend.defvjp(_blend_forward, _blend_backward)
+
+
+def vary_with(array: Array, x: Array) -> Array:
+    """Inside shard_map: marks what is alike on all devices as varying like x.
+
+    The transpose of that mark is the sum over devices that the array's gradient needs, and that a
+    custom gradient would lack.
+    """
+    varying = (jax.typeof(a).manual_axis_type.varying for a in (x, array))
+    axes = tuple(functools.reduce(frozenset.difference, varying))
+    return jax.lax.pcast(array, axes, to="varying") if axes else array
