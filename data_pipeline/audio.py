@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -416,9 +416,16 @@ def _mel_piece(
 
 
 @functools.cache
-def _mel_constants() -> tuple[Float32[np.ndarray, " 800"], Float32[np.ndarray, "80 401"]]:
+def _mel_constants() -> tuple[Float32[np.ndarray, " 800"], Any]:
+    """The taper and the filters, sparse (80, 401).
+
+    A sparse product sums each column in one order, whatever stands beside it: a window's mel is the
+    whole clip's to the last bit. A dense one's order is its library's, and follows the shape.
+    """
+    import scipy.sparse  # As above.
+
     hann = np.hanning(_MEL_FFT + 1)[:-1].astype(np.float32)
-    return hann, mel_filters(MEL_BANDS, _MEL_FFT, 55, 7600)
+    return hann, scipy.sparse.csr_array(mel_filters(MEL_BANDS, _MEL_FFT, 55, 7600))
 
 
 def mel_filters(

@@ -25,18 +25,22 @@ def written(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 written.defvjp(lambda x: (written(x), None), lambda _, cotangent: (cotangent,))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def shared(x: Float[Array, "*b"], readers: int = 2) -> tuple[Float[Array, "*b"], ...]:
-    """x for each of its readers, whose gradients are summed in float32, and rounded once."""
-    return (x,) * readers
+@jax.custom_vjp
+def shared(x: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    """x for two readers, whose gradients are added in float32.
+
+    Added in bfloat16, as JAX would, the sum is written: a compiler does not join that with what
+    reads it.
+    """
+    return x, x
 
 
-def _shared_backward(readers: int, _: None, cotangents: tuple[Array, ...]) -> tuple[Array]:
-    total = sum(cotangent.astype(jnp.float32) for cotangent in cotangents)
-    return (total.astype(cotangents[0].dtype),)
+def _shared_backward(_: None, cotangents: tuple[Array, Array]) -> tuple[Array]:
+    one, other = (cotangent.astype(jnp.float32) for cotangent in cotangents)
+    return ((one + other).astype(cotangents[0].dtype),)
 
 
-shared.defvjp(lambda x, readers: (shared(x, readers), None), _shared_backward)
+shared.defvjp(lambda x: (shared(x), None), _shared_backward)
 
 
 def pixel_sums(*maps: Float[Array, "n h w c"]) -> tuple[Float[Array, "n c"], ...]:

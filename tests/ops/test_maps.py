@@ -59,11 +59,14 @@ def test_gradients_are_those_of_the_plain_form(ours, plain, shapes, dtype):
         )
 
 
-def test_gradients_of_readers_are_rounded_once():
-    """Each is lost beside 1 in bfloat16; together they are not."""
-    weights = [jnp.asarray(weight, jnp.bfloat16) for weight in (1, 2.0**-8, 2.0**-8)]
+def test_gradients_of_two_readers_are_added_in_float32():
+    def weighed(x):
+        one, other = shared(x)
+        return one + jnp.asarray(2.0**-7, x.dtype) * other
 
-    def total(x):
-        return sum(weight * x for weight, x in zip(weights, shared(x, 3), strict=True))
-
-    assert jax.grad(total)(jnp.ones((), jnp.bfloat16)) == 1 + 2.0**-7
+    x = jnp.ones((), jnp.bfloat16)
+    assert jax.grad(weighed)(x) == 1 + 2.0**-7
+    additions = [
+        line for line in str(jax.make_jaxpr(jax.grad(weighed))(x)).splitlines() if "add" in line
+    ]
+    assert "f32[] = add" in additions[-1]
