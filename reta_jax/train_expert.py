@@ -52,7 +52,7 @@ from reta_jax.expert_tasks import (
     augmented,
     variables_of,
 )
-from reta_jax.experts.load import KINDS, example_inputs
+from reta_jax.experts.load import KINDS, draw_variables
 from reta_jax.files import make_folder
 from reta_jax.metrics.diagnosis import (
     CHANCE,
@@ -177,7 +177,7 @@ def start(config: ConfigDict) -> tuple[Training, ExpertState]:
         _batches(config, "train"),
         _batches(config, "test"),
     )
-    variables = network.init(jax.random.key(config.seed), *example_inputs(config.kind))
+    variables = draw_variables(config.kind, network, config.seed)
     params, stats = variables["params"], variables.get("batch_stats", {})
     state = ExpertState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
     return training, parallel.replicate(state, mesh)

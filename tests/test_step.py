@@ -18,7 +18,14 @@ from reta_jax.experts.teachers import Experts
 from reta_jax.models.morphable import builtin_morphable
 from reta_jax.models.reta import RETA, Controls, build_reta
 from reta_jax.ops.blur import upsample
-from reta_jax.state import build_networks, create_state, first_state, only_trained, optimizers
+from reta_jax.state import (
+    build_networks,
+    create_state,
+    first_state,
+    only_trained,
+    optimizers,
+    state_shapes,
+)
 from reta_jax.step import (
     GRADIENT_NORMS,
     Constants,
@@ -33,6 +40,7 @@ from reta_jax.step import (
     to_device_batch,
     total_loss,
 )
+from tests.light import LIGHT_MODEL
 from tests.weights import random_variables
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -497,20 +505,22 @@ def test_coarser_levels_make_the_frames_that_they_make_in_the_whole_model(setup,
 )
 def test_terms_of_the_ablations(setup, section, changes, left_out):
     config = smoke_config()
+    config.update_from_flattened_dict(LIGHT_MODEL)  # tracing takes as long as a model is deep
+    config.tvm.resolution, config.train.perceptual_scales = config.model.size, (1.0,)
     config[section].update(changes)
     networks = build_networks(config, setup.experts.teacher.width)
-    state = jax.eval_shape(
-        functools.partial(create_state, config, networks), setup.morphable, jax.random.key(0)
-    )
+    morphable = builtin_morphable(config.model.uv_resolution)
+    constants = Constants(setup.experts, morphable)
+    state = state_shapes(config, networks, morphable)
 
     def objective(params, d_params, raw):
         batch = to_device_batch(raw)
         terms, _ = generator_terms(
-            config, networks, params, d_params, setup.constants, batch, adversarial=True
+            config, networks, params, d_params, constants, batch, adversarial=True
         )
         return terms, total_loss(terms, config)
 
-    batch = jax.tree.map(jnp.asarray, make_batch())
+    batch = jax.tree.map(jnp.asarray, make_batch(size=config.model.size))
     terms, total = jax.eval_shape(objective, state.params, state.d_params, batch)
     assert set(terms) == LOSSES - left_out
     assert all(value.shape == () for value in (*terms.values(), total))
