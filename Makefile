@@ -21,7 +21,7 @@ smoke: $(STAMP)
 	$(RUN) -m reta_jax.demo --smoke --workdir demo-smoke
 
 test: $(STAMP)
-	$(RUN) -m pytest -n 3 --dist loadfile tests
+	$(RUN) -m pytest -n 2 --dist loadfile tests
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
