@@ -19,12 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     path = tmp_path_factory.mktemp("worker") / "found.json"
-    environment = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "4",
-        "PYTHONPATH": str(ROOT),
-        # XLA's older way to a CPU's code: two thirds of the time where little is optimised.
-        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
-    }
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests/multidevice/worker.py"), str(path)],
         env=environment, capture_output=True, text=True, timeout=900,
